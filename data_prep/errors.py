@@ -1,0 +1,41 @@
+"""What can go wrong for a user, as one sentence and an exit code. Knows no other module."""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: the message gives the value, the rule and the way out."""
+
+    exit_code = 2
+
+
+class TrainingStopped(UserError):
+    """Training cannot go on: the loss is not finite, or no checkpoint can be read."""
+
+    exit_code = 3
+
+
+class DiskFull(UserError):
+    """The disk is full; everything written before is intact and the same command goes on."""
+
+    exit_code = 4
+
+
+class FolderInUse(UserError):
+    """Another process is working in the folder."""
+
+    exit_code = 5
+
+
+class ImageError(Exception):
+    """One image cannot be used. The run goes on and the image gets a row in `failures.csv`.
+
+    Attributes:
+        reason: a reason code such as `not_dicom`, `truncated`, `unsupported`, `bad_value`.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+        """Both arguments travel when the error crosses a process boundary."""
+        return type(self), (self.reason, str(self))

@@ -1,0 +1,1 @@
+"""The Vision Transformer, its trainer, prediction, metrics, reports and the command line."""
