@@ -47,7 +47,9 @@ class Window:
         smallest = 1.0 if self.function is VoiLutFunction.LINEAR else 0.0
         if self.width < smallest or self.width == 0.0:
             rule = "1 or more" if smallest else "above 0"
-            raise ValueError(f"window width {self.width} must be {rule} for {self.function} (PS3.3 C.11.2.1.3)")
+            raise ValueError(
+                f"window width {self.width} must be {rule} for {self.function} (PS3.3 C.11.2.1.3)"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,138 @@
+"""The only writers: atomic files, journals, folder locks. Knows no formats but text and CSV."""
+
+import errno
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from data_prep.errors import DiskFull, FolderInUse, UserError
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+def write_bytes(path: Path, payload: bytes) -> None:
+    """Writes a file that is either absent, the old one, or complete, whatever kills the process.
+
+    Raises:
+        DiskFull: if the disk or the quota is full; the old file is intact.
+        UserError: if the folder cannot be written to.
+    """
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(payload)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise as_user_error(error, path) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text like `write_bytes`."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Writes a table without its index; numbers keep every digit that they need to be read back exactly."""
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes indented JSON; NaN is refused, since no standard reader takes it."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and its parents.
+
+    Raises:
+        UserError: if that cannot be done.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise as_user_error(error, path) from error
+
+
+def as_user_error(error: OSError, path: Path) -> UserError:
+    """Turns an error of the file system into one sentence with the way out."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return DiskFull(f"disk full at {path.parent}: free some space and give the same command again")
+    return UserError(f"cannot write {path}: {error.strerror}; choose a folder that you may write to")
+
+
+class Journal:
+    """Appends one JSON record a line, so that a killed run loses at most the line it was writing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> list[dict[str, Any]]:
+        """Returns all whole records; a torn last line is dropped."""
+        if not self.path.exists():
+            return []
+        lines = self.path.read_bytes().split(b"\n")
+        return [json.loads(line) for line in lines[:-1]]  # what follows the last newline is torn or empty
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Adds one record after the last whole one.
+
+        Raises:
+            DiskFull: if the disk is full.
+        """
+        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        try:
+            with self.path.open("ab") as stream:
+                stream.write(line)
+        except OSError as error:
+            raise as_user_error(error, self.path) from error
+
+    def mend(self) -> None:
+        """Cuts a torn last line off, so that the next record starts a line of its own."""
+        if not self.path.exists():
+            return
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            write_bytes(self.path, whole)
+
+    def remove(self) -> None:
+        """Removes the journal once its records stand in a table."""
+        self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the folder for this process; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        FolderInUse: if another process holds it; the message names host and process.
+    """
+    make_folder(folder)
+    path = folder / ".lock"
+    try:
+        stream = path.open("a+")
+    except OSError as error:
+        raise as_user_error(error, path) from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            stream.seek(0)
+            owner = stream.read().strip() or "another process"
+            raise FolderInUse(f"{folder} is in use by {owner}: wait for it, or stop it first") from error
+        stream.seek(0)
+        stream.truncate()
+        stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+        stream.flush()
+        yield
