@@ -3,7 +3,8 @@
 Equations are cited on their lines. Module and parameter names are timm's, so that weights travel both ways.
 Knows no files, no labels and no medical images.
 
-Shape suffixes: B images, C channels, H and W pixels, P patches, T tokens (P + 1), D width, h heads, K outputs.
+Shape suffixes: B images, C channels, H and W pixels, P patches, T tokens (P + 1), D width, h heads of
+width d, K outputs.
 """
 
 import torch
@@ -30,7 +31,7 @@ class PatchEmbed(nn.Module):
         """
         expected = (self.proj.in_channels, self.image_size, self.image_size)
         if tuple(images_BCHW.shape[1:]) != expected:
-            raise ValueError(f"images of shape {tuple(images_BCHW.shape[1:])} given, the model takes {expected}")
+            raise ValueError(f"images are {tuple(images_BCHW.shape[1:])}, the model takes {expected}")
         return self.proj(images_BCHW).flatten(2).transpose(1, 2)
 
 
@@ -130,8 +131,7 @@ class VisionTransformer(nn.Module):
                 nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.normal_(self.cls_token, std=1e-6)
-        # A zero head gives every image the same first logit; the trainer sets its bias to the prior's log-odds.
-        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.weight)  # every image starts with the same logit
 
     def forward_features(self, images_BCHW: Tensor) -> Tensor:
         """Returns all tokens after the last LayerNorm, x_BTD, the class token first."""

@@ -1,0 +1,47 @@
+"""Random changes of training images; the only module that knows albumentations."""
+
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.settings import AugmentSettings
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer version
+
+import albumentations as A  # noqa: E402  after the line above
+
+Image = NDArray[np.uint8]
+
+
+class Augmentation:
+    """Changes an image by a draw that depends on (seed, epoch, row) alone, not on workers or their order."""
+
+    def __init__(self, settings: AugmentSettings) -> None:
+        scales = (1 - settings.scale, 1 + settings.scale)
+        shifts = (-settings.shift, settings.shift)
+        self._transform = A.Compose(
+            [
+                A.VerticalFlip(p=settings.vertical_flip),
+                A.Affine(
+                    scale=scales,
+                    translate_percent=shifts,
+                    rotate=(-settings.rotate_degrees, settings.rotate_degrees),
+                    balanced_scale=False,
+                    p=settings.affine,
+                ),
+                A.RandomBrightnessContrast(
+                    brightness_limit=(-0.1, 0.1),
+                    contrast_limit=(-0.1, 0.1),
+                    brightness_by_max=False,  # relative to the image's mean: black stays near black
+                    p=settings.tone,
+                ),
+                A.RandomGamma(gamma_limit=(80, 125), p=settings.tone),
+            ]
+        )
+
+    def __call__(self, image: Image, *, seed: int, epoch: int, row: int) -> Image:
+        """Returns a changed copy of [H, W] or [H, W, C], 0..255, of the same shape."""
+        entropy = np.random.SeedSequence([seed, epoch, row]).generate_state(1)[0]
+        self._transform.set_random_seed(int(entropy) >> 1)
+        return np.asarray(self._transform(image=image)["image"], np.uint8)

@@ -1,0 +1,86 @@
+"""What a fold's training leaves on disk: checkpoints to go on from, and the weights that predict."""
+
+import io
+import logging
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+
+from data_prep.errors import TrainingStopped, UserError
+from data_prep.files import write_bytes
+from pipeline.run import FoldFolder
+from pipeline.settings import ModelSettings
+from pipeline.vit import VisionTransformer
+
+Checkpoint = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+
+def make_model(settings: ModelSettings) -> VisionTransformer:
+    """Returns a model with one logit; its first weights come from torch's global random stream."""
+    return VisionTransformer(
+        image_size=settings.image_size,
+        patch_size=settings.patch_size,
+        width=settings.width,
+        depth=settings.depth,
+        num_heads=settings.num_heads,
+        mlp_ratio=settings.mlp_ratio,
+    )
+
+
+def save_checkpoint(folder: FoldFolder, checkpoint: Checkpoint) -> None:
+    """Writes `last.pt`; what was there becomes `previous.pt`. A kill leaves at least one of them whole."""
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    if folder.last.exists():
+        folder.last.replace(folder.previous)
+    write_bytes(folder.last, buffer.getvalue())
+
+
+def load_checkpoint(folder: FoldFolder) -> Checkpoint | None:
+    """Reads the newest readable checkpoint onto the CPU; None where training has not begun.
+
+    Raises:
+        TrainingStopped: if there are checkpoints and none can be read.
+    """
+    candidates = [path for path in (folder.last, folder.previous) if path.exists()]
+    for path in candidates:
+        try:
+            checkpoint: Checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load names no set of errors for damaged files
+            log.warning("%s cannot be read (%s); trying the checkpoint before it", path, type(error).__name__)
+        else:
+            return checkpoint
+    if candidates:
+        raise TrainingStopped(
+            f"no checkpoint in {folder.folder} can be read: remove that folder to train the fold anew"
+        )
+    return None
+
+
+def save_weights(folder: FoldFolder, model: VisionTransformer, *, logit_shift: float) -> None:
+    """Writes the model that predicts, with the shift that undoes the sampler's prior."""
+    weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_bytes(folder.weights, safetensors.torch.save(weights, {"logit_shift": repr(logit_shift)}))
+
+
+def load_weights(folder: FoldFolder, settings: ModelSettings) -> tuple[VisionTransformer, float]:
+    """Returns a fold's model in evaluation mode, and its logit shift.
+
+    Raises:
+        UserError: if the file is missing, damaged, or of another model.
+    """
+    try:
+        with safe_open(folder.weights, framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+            shift = float(file.metadata()["logit_shift"])
+        model = make_model(settings)
+        model.load_state_dict(weights)
+    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder.weights} does not hold this run's model ({type(error).__name__}): train the fold again"
+        ) from error
+    return model.eval(), shift

@@ -1,0 +1,324 @@
+"""The command `mammo`: reads arguments, shows progress, turns errors into one line and an exit code.
+
+Imports stand in the commands, so that `mammo --help` does not wait for torch.
+"""
+
+import shlex
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from data_prep.engine import count_workers
+from data_prep.errors import UserError
+from data_prep.exams import Split
+from pipeline.interrupt import Interrupted
+from pipeline.progress import Reporter
+
+if TYPE_CHECKING:
+    from pipeline.evaluate import Evaluation
+    from pipeline.run import Run
+
+NOT_CLEAN = 1  # exit code: finished, but something needs a look
+
+console = Console(soft_wrap=True)
+error_console = Console(stderr=True, soft_wrap=True)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Screening mammograms in; a cross-validated Vision Transformer and a submission out. No medical device.",
+)
+
+DataFolder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DATA",
+        help="Folder in RSNA layout: train.csv, train_images/<patient_id>/<image_id>.dcm, and so on.",
+    ),
+]
+DataOption = Annotated[Path, typer.Option("--data", help="Folder in RSNA layout with test.csv.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that `mammo train` made.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Change a setting, e.g. train.epochs=3; may be repeated."),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=0, help="Processes; 0 works in this one. [default: one per core]")
+]
+AllowFailures = Annotated[bool, typer.Option("--allow-failures", help="Exit 0 although some images failed.")]
+Seed = Annotated[int, typer.Option(min=0, help="Draws everything that is random.")]
+
+
+@app.callback()
+def options(
+    *,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Screening mammograms in; a cross-validated Vision Transformer and a submission out."""
+    del debug  # read by main, before anything can fail
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for data, cache and run.")] = Path("reports/demo"),
+    seed: Seed = 0,
+) -> None:
+    """Show the whole pipeline on synthetic mammograms: no download, no GPU, under four minutes on two cores.
+
+    Writes phantoms as DICOM, prepares them, trains two folds, and leaves report.html and submission.csv.
+    """
+    from pipeline.demo import NUM_PATIENTS, make_recipe, run_demo
+
+    result = run_demo(
+        out, seed=seed, num_patients=NUM_PATIENTS, recipe=make_recipe(seed), reporter=Reporter(console)
+    )
+    _show_evaluation(result.run, result.evaluation)
+    _say(f"submission: {result.run.submission}")
+
+
+@app.command()
+def phantom(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
+    patients: Annotated[int, typer.Option(min=1, help="Patients in train.csv, four images each.")] = 100,
+    seed: Seed = 0,
+    rows: Annotated[int, typer.Option(min=64, max=8192, help="Rows of a frame.")] = 640,
+    columns: Annotated[int, typer.Option(min=64, max=8192, help="Columns of a frame.")] = 512,
+) -> None:
+    """Write synthetic mammograms as a data set in RSNA layout, in several DICOM encodings."""
+    from data_prep.phantom import write_phantoms
+
+    with Reporter(console).track("phantoms", patients, "patients") as advance:
+        write_phantoms(out, num_patients=patients, seed=seed, rows=rows, columns=columns, progress=advance)
+    _say(f"{patients} patients for training and some for the test: {out}")
+
+
+@app.command()
+def collect(
+    files: Annotated[Path, typer.Argument(metavar="FILES", help="Folder that holds your image files.")],
+    labels: Annotated[
+        Path, typer.Option(help="CSV, one row per image: file, patient_id, laterality, cancer, ...")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to make, in RSNA layout.")],
+    split: Annotated[Split, typer.Option(help="train, or test for images without labels.")] = "train",
+) -> None:
+    """Make a folder in RSNA layout from your own files and a table of labels; links, copies no pixels."""
+    from data_prep.collect import collect as collect_files
+
+    _say(f"{collect_files(files, labels, out, split)} images: {out}")
+
+
+@app.command()
+def prepare(
+    data: DataFolder,
+    cache: Annotated[Path, typer.Option(help="Folder for the images; made, or gone on with.")],
+    split: Annotated[Split, typer.Option(help="Which CSV to read.")] = "train",
+    config: Annotated[Path | None, typer.Option(help="Recipe whose [prepare] is used.")] = None,
+    overrides: Overrides = None,
+    workers: Workers = None,
+    patients: Annotated[int | None, typer.Option(help="Only so many patients, stratified by label.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the patients of --patients.")] = 0,
+    *,
+    present_only: Annotated[
+        bool, typer.Option("--present-only", help="Leave out rows whose file is absent.")
+    ] = False,
+    allow_failures: AllowFailures = False,
+) -> None:
+    """Turn mammograms (DICOM or PNG) into a cache of square images. Goes on where it was stopped.
+
+    Files that cannot be used get a row in CACHE/failures.csv, and the exit code is then 1.
+    """
+    from data_prep.cache import Cache, CacheSettings
+    from data_prep.exams import read_exams, require_images, select_patients
+    from data_prep.prepare import prepare as prepare_exams
+    from pipeline.settings import load_recipe
+
+    settings = CacheSettings(split=split, prepare=load_recipe(config, overrides or ()).prepare)
+    exams = read_exams(data, split)
+    if patients is not None:
+        exams = select_patients(exams, patients, seed)
+    located = require_images(exams, data, split, present_only=present_only)
+    if located.num_absent:
+        _say(f"{located.num_absent} rows of {split}.csv left out: their files are absent")
+    store = Cache(cache)
+    failed = 0
+    with Reporter(console).track("prepare", len(located.exams)) as advance:
+
+        def on_image(is_failure: bool) -> None:  # noqa: FBT001
+            nonlocal failed
+            failed += is_failure
+            advance(note=f"{failed} failed" if failed else "")
+
+        summary = prepare_exams(
+            located.exams,
+            located.paths,
+            store,
+            settings,
+            workers=count_workers() if workers is None else workers,
+            on_image=on_image,
+        )
+    before = summary.num_images - summary.num_prepared - summary.num_failed
+    _say(
+        f"{cache}: {summary.num_prepared} images prepared, {before} there before, {summary.num_failed} failed"
+    )
+    if summary.num_failed:
+        _finish_with_failures(summary.failures, store.failures_path, allowed=allow_failures)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Recipe, such as configs/smoke.toml.")],
+    cache: Annotated[Path, typer.Option(help="Cache of the train split that `mammo prepare` made.")],
+    run: Annotated[Path | None, typer.Option(help="Run folder. [default: reports/<CONFIG's name>]")] = None,
+    fold: Annotated[list[int] | None, typer.Option(help="Only this fold; may be repeated.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Cross-validate a Vision Transformer, then evaluate it. Goes on where it was stopped."""
+    from data_prep.cache import Cache
+    from pipeline.cross_validate import cross_validate
+    from pipeline.run import Run
+    from pipeline.settings import load_recipe
+
+    folder = Run(run or Path("reports") / config.stem)
+    cross_validate(
+        load_recipe(config, overrides or ()), Cache(cache), folder, reporter=Reporter(console), folds=fold
+    )
+    missing = folder.unfinished_folds()
+    if missing:
+        _say(f"{folder.folder}: folds {', '.join(map(str, missing))} still to be trained")
+        return
+    evaluate(folder.folder)
+
+
+@app.command()
+def evaluate(run: RunFolder) -> None:
+    """Compute pF1, AUC and more per fold and pooled, and write report.html."""
+    from pipeline.evaluate import evaluate_run
+    from pipeline.report import write_report
+    from pipeline.run import Run
+
+    folder = Run(run)
+    evaluation = evaluate_run(folder)
+    write_report(folder, evaluation)
+    _show_evaluation(folder, evaluation)
+
+
+@app.command()
+def predict(
+    run: RunFolder,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder in RSNA layout with test.csv and the images.")
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Cache of the test split, instead of --data.")] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV to write. [default: RUN/submission.csv]")] = None,
+    workers: Workers = None,
+    *,
+    allow_failures: AllowFailures = False,
+) -> None:
+    """Predict the test images with all folds' models and write a submission: one row per prediction_id.
+
+    A breast whose images all fail gets the share of cancers in training; the exit code is then 1.
+    """
+    from data_prep.cache import Cache
+    from data_prep.files import write_csv
+    from pipeline.predict import predict_cache, predict_folder
+    from pipeline.run import Run
+    from pipeline.submission import write_submission
+
+    if (data is None) == (cache is None):
+        raise UserError(
+            "give either --data DATA or --cache CACHE, so that it is clear which images to predict"
+        )
+    folder, reporter = Run(run), Reporter(console)
+    target = out or folder.submission
+    if data is not None:
+        predictions = predict_folder(
+            folder, data, workers=count_workers() if workers is None else workers, reporter=reporter
+        )
+    else:
+        assert cache is not None
+        predictions = predict_cache(folder, Cache(cache), reporter=reporter)
+    breasts = predictions.breasts()
+    write_submission(breasts, target, required_ids=predictions.required_ids)
+    _say(f"{target}: {len(breasts)} rows")
+    if len(predictions.failures):
+        failures_path = target.with_name(f"{target.stem}_failures.csv")
+        write_csv(failures_path, predictions.failures)
+        _finish_with_failures(
+            predictions.failures["reason"].value_counts().to_dict(), failures_path, allowed=allow_failures
+        )
+
+
+@app.command()
+def check(
+    submission: Annotated[Path, typer.Argument(metavar="SUBMISSION", help="The CSV to check.")],
+    data: DataOption,
+) -> None:
+    """Check a submission against test.csv: right columns, every prediction_id once, values from 0 to 1."""
+    from pipeline.submission import check_submission
+
+    problems = check_submission(submission, data)
+    for problem in problems:
+        error_console.print(f"{submission}: {problem}", markup=False, highlight=False)
+    if problems:
+        raise typer.Exit(NOT_CLEAN)
+    _say(f"{submission} is valid")
+
+
+def _say(text: str) -> None:
+    console.print(text, markup=False, highlight=False)
+
+
+def _finish_with_failures(failures: dict[str, int], path: Path, *, allowed: bool) -> None:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in failures.items())
+    error_console.print(f"failed: {reasons}; see {path}", markup=False, highlight=False)
+    if not allowed:
+        raise typer.Exit(NOT_CLEAN)
+
+
+def _show_evaluation(run: "Run", evaluation: "Evaluation") -> None:
+    table = Table("fold", "images", "breasts", "cancers", "pF1", "best F1", "AUC", "AP")
+    for name, figures in [*evaluation.folds.items(), ("pooled", evaluation.pooled)]:
+        shown = [figures.pf1, figures.pf1_best, figures.auc, figures.average_precision]
+        counts = [figures.num_images, figures.num_breasts, figures.num_cancers]
+        table.add_row(str(name), *map(str, counts), *map(_show_figure, shown))
+    console.print(table)
+    for name, reason in evaluation.pooled.undefined.items():
+        _say(f"{name} is undefined: {reason}")
+    _say(f"report: {run.report}")
+
+
+def _show_figure(figure: float | None) -> str:
+    return "undefined" if figure is None else f"{figure:.3f}"
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise Interrupted(number)
+
+
+def main() -> None:
+    """Runs `mammo` and ends the process with its exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        app()
+    except UserError as error:
+        _leave(error, f"mammo: {error}", error.exit_code)
+    except Interrupted as error:
+        command = shlex.join(["mammo", *sys.argv[1:]])
+        _leave(
+            error, f"mammo: stopped by {error}; what was done is kept, go on with: {command}", error.exit_code
+        )
+
+
+def _leave(error: Exception, sentence: str, exit_code: int) -> NoReturn:
+    if "--debug" in sys.argv:
+        raise error
+    error_console.print(sentence, markup=False, highlight=False)
+    sys.exit(exit_code)

@@ -1,0 +1,199 @@
+"""Images to probabilities, by one model or by all folds of a run. Knows no metric and no training."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from data_prep.cache import Cache, CacheSettings, Image, read_image
+from data_prep.errors import ImageError, UserError
+from data_prep.exams import BREAST, locate_images, read_exams
+from data_prep.prepare import stream_images
+from data_prep.settings import differences
+from pipeline.aggregate import to_breasts
+from pipeline.checkpoint import load_weights
+from pipeline.dataset import CachedImages, in_order, make_loader, to_tensor
+from pipeline.optim import autocast, choose_device, choose_precision
+from pipeline.progress import Reporter
+from pipeline.run import Run, read_oof
+from pipeline.settings import Precision, Recipe, load_recipe
+
+Probabilities = NDArray[np.float64]
+
+BATCH_SIZE = 32
+MISSING_FILE = ImageError("missing", "the image named in test.csv is not there")
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Where and how precisely a model computes."""
+
+    device: str
+    precision: Precision
+
+    @classmethod
+    def choose(cls, recipe: Recipe) -> "Arithmetic":
+        """Takes the recipe's where this machine has it, else the nearest."""
+        device = choose_device("auto")
+        return cls(device, choose_precision(recipe.train.precision, device))
+
+
+@torch.inference_mode()
+def predict_batch(
+    model: nn.Module, images_BCHW: Tensor, *, logit_shift: float, arithmetic: Arithmetic
+) -> Probabilities:
+    """Returns one probability of cancer per image; `logit_shift` undoes the sampler's prior."""
+    with autocast(arithmetic.precision, arithmetic.device):
+        logits_B1 = model(images_BCHW.to(arithmetic.device, non_blocking=True))
+    return torch.sigmoid(logits_B1.double().squeeze(1) + logit_shift).cpu().numpy()
+
+
+def predict_cached(
+    model: nn.Module,
+    paths: list[Path],
+    *,
+    logit_shift: float,
+    arithmetic: Arithmetic,
+    workers: int,
+) -> Iterator[Probabilities]:
+    """Yields the probabilities of images of a cache, a batch at a time, in the order of `paths`."""
+    loader = make_loader(CachedImages(paths), in_order(len(paths), BATCH_SIZE), workers=workers)
+    for images_BCHW, _ in loader:
+        yield predict_batch(model, images_BCHW, logit_shift=logit_shift, arithmetic=arithmetic)
+
+
+@dataclass(frozen=True)
+class RunPredictions:
+    """What all folds of a run say of a set of images.
+
+    Attributes:
+        images: patient_id, image_id, laterality, prediction_id, probability (NaN where the image failed).
+        failures: patient_id, image_id, reason, message of images that could not be used.
+        prior: share of cancers among the breasts that the run was trained on.
+    """
+
+    images: pd.DataFrame
+    failures: pd.DataFrame
+    prior: float
+
+    @property
+    def required_ids(self) -> list[str]:
+        """Every prediction_id once."""
+        return list(self.images["prediction_id"].unique())
+
+    def breasts(self) -> pd.DataFrame:
+        """Returns prediction_id and probability of every breast: the mean of its usable images, else the prior."""
+        breasts = to_breasts(self.images).fillna({"probability": self.prior})
+        identifiers = self.images[["patient_id", "laterality", "prediction_id"]].drop_duplicates()
+        return breasts.drop(columns="prediction_id").merge(identifiers, on=BREAST)
+
+
+class Ensemble:
+    """All folds of a run: the mean of their probabilities.
+
+    Raises:
+        UserError: if the run is not finished or a fold's weights cannot be read.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.folds = run.require_finished()
+        self.recipe = load_recipe(run.settings)
+        self.arithmetic = Arithmetic.choose(self.recipe)
+        self._models = [load_weights(run.fold(fold), self.recipe.model) for fold in self.folds]
+        for model, _ in self._models:
+            model.to(self.arithmetic.device)
+
+    def predict(self, images_BCHW: Tensor) -> Probabilities:
+        """Returns one probability per image."""
+        each = [
+            predict_batch(model, images_BCHW, logit_shift=shift, arithmetic=self.arithmetic)
+            for model, shift in self._models
+        ]
+        return np.mean(each, axis=0)
+
+
+def predict_folder(run: Run, folder: Path, *, workers: int, reporter: Reporter) -> RunPredictions:
+    """Predicts the images of a folder's test.csv straight from their files, a batch in memory at a time.
+
+    Raises:
+        UserError: if the run is not finished or test.csv cannot be used.
+    """
+    exams = read_exams(folder, "test")
+    paths = locate_images(exams, folder, "test")
+    ensemble = Ensemble(run)
+    present = np.flatnonzero(paths.notna())
+    images = stream_images(list(paths.iloc[present]), ensemble.recipe.prepare, workers=workers)
+    stream = ((int(present[index]), image) for index, image in images)
+    return _predict(run, ensemble, exams, stream, reporter)
+
+
+def predict_cache(run: Run, cache: Cache, *, reporter: Reporter) -> RunPredictions:
+    """Predicts the images of a cache of the test split.
+
+    Raises:
+        UserError: if the run is not finished, or the cache is not one of the test split with the run's settings.
+    """
+    ensemble = Ensemble(run)
+    changed = differences(CacheSettings(split="test", prepare=ensemble.recipe.prepare), cache.settings())
+    if changed:
+        raise UserError(f"{cache.folder} does not fit {run.folder}: {'; '.join(changed)}")
+    exams = cache.read_exams(prepared_only=False)
+    prepared = set(cache.read_exams()["image_id"])
+    named = enumerate(zip(exams["patient_id"], exams["image_id"], strict=True))
+    stream = ((row, read_image(cache.image_path(*ids))) for row, ids in named if ids[1] in prepared)
+    return _predict(run, ensemble, exams, stream, reporter)
+
+
+def _predict(
+    run: Run,
+    ensemble: Ensemble,
+    exams: pd.DataFrame,
+    stream: Iterable[tuple[int, Image | ImageError]],
+    reporter: Reporter,
+) -> RunPredictions:
+    """Rows that the stream leaves out have no file."""
+    outcomes: dict[int, Any] = dict.fromkeys(range(len(exams)), MISSING_FILE)
+    with reporter.track("predict", len(exams)) as advance:
+        for batch in _batches(stream):
+            outcomes.update(batch)
+            usable = {row: to_tensor(image) for row, image in batch if not isinstance(image, ImageError)}
+            if usable:
+                probabilities = ensemble.predict(torch.stack(list(usable.values())))
+                outcomes.update(zip(usable, probabilities, strict=True))
+            advance(len(batch))
+    return _tabulate(run, exams, list(outcomes.values()))
+
+
+def _batches(stream: Iterable[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:
+    batch = []
+    for numbered in stream:
+        batch.append(numbered)
+        if len(batch) == BATCH_SIZE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _tabulate(run: Run, exams: pd.DataFrame, outcomes: list[Any]) -> RunPredictions:
+    failed = [isinstance(outcome, ImageError) for outcome in outcomes]
+    errors = [outcome for outcome in outcomes if isinstance(outcome, ImageError)]
+    images = exams[["patient_id", "image_id", "laterality", "prediction_id"]].assign(
+        probability=[math.nan if isinstance(outcome, ImageError) else float(outcome) for outcome in outcomes]
+    )
+    failures = exams.loc[failed, ["patient_id", "image_id"]].assign(
+        reason=[error.reason for error in errors], message=[str(error) for error in errors]
+    )
+    return RunPredictions(images, failures, prior=_training_prior(run))
+
+
+def _training_prior(run: Run) -> float:
+    tables = [read_oof(run.fold(fold).oof) for fold in run.require_finished()]
+    return float(to_breasts(pd.concat(tables))["cancer"].mean())

@@ -1,0 +1,136 @@
+"""The settings of a recipe: `[prepare]`, `[model]`, `[augment]`, `[train]`. Knows nothing that uses them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from data_prep.settings import PrepareSettings, StrictSettings, load_settings
+
+Precision = Literal["float32", "bf16", "fp16"]
+
+
+class ModelSettings(StrictSettings):
+    """`[model]`: the Vision Transformer. The defaults are ViT-S/16 at 512 px on grey images."""
+
+    image_size: int = Field(default=512, ge=16, le=4096)
+    """Rows and columns of the input, in pixels."""
+
+    patch_size: int = Field(default=16, ge=1, le=512)
+    """Rows and columns of a patch, in pixels."""
+
+    width: int = Field(default=384, ge=1, le=8192)
+    """Length of a token's vector (D in the paper)."""
+
+    depth: int = Field(default=12, ge=1, le=128)
+    """Number of encoder layers."""
+
+    num_heads: int = Field(default=6, ge=1, le=128)
+    """Attention heads per layer."""
+
+    mlp_ratio: float = Field(default=4.0, gt=0.0, le=16.0)
+    """Width of the MLP's hidden layer over `width`."""
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> "ModelSettings":
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"model.image_size {self.image_size} must be a multiple of model.patch_size {self.patch_size}"
+            )
+        if self.width % self.num_heads:
+            raise ValueError(
+                f"model.width {self.width} must be a multiple of model.num_heads {self.num_heads}"
+            )
+        return self
+
+
+class AugmentSettings(StrictSettings):
+    """`[augment]`: random changes of training images. Each probability is per image; 0 leaves the change out."""
+
+    vertical_flip: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Probability of turning the image upside down; the chest wall stays at the left."""
+
+    affine: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Probability of a shift, a change of scale and a rotation."""
+
+    shift: float = Field(default=0.05, ge=0.0, le=0.5)
+    """Largest shift along each axis, as a part of the side."""
+
+    scale: float = Field(default=0.1, ge=0.0, le=0.5)
+    """Largest change of scale: 0.1 draws from 0.9 to 1.1."""
+
+    rotate_degrees: float = Field(default=10.0, ge=0.0, le=180.0)
+    """Largest rotation, in degrees."""
+
+    tone: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Probability of a change of brightness, contrast and gamma."""
+
+
+class TrainSettings(StrictSettings):
+    """`[train]`: folds, batches, optimisation. The defaults are the baseline recipe."""
+
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Draws folds, first weights, order and augmentation."""
+
+    num_folds: int = Field(default=5, ge=2, le=100)
+    """Folds of the cross-validation, drawn by patient."""
+
+    epochs: int = Field(default=20, ge=1, le=10_000)
+    """Passes over all negatives."""
+
+    batch_size: int = Field(default=32, ge=1, le=65_536)
+    """Images per optimizer step."""
+
+    positive_share: float = Field(default=0.125, gt=0.0, lt=1.0)
+    """Share of positives in every batch; they are used again and again, negatives once per epoch."""
+
+    learning_rate: float = Field(default=3e-4, gt=0.0, le=1.0)
+    """Highest learning rate, after the warm-up."""
+
+    warmup_epochs: float = Field(default=1.0, ge=0.0)
+    """Epochs in which the learning rate rises from 0; then it falls to 0 along a cosine."""
+
+    weight_decay: float = Field(default=0.05, ge=0.0, le=1.0)
+    """AdamW's decay of matrices; biases, norms, position and class tokens have none."""
+
+    clip_norm: float = Field(default=1.0, gt=0.0)
+    """Gradients with a larger norm are scaled down to it."""
+
+    ema_decay: float = Field(default=0.999, ge=0.0, lt=1.0)
+    """Decay per step of the averaged weights, which predict; approached slowly at first."""
+
+    precision: Precision = "bf16"
+    """Arithmetic of the forward pass; where the hardware lacks it, the next best is taken and saved."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU where there is one."""
+
+    workers: int = Field(default=2, ge=0, le=256)
+    """Processes that load and augment images; 0 loads in the training process."""
+
+    @model_validator(mode="after")
+    def _check_batch(self) -> "TrainSettings":
+        if self.batch_size < 2:
+            raise ValueError(
+                f"train.batch_size {self.batch_size} must be 2 or more: a batch holds a positive and a negative"
+            )
+        return self
+
+
+class Recipe(StrictSettings):
+    """A whole recipe, the contents of `configs/*.toml` and of a run's `settings.toml`."""
+
+    prepare: PrepareSettings = PrepareSettings()
+    model: ModelSettings = ModelSettings()
+    augment: AugmentSettings = AugmentSettings()
+    train: TrainSettings = TrainSettings()
+
+
+def load_recipe(path: Path | None, overrides: Iterable[str] = ()) -> Recipe:
+    """Reads a recipe and applies overrides; without a path all settings have their defaults.
+
+    Raises:
+        UserError: naming every problem at once.
+    """
+    return load_settings(Recipe, path, overrides)

@@ -1,0 +1,17 @@
+"""Fixtures that more than one test module needs."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real files, named by MAMMO_REAL_DATA; tests that need it skip where it is absent."""
+    folder = os.environ.get("MAMMO_REAL_DATA")
+    if not folder:
+        pytest.skip("MAMMO_REAL_DATA does not name the folder of real mammograms")
+    if not Path(folder).is_dir():
+        pytest.fail(f"MAMMO_REAL_DATA={folder} is not a folder")
+    return Path(folder)
