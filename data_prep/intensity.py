@@ -41,7 +41,7 @@ def to_modality_values(frame: Frame, stored: NDArray[np.integer]) -> Values:
     """Returns modality values: through the modality LUT, else slope and intercept, PS3.3 C.11.1."""
     if frame.modality_lut is not None:
         return apply_lookup_table(stored, frame.modality_lut)
-    return stored * frame.rescale_slope + frame.rescale_intercept
+    return stored.astype(np.float64) * frame.rescale_slope + frame.rescale_intercept
 
 
 def apply_window(values: Values, window: Window) -> Values:

@@ -73,12 +73,13 @@ def prepare_image(path: Path, settings: PrepareSettings) -> tuple[Image, Record]
         ImageError: if the file cannot be used; the reason code says why.
     """
     file = open_image(path)
-    level = partial(find_level, side=settings.side, max_level=0 if settings.codecs.exact else file.max_level)
+    level = partial(find_level, side=settings.side, max_level=file.max_level)
     whole = Box(0, 0, file.columns, file.rows)
     frame = file.read_frame(level(whole, oversampling=SEARCH_OVERSAMPLING))
     display = to_display(frame)
     breast = find_breast(display, rows=frame.rows, columns=frame.columns, level=frame.level)
-    needed = level(breast.box, oversampling=settings.codecs.oversampling)
+    codecs = settings.codecs
+    needed = 0 if codecs.exact else level(breast.box, oversampling=codecs.oversampling)
     if needed < frame.level:
         frame = file.read_frame(needed)
         display = to_display(frame)

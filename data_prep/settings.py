@@ -22,9 +22,9 @@ class CodecSettings(StrictSettings):
     """`[prepare.codecs]`: how much of a file is decoded."""
 
     exact: bool = False
-    """Decode every file in full, not at the resolution that is needed. Slow; judges the default."""
+    """Decode the breast in full, not at the resolution that is needed. Slow; judges the default."""
 
-    oversampling: float = Field(default=1.2, ge=1.0, le=16.0)
+    oversampling: float = Field(default=1.0, ge=0.5, le=16.0)
     """The breast's longer side is decoded to at least this many times the image's side."""
 
 

@@ -9,7 +9,7 @@ from pipeline.settings import AugmentSettings
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer version
 
-import albumentations as A  # noqa: E402  after the line above
+import albumentations as A  # after the line above
 
 Image = NDArray[np.uint8]
 

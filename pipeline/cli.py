@@ -6,6 +6,7 @@ Imports stand in the commands, so that `mammo --help` does not wait for torch.
 import shlex
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -33,7 +34,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Screening mammograms in; a cross-validated Vision Transformer and a submission out. No medical device.",
+    help="Screening mammograms in; a cross-validated Vision Transformer and a submission out.",
 )
 
 DataFolder = Annotated[
@@ -250,9 +251,7 @@ def predict(
     if len(predictions.failures):
         failures_path = target.with_name(f"{target.stem}_failures.csv")
         write_csv(failures_path, predictions.failures)
-        _finish_with_failures(
-            predictions.failures["reason"].value_counts().to_dict(), failures_path, allowed=allow_failures
-        )
+        _finish_with_failures(Counter(predictions.failures["reason"]), failures_path, allowed=allow_failures)
 
 
 @app.command()
@@ -299,6 +298,7 @@ def _show_figure(figure: float | None) -> str:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    del frame
     raise Interrupted(number)
 
 

@@ -111,7 +111,7 @@ def _start(recipe: Recipe, cache: Cache, run: Run, fold_table: pd.DataFrame) -> 
         )
     if not run.read_folds().equals(fold_table):
         raise UserError(
-            f"{run.folder} was started on other patients or labels than {cache.folder} has: choose another --run"
+            f"{run.folder} has other patients or labels than {cache.folder}: choose another --run"
         )
 
 

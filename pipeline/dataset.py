@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from data_prep.cache import Image, read_image
 from pipeline.augment import Augmentation
 
-MEAN, STD = 0.2, 0.25  # of a mammogram's 0..1 values, padding included, rounded; fixed so that no fold leaks
+MEAN, STD = 0.16, 0.22  # of 0..1 values of real crops, padding included; fixed, so that no fold leaks
 
 Key = tuple[int, int]
 """(epoch, row): all that a sample's augmentation depends on besides the seed."""

@@ -42,8 +42,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 def make_average(model: nn.Module, settings: TrainSettings) -> ModelEmaV3:
     """Returns the exponential moving average of the weights; `update(model, step)` after each step.
 
-    Its decay at step t is 1 - (1 + t)**(-2/3), up to `ema_decay`, so that a short run is not held by its first
-    weights.
+    Its decay at step t is 1 - (1 + t)**(-2/3), up to `ema_decay`, so that a short run is not held by its
+    first weights.
     """
     return ModelEmaV3(model, decay=settings.ema_decay, use_warmup=True)
 
@@ -58,8 +58,8 @@ def choose_device(wanted: str) -> str:
 def choose_precision(wanted: Precision, device: str) -> Precision:
     """Returns the nearest arithmetic that the hardware has, by its capability and never by timing.
 
-    A GPU without bf16 (Kaggle's T4 and P100) takes fp16; a CPU without bf16 instructions takes float32, as does
-    every CPU asked for fp16.
+    A GPU without bf16 (Kaggle's T4 and P100) takes fp16; a CPU without bf16 instructions takes float32, as
+    does every CPU asked for fp16.
     """
     if device == "cuda":
         lacks_bf16 = wanted == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False)

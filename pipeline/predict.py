@@ -89,7 +89,7 @@ class RunPredictions:
         return list(self.images["prediction_id"].unique())
 
     def breasts(self) -> pd.DataFrame:
-        """Returns prediction_id and probability of every breast: the mean of its usable images, else the prior."""
+        """Returns prediction_id and probability per breast: the mean of its usable images, else the prior."""
         breasts = to_breasts(self.images).fillna({"probability": self.prior})
         identifiers = self.images[["patient_id", "laterality", "prediction_id"]].drop_duplicates()
         return breasts.drop(columns="prediction_id").merge(identifiers, on=BREAST)
@@ -138,7 +138,7 @@ def predict_cache(run: Run, cache: Cache, *, reporter: Reporter) -> RunPredictio
     """Predicts the images of a cache of the test split.
 
     Raises:
-        UserError: if the run is not finished, or the cache is not one of the test split with the run's settings.
+        UserError: if the run is not finished, or the cache is not of the test split and the run's settings.
     """
     ensemble = Ensemble(run)
     changed = differences(CacheSettings(split="test", prepare=ensemble.recipe.prepare), cache.settings())

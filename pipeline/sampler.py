@@ -13,8 +13,8 @@ def plan_epoch(
 ) -> list[Rows]:
     """Returns the rows of each batch of one epoch.
 
-    Every negative comes exactly once. Positives fill `positive_share` of each batch, at least one; they come from
-    a reshuffled pool, and none comes again before the pool is used up, epochs' borders included.
+    Every negative comes exactly once. Positives fill `positive_share` of each batch, at least one; they come
+    from a reshuffled pool, and none comes again before the pool is used up, epochs' borders included.
 
     Raises:
         ValueError: if a class is missing.
@@ -50,8 +50,8 @@ def _draw_positives(positives: Rows, first: int, count: int, *, seed: int, fold:
 def log_odds(labels: NDArray[np.integer]) -> float:
     """Returns log(positives / negatives).
 
-    That of all labels minus that of the rows drawn, added to a logit, undoes over-sampling (King and Zeng 2001,
-    eq. 7).
+    That of all labels minus that of the rows drawn, added to a logit, undoes over-sampling (King and Zeng
+    2001, eq. 7).
     """
     num_positives = int((labels == 1).sum())
     return float(np.log(num_positives / (len(labels) - num_positives)))

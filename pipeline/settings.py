@@ -46,7 +46,7 @@ class ModelSettings(StrictSettings):
 
 
 class AugmentSettings(StrictSettings):
-    """`[augment]`: random changes of training images. Each probability is per image; 0 leaves the change out."""
+    """`[augment]`: random changes of training images; a probability of 0 leaves a change out."""
 
     vertical_flip: float = Field(default=0.5, ge=0.0, le=1.0)
     """Probability of turning the image upside down; the chest wall stays at the left."""
@@ -113,7 +113,7 @@ class TrainSettings(StrictSettings):
     def _check_batch(self) -> "TrainSettings":
         if self.batch_size < 2:
             raise ValueError(
-                f"train.batch_size {self.batch_size} must be 2 or more: a batch holds a positive and a negative"
+                f"train.batch_size {self.batch_size} must be 2 or more: one positive, one negative"
             )
         return self
 

@@ -1,0 +1,177 @@
+"""The page that people read: `report.html`, one self-contained file. Computes no figure; `evaluate` did."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from data_prep.files import write_text
+from pipeline import figures
+from pipeline.bootstrap import NUM_REPLICATES, Interval
+from pipeline.evaluate import Evaluation
+from pipeline.metrics import all_ones_pf1
+from pipeline.run import Run
+
+FEW_CANCERS = 100
+"""Below this number of cancers the page warns that intervals are wide."""
+
+FIGURE_NAMES = {
+    "auc": "AUC",
+    "average_precision": "average precision",
+    "pf1": "pF1 of the raw probabilities",
+    "pf1_best": "pF1 at the best threshold",
+    "threshold_best": "best threshold",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A curve with its caption."""
+
+    title: str
+    svg: str
+    caption: str
+
+
+def write_report(run: Run, evaluation: Evaluation) -> Path:
+    """Writes `report.html` and returns its path."""
+    environment = Environment(
+        loader=PackageLoader("pipeline", "."),
+        autoescape=True,  # names of folders and settings come from outside
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["figure"] = format_figure
+    environment.filters["interval"] = format_interval
+    page = environment.get_template("report.html.j2").render(
+        run_name=run.name,
+        evaluation=evaluation,
+        num_patients=evaluation.breasts["patient_id"].nunique(),
+        num_replicates=NUM_REPLICATES,
+        all_ones_pf1=all_ones_pf1,
+        has_few_cancers=evaluation.pooled.num_cancers < FEW_CANCERS,
+        headlines=[describe_auc(evaluation), describe_pf1(evaluation)],
+        undefined=explain_undefined(evaluation),
+        curves=draw_curves(evaluation),
+        learning_curves=draw_learning_curves(read_histories(run, list(evaluation.folds))),
+        settings=run.settings.read_text("utf-8") if run.settings.exists() else "",
+        machine=read_environment(run.environment),
+    )
+    write_text(run.report, page)
+    return run.report
+
+
+def format_figure(value: float | None) -> str:
+    """Three decimals, or the word for None."""
+    return "undefined" if value is None else f"{value:.3f}"
+
+
+def format_interval(interval: Interval | None) -> str:
+    """Low to high, or nothing where there is no interval."""
+    return "" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
+
+
+def describe_auc(evaluation: Evaluation) -> str:
+    """Says in plain words what the pooled AUC means."""
+    pooled, interval = evaluation.pooled, evaluation.intervals.get("auc")
+    if pooled.auc is None or interval is None:
+        return f"The AUC is undefined: {pooled.undefined.get('auc', 'no replicate has both classes')}."
+    sentence = (
+        "Shown one breast with cancer and one without, the models give the higher probability to the one "
+        f"with cancer in {_percent(pooled.auc)} of cases (95\u00a0% interval {_percent(interval.low)} to "
+        f"{_percent(interval.high)})"
+    )
+    if interval.low > 0.5:
+        return f"{sentence}; a coin would in {_percent(0.5)}."
+    if interval.high < 0.5:
+        return f"{sentence}: worse than a coin."
+    return f"{sentence}, which cannot be told from a coin's {_percent(0.5)}."
+
+
+def describe_pf1(evaluation: Evaluation) -> str:
+    """Says what the pooled pF1 is to be compared with."""
+    pooled = evaluation.pooled
+    if pooled.pf1_best is None or pooled.threshold_best is None:
+        return f"pF1 is undefined: {pooled.undefined['pf1_best']}."
+    prevalence = pooled.num_cancers / pooled.num_breasts
+    return (
+        f"Calling back every breast with a probability of {pooled.threshold_best:.3f} or more gives pF1 "
+        f"{pooled.pf1_best:.3f}; calling back every breast would give {all_ones_pf1(prevalence):.3f}."
+    )
+
+
+def explain_undefined(evaluation: Evaluation) -> list[str]:
+    """Says which figures have no value, where and why, and what the intervals leave out."""
+    sets = {
+        **{f"Fold {fold}": metrics for fold, metrics in evaluation.folds.items()},
+        "Pooled": evaluation.pooled,
+    }
+    sentences = []
+    for where, metrics in sets.items():
+        for reason in dict.fromkeys(metrics.undefined.values()):
+            names = [FIGURE_NAMES[name] for name, why in metrics.undefined.items() if why == reason]
+            sentences.append(f"{where}: {reason}, so there is no {', no '.join(names)}.")
+    left_out = {name: interval.num_undefined for name, interval in evaluation.intervals.items()}
+    counts = [f"{count:,} for {FIGURE_NAMES[name]}" for name, count in left_out.items() if count]
+    if counts:
+        sentences.append(f"Replicates without a value, which the intervals leave out: {', '.join(counts)}.")
+    return sentences
+
+
+def draw_curves(evaluation: Evaluation) -> list[Picture]:
+    """Draws ROC, precision-recall and pF1 curves; none where a class is missing."""
+    breasts, threshold = evaluation.breasts, evaluation.threshold
+    if evaluation.pooled.auc is None or threshold is None:
+        return []
+    return [
+        Picture("ROC", figures.draw_roc(breasts), "Dashed: guessing."),
+        Picture(
+            "Precision and recall",
+            figures.draw_precision_recall(breasts),
+            "Dashed: the prevalence, which is the precision of guessing.",
+        ),
+        Picture(
+            "pF1 against the threshold",
+            figures.draw_f1_by_threshold(breasts, threshold),
+            "Dashed: the best pooled threshold, and the pF1 of calling back every breast.",
+        ),
+    ]
+
+
+def draw_learning_curves(histories: dict[int, pd.DataFrame]) -> list[Picture]:
+    """Draws losses and validation AUC; none without a history."""
+    if not histories:
+        return []
+    return [
+        Picture("Loss", figures.draw_losses(histories), "Solid: training. Dashed: validation."),
+        Picture("Validation AUC", figures.draw_validation_auc(histories), "Dashed: guessing."),
+    ]
+
+
+def read_histories(run: Run, folds: list[int]) -> dict[int, pd.DataFrame]:
+    """Reads the `history.csv` of each fold that has one."""
+    paths = {fold: run.fold(fold).history for fold in folds}
+    return {fold: pd.read_csv(path) for fold, path in paths.items() if path.exists()}
+
+
+def read_environment(path: Path) -> dict[str, str]:
+    """Reads `environment.json` as names and values, nested names joined by a dot; empty without the file."""
+    return dict(_flatten(json.loads(path.read_text("utf-8")))) if path.exists() else {}
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}\u00a0%"
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            rows += _flatten(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", str(value)))
+    return rows

@@ -1,0 +1,114 @@
+"""The submission CSV: written from breast predictions, checked against test.csv. Knows no model."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from data_prep.csv_rows import read_rows
+from data_prep.errors import UserError
+from data_prep.exams import read_prediction_ids
+from data_prep.files import write_csv
+
+COLUMNS = ["prediction_id", "cancer"]
+
+
+def make_submission(breasts: pd.DataFrame, required_ids: Sequence[str]) -> pd.DataFrame:
+    """Takes `prediction_id` and `probability` of breasts to a submission with rows in the order required.
+
+    Raises:
+        ValueError: if the breasts are not exactly the required ones, once each, with probabilities in 0..1.
+    """
+    surplus = Counter(breasts["prediction_id"])
+    surplus.subtract(required_ids)
+    odd_ids = [prediction_id for prediction_id, count in surplus.items() if count]
+    if odd_ids:
+        raise ValueError(f"{len(odd_ids)} ids are not there exactly as required, such as {odd_ids[0]!r}")
+    wrong = breasts[~breasts["probability"].between(0, 1)]
+    if len(wrong):
+        prediction_id, probability = wrong.iloc[0][["prediction_id", "probability"]]
+        raise ValueError(f"the probability of {prediction_id} is {probability}, which is not in 0..1")
+    probabilities = breasts.set_index("prediction_id")["probability"]
+    return probabilities.loc[list(required_ids)].rename("cancer").reset_index()
+
+
+def write_submission(breasts: pd.DataFrame, path: Path, *, required_ids: Sequence[str]) -> None:
+    """Writes what `make_submission` makes, as the competition wants it: two columns, no index.
+
+    Raises:
+        ValueError: as `make_submission` does.
+    """
+    write_csv(path, make_submission(breasts, required_ids))
+
+
+def check_submission(path: Path, folder: Path) -> list[str]:
+    """Compares a submission with `test.csv` in the folder and says what is wrong; an empty list means valid.
+
+    Raises:
+        UserError: if one of the two files is absent, or `test.csv` itself is not in order.
+    """
+    required_ids = read_prediction_ids(folder)
+    if not path.is_file():
+        raise UserError(f"there is no submission at {path}: name the CSV that `mammo predict` wrote")
+    try:
+        rows = read_rows(path)
+    except UserError as error:
+        return [str(error)]
+    problems = _column_problems(rows)
+    if set(COLUMNS) <= set(rows.columns):
+        problems += _id_problems(rows["prediction_id"], required_ids)
+        problems += _probability_problems(rows["cancer"])
+    return problems
+
+
+def _column_problems(rows: pd.DataFrame) -> list[str]:
+    problems = []
+    if list(rows.columns) != COLUMNS:
+        found = ", ".join(repr(name) for name in rows.columns) or "none"
+        index_columns = [name for name in rows.columns if name in {"", "index"} or name.startswith("Unnamed")]
+        advice = "; leave the index column out" if index_columns else ""
+        problems.append(f"the columns must be prediction_id, cancer, but are {found}{advice}")
+    if rows.empty:
+        problems.append("there are no rows")
+    return problems
+
+
+def _id_problems(identifiers: "pd.Series[str]", required_ids: list[str]) -> list[str]:
+    required = set(required_ids)
+    unknown = identifiers[~identifiers.isin(required)]
+    intended = {_essence(identifier): identifier for identifier in required_ids}
+    damaged = unknown[unknown.map(_essence).isin(intended)]
+    mended = {intended[_essence(identifier)] for identifier in damaged}
+    missing = [identifier for identifier in required_ids if identifier not in {*identifiers, *mended}]
+    problems = _describe(unknown.drop(damaged.index), "ids that are not in test.csv")
+    problems += _describe(identifiers[identifiers.duplicated()], "ids that stand in an earlier row too")
+    if len(damaged):
+        meant = intended[_essence(damaged.iloc[0])]
+        problems += _describe(damaged, f"ids with other blanks, dashes or case than {meant!r} and its like")
+    if missing:
+        problems.append(
+            f"{len(missing)} of {len(required_ids)} required ids are missing, first {missing[0]!r}"
+        )
+    return problems
+
+
+def _essence(identifier: str) -> str:
+    """What is left of an id when blanks and dashes come or go and the case changes."""
+    return re.sub(r"[\s_-]", "", identifier).upper()
+
+
+def _probability_problems(cells: "pd.Series[str]") -> list[str]:
+    probabilities = pd.to_numeric(cells, errors="coerce")
+    is_number = probabilities.notna()
+    outside = is_number & ~probabilities.between(0, 1)
+    problems = _describe(cells[~is_number], "values of cancer that are no number")
+    return problems + _describe(cells[outside], "values of cancer outside 0..1")
+
+
+def _describe(cells: "pd.Series[str]", what: str) -> list[str]:
+    """Says how many cells are wrong, and shows the first; nothing for none."""
+    if cells.empty:
+        return []
+    return [f"{len(cells)} {what}, first {cells.iloc[0]!r} in row {cells.index[0]}"]
