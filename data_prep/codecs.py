@@ -159,8 +159,8 @@ def _decode_native(encoded: bytes, layout: Layout, *, big_endian: bool) -> Pixel
 
 
 def _decode_rle(encoded: bytes, layout: Layout) -> Pixels:
-    pixels = imagecodecs.dicomrle_decode(encoded, layout.dtype())
-    return np.asarray(pixels).reshape(layout.rows, layout.columns)
+    decoded = imagecodecs.dicomrle_decode(encoded, layout.dtype())
+    return _decode_native(bytes(decoded), layout, big_endian=False)
 
 
 def _decode_jpeg(encoded: bytes, transfer_syntax: str, layout: Layout) -> Pixels:
