@@ -6,6 +6,7 @@ Imports stand in the commands, so that `mammo --help` does not wait for torch.
 import shlex
 import signal
 import sys
+import traceback
 from collections import Counter
 from pathlib import Path
 from types import FrameType
@@ -33,7 +34,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
     help="Screening mammograms in; a cross-validated Vision Transformer and a submission out.",
 )
 
@@ -51,7 +51,8 @@ Overrides = Annotated[
     typer.Option("--set", metavar="A.B=C", help="Change a setting, e.g. train.epochs=3; may be repeated."),
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=0, help="Processes; 0 works in this one. [default: one per core]")
+    int | None,
+    typer.Option(min=0, help="Processes; 0 works in this one.", show_default="one per core"),
 ]
 AllowFailures = Annotated[bool, typer.Option("--allow-failures", help="Exit 0 although some images failed.")]
 Seed = Annotated[int, typer.Option(min=0, help="Draws everything that is random.")]
@@ -71,9 +72,10 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for data, cache and run.")] = Path("reports/demo"),
     seed: Seed = 0,
 ) -> None:
-    """Show the whole pipeline on synthetic mammograms: no download, no GPU, under four minutes on two cores.
+    """Show the whole pipeline on synthetic mammograms.
 
     Writes phantoms as DICOM, prepares them, trains two folds, and leaves report.html and submission.csv.
+    No download, no GPU, a few minutes on two cores.
     """
     from pipeline.demo import NUM_PATIENTS, make_recipe, run_demo
 
@@ -92,8 +94,11 @@ def phantom(
     rows: Annotated[int, typer.Option(min=64, max=8192, help="Rows of a frame.")] = 640,
     columns: Annotated[int, typer.Option(min=64, max=8192, help="Columns of a frame.")] = 512,
 ) -> None:
-    """Write synthetic mammograms as a data set in RSNA layout, in several DICOM encodings."""
-    from data_prep.phantom import write_phantoms
+    """Write synthetic mammograms in RSNA layout.
+
+    Real DICOM files in several encodings, with train.csv, test.csv and sample_submission.csv.
+    """
+    from data_prep.phantom_data import write_phantoms
 
     with Reporter(console).track("phantoms", patients, "patients") as advance:
         write_phantoms(out, num_patients=patients, seed=seed, rows=rows, columns=columns, progress=advance)
@@ -109,7 +114,10 @@ def collect(
     out: Annotated[Path, typer.Option(help="Folder to make, in RSNA layout.")],
     split: Annotated[Split, typer.Option(help="train, or test for images without labels.")] = "train",
 ) -> None:
-    """Make a folder in RSNA layout from your own files and a table of labels; links, copies no pixels."""
+    """Make a folder in RSNA layout from your own files.
+
+    Reads a table of labels and links the files that it names; copies no pixels.
+    """
     from data_prep.collect import collect as collect_files
 
     _say(f"{collect_files(files, labels, out, split)} images: {out}")
@@ -120,7 +128,7 @@ def prepare(
     data: DataFolder,
     cache: Annotated[Path, typer.Option(help="Folder for the images; made, or gone on with.")],
     split: Annotated[Split, typer.Option(help="Which CSV to read.")] = "train",
-    config: Annotated[Path | None, typer.Option(help="Recipe whose [prepare] is used.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Recipe; only its table prepare is used.")] = None,
     overrides: Overrides = None,
     workers: Workers = None,
     patients: Annotated[int | None, typer.Option(help="Only so many patients, stratified by label.")] = None,
@@ -131,9 +139,10 @@ def prepare(
     ] = False,
     allow_failures: AllowFailures = False,
 ) -> None:
-    """Turn mammograms (DICOM or PNG) into a cache of square images. Goes on where it was stopped.
+    """Turn mammograms into a cache of square images.
 
-    Files that cannot be used get a row in CACHE/failures.csv, and the exit code is then 1.
+    Goes on where it was stopped. Files that cannot be used get a row in CACHE/failures.csv, and the exit
+    code is then 1.
     """
     from data_prep.cache import Cache, CacheSettings
     from data_prep.exams import read_exams, require_images, select_patients
@@ -176,11 +185,16 @@ def prepare(
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Recipe, such as configs/smoke.toml.")],
     cache: Annotated[Path, typer.Option(help="Cache of the train split that `mammo prepare` made.")],
-    run: Annotated[Path | None, typer.Option(help="Run folder. [default: reports/<CONFIG's name>]")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Run folder.", show_default="reports/<name of CONFIG>")
+    ] = None,
     fold: Annotated[list[int] | None, typer.Option(help="Only this fold; may be repeated.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Cross-validate a Vision Transformer, then evaluate it. Goes on where it was stopped."""
+    """Cross-validate a Vision Transformer, then evaluate it.
+
+    Goes on where it was stopped, to the same weights.
+    """
     from data_prep.cache import Cache
     from pipeline.cross_validate import cross_validate
     from pipeline.run import Run
@@ -199,7 +213,7 @@ def train(
 
 @app.command()
 def evaluate(run: RunFolder) -> None:
-    """Compute pF1, AUC and more per fold and pooled, and write report.html."""
+    """Compute the figures of a run and write its report."""
     from pipeline.evaluate import evaluate_run
     from pipeline.report import write_report
     from pipeline.run import Run
@@ -217,14 +231,15 @@ def predict(
         Path | None, typer.Option(help="Folder in RSNA layout with test.csv and the images.")
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Cache of the test split, instead of --data.")] = None,
-    out: Annotated[Path | None, typer.Option(help="CSV to write. [default: RUN/submission.csv]")] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV to write.", show_default="RUN/submission.csv")] = None,
     workers: Workers = None,
     *,
     allow_failures: AllowFailures = False,
 ) -> None:
-    """Predict the test images with all folds' models and write a submission: one row per prediction_id.
+    """Predict the test images and write a submission.
 
-    A breast whose images all fail gets the share of cancers in training; the exit code is then 1.
+    Takes the mean of all folds' models, and of a breast's images; one row per prediction_id. A breast whose
+    images all fail gets the share of cancers in training, and the exit code is then 1.
     """
     from data_prep.cache import Cache
     from data_prep.files import write_csv
@@ -259,7 +274,10 @@ def check(
     submission: Annotated[Path, typer.Argument(metavar="SUBMISSION", help="The CSV to check.")],
     data: DataOption,
 ) -> None:
-    """Check a submission against test.csv: right columns, every prediction_id once, values from 0 to 1."""
+    """Check a submission against test.csv.
+
+    Right columns, every prediction_id once, values from 0 to 1.
+    """
     from pipeline.submission import check_submission
 
     problems = check_submission(submission, data)
@@ -319,6 +337,6 @@ def main() -> None:
 
 def _leave(error: Exception, sentence: str, exit_code: int) -> NoReturn:
     if "--debug" in sys.argv:
-        raise error
+        traceback.print_exception(error)
     error_console.print(sentence, markup=False, highlight=False)
     sys.exit(exit_code)

@@ -6,7 +6,7 @@ from pathlib import Path
 from data_prep.cache import Cache, CacheSettings
 from data_prep.engine import count_workers
 from data_prep.exams import read_exams, require_images
-from data_prep.phantom import write_phantoms
+from data_prep.phantom_data import write_phantoms
 from data_prep.prepare import prepare
 from pipeline.cross_validate import cross_validate
 from pipeline.evaluate import Evaluation, evaluate_run

@@ -1,0 +1,61 @@
+"""Every command in the README runs, in its order, on phantoms in the place of real data."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from data_prep.phantom_data import write_phantoms
+from tests.test_end_to_end import TINY, mammo
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def commands() -> list[list[str]]:
+    """Returns the commands of all shell blocks, in order, without their comments."""
+    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def labels_of(data: Path, path: Path, *, split: str) -> None:
+    """Writes a table of labels such as the README shows for one's own files."""
+    exams = pd.read_csv(data / f"{split}.csv")
+    files = [f"{split}_images/{row.patient_id}/{row.image_id}.dcm" for row in exams.itertuples()]
+    columns = ["patient_id", "laterality", "view", *(["cancer"] if split == "train" else [])]
+    exams[columns].assign(file=files).to_csv(path, index=False)
+
+
+@pytest.mark.slow
+def test_every_command_runs(tmp_path: Path) -> None:
+    data = tmp_path / "rsna-breast-cancer-detection"
+    write_phantoms(data, num_patients=20, seed=2)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "my_dicom").symlink_to(data)
+    labels_of(data, tmp_path / "labels.csv", split="train")
+    labels_of(data, tmp_path / "new_cases.csv", split="test")
+    ran = set()
+    for program, *arguments in commands():
+        if program == "make":  # these are the set-up of this very test, and the demo's own test
+            assert f"\n{arguments[0]}: " in (ROOT / "Makefile").read_text()
+            continue
+        assert program == "mammo"
+        mammo(*arguments, *(TINY if arguments[0] == "train" else []), folder=tmp_path)
+        ran.add(arguments[0])
+    assert ran == {"collect", "prepare", "train", "evaluate", "predict", "check"}
+
+
+def test_the_table_of_commands_is_complete() -> None:
+    from pipeline.cli import app
+
+    listed = set(re.findall(r"^\| `mammo (\w+)", README, flags=re.MULTILINE))
+    assert listed == {command.name or command.callback.__name__ for command in app.registered_commands}
+
+
+def test_the_folder_tree_names_what_is_there() -> None:
+    tree = re.findall(r"^(\w+)/ ", README, flags=re.MULTILINE)
+    assert sorted(tree) == ["configs", "data_prep", "pipeline", "reports", "tests"]
+    assert all((ROOT / name).is_dir() for name in tree)
