@@ -7,10 +7,11 @@ through imagecodecs for the JPEG family and JPEG-LS, imagecodecs' own for RLE.
 import io
 import struct
 from dataclasses import dataclass
+from itertools import takewhile
 
 import imagecodecs
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from data_prep.errors import ImageError
 from data_prep.frame import Pixels
@@ -41,6 +42,9 @@ JPEG_2000_FAMILY = {JPEG_2000_LOSSLESS, JPEG_2000}
 SUPPORTED = NATIVE | JPEG | JPEG_LS | JPEG_2000_FAMILY | {RLE_LOSSLESS}
 
 END_OF_IMAGE = b"\xff\xd9"
+# Of baseline, extended, progressive and lossless JPEG, and of JPEG-LS.
+STARTS_OF_FRAME = {0xFFC0, 0xFFC1, 0xFFC2, 0xFFC3, 0xFFF7}
+FILL_BYTES = 0xFFFF
 SOC_AND_SIZ = b"\xff\x4f\xff\x51"
 COD = b"\xff\x52"
 
@@ -51,12 +55,14 @@ class Layout:
 
     Attributes:
         bits_allocated: 8 or 16.
+        bits_stored: 1 to bits_allocated; values use that many bits.
         is_signed: whether stored values are two's complement.
     """
 
     rows: int
     columns: int
     bits_allocated: int
+    bits_stored: int
     is_signed: bool
 
     def dtype(self, *, big_endian: bool = False) -> np.dtype[np.generic]:
@@ -104,7 +110,7 @@ def decode(encoded: bytes, transfer_syntax: str, layout: Layout, level: int = 0)
 
 
 def find_max_level(encoded: bytes, transfer_syntax: str) -> int:
-    """Returns the lowest resolution that `decode` can give: 0 for everything but JPEG 2000.
+    """Returns the lowest resolution up to which `decode` gives all: 0 for everything but JPEG 2000.
 
     Raises:
         ImageError: if the JPEG 2000 main header cannot be read.
@@ -112,9 +118,10 @@ def find_max_level(encoded: bytes, transfer_syntax: str) -> int:
     if transfer_syntax not in JPEG_2000_FAMILY:
         return 0
     stream = read_codestream(encoded)
-    levels = range(stream.num_levels, 0, -1)
     sizes = (stream.rows, stream.columns)
-    return next((level for level in levels if all(_pillow_can_reduce(size, level) for size in sizes)), 0)
+    levels = range(1, stream.num_levels + 1)
+    can_reduce = takewhile(lambda level: all(_pillow_can_reduce(size, level) for size in sizes), levels)
+    return max(can_reduce, default=0)
 
 
 def _pillow_can_reduce(size: int, level: int) -> bool:
@@ -159,26 +166,45 @@ def _decode_native(encoded: bytes, layout: Layout, *, big_endian: bool) -> Pixel
 
 
 def _decode_rle(encoded: bytes, layout: Layout) -> Pixels:
-    decoded = imagecodecs.dicomrle_decode(encoded, layout.dtype())
-    return _decode_native(bytes(decoded), layout, big_endian=False)
+    pixels = np.frombuffer(imagecodecs.dicomrle_decode(encoded, layout.dtype()), layout.dtype())
+    return pixels.reshape(layout.rows, layout.columns)
 
 
 def _decode_jpeg(encoded: bytes, transfer_syntax: str, layout: Layout) -> Pixels:
     if END_OF_IMAGE not in encoded[-4:]:  # libjpeg-turbo half-decodes a cut frame without a word
         raise ImageError("truncated", "the JPEG frame has no end marker")
+    _require_size(*_read_jpeg_size(encoded), layout)
     read = imagecodecs.jpegls_decode if transfer_syntax in JPEG_LS else imagecodecs.jpeg8_decode
     pixels = np.asarray(read(encoded))
-    return pixels.view(f"i{pixels.itemsize}") if layout.is_signed else pixels
+    if not layout.is_signed:
+        return pixels
+    unused = max(0, pixels.itemsize * 8 - layout.bits_stored)
+    return (pixels << unused).view(f"i{pixels.itemsize}") >> unused  # carries the sign into the unused bits
+
+
+def _read_jpeg_size(encoded: bytes) -> tuple[int, int]:
+    """Returns rows and columns of the first start of frame, ITU-T T.81 B.2.2 and T.87 C.2.2."""
+    place = 2  # after the start of image
+    while place + 9 <= len(encoded):
+        marker, length = struct.unpack_from(">2H", encoded, place)
+        if marker in STARTS_OF_FRAME:
+            rows, columns = struct.unpack_from(">2H", encoded, place + 5)
+            return rows, columns
+        place += 1 if marker == FILL_BYTES else 2 + length
+    raise ImageError("decode_error", "the JPEG frame holds no image")
+
+
+def _require_size(rows: int, columns: int, layout: Layout) -> None:
+    """Refuses before decoding what would decode to another size, which may be far beyond the memory."""
+    if (rows, columns) != (layout.rows, layout.columns):
+        sizes = f"{rows}x{columns} in the frame, {layout.rows}x{layout.columns} in the header"
+        raise ImageError("size_mismatch", f"the image's size is {sizes}")
 
 
 def _decode_jpeg2000(encoded: bytes, layout: Layout, level: int) -> Pixels:
     stream = read_codestream(encoded)
-    if (stream.rows, stream.columns) != (layout.rows, layout.columns):
-        sizes = (
-            f"{stream.rows}x{stream.columns} in the codestream, {layout.rows}x{layout.columns} in the header"
-        )
-        raise ImageError("size_mismatch", f"the frame's size is {sizes}")
-    image = Image.open(io.BytesIO(encoded), formats=["JPEG2000"])
+    _require_size(stream.rows, stream.columns, layout)
+    image = _open_jpeg2000(encoded)
     image.reduce = level  # type: ignore[method-assign, assignment]  # Pillow's own way to ask for a level
     image.load()
     pixels = np.asarray(image)
@@ -188,6 +214,15 @@ def _decode_jpeg2000(encoded: bytes, layout: Layout, level: int) -> Pixels:
     if stream.is_signed:  # and moves signed values up to start at zero
         pixels = (pixels.astype(np.int32) - (1 << (stream.precision - 1))).astype(np.int16)
     return pixels
+
+
+def _open_jpeg2000(encoded: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(encoded), formats=["JPEG2000"])
+    except Image.DecompressionBombError as error:
+        raise ImageError("too_large", "the image has more pixels than any mammogram") from error
+    except UnidentifiedImageError as error:  # its text holds a memory address, new in every run
+        raise ImageError("decode_error", "the frame cannot be read as JPEG 2000") from error
 
 
 def encode(pixels: Pixels, transfer_syntax: str, *, bits_stored: int, jp2: bool = False) -> bytes:

@@ -1,7 +1,7 @@
 """DICOM files to frames: the only reader that knows pydicom. Reads no element that identifies a patient."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class DicomFile:
 
     header: Frame
     layout: codecs.Layout
-    encoded: bytes
+    encoded: bytes = field(repr=False)
     max_level: int
 
     @property
@@ -98,15 +98,17 @@ def open_dicom(path: Path) -> DicomFile:
 
 def _open(dataset: Dataset) -> DicomFile:
     syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
+    if not syntax:
+        raise ImageError("not_dicom", "the file is not DICOM: it names no transfer syntax")
     if syntax not in codecs.SUPPORTED:
-        raise ImageError("unsupported", f"transfer syntax {syntax or 'missing'} has no decoder here")
+        raise ImageError("unsupported", f"transfer syntax {syntax} has no decoder here")
     layout = _read_layout(dataset)
     encoded = _read_encoded(dataset, syntax)
     header = Frame(
         pixels=np.zeros((0, 0), np.uint16),
         rows=layout.rows,
         columns=layout.columns,
-        bits_stored=int(dataset.get("BitsStored") or layout.bits_allocated),
+        bits_stored=layout.bits_stored,
         is_signed=layout.is_signed,
         photometric_interpretation=_read_photometric_interpretation(dataset),
         rescale_slope=_first_number(dataset, "RescaleSlope", 1.0),
@@ -132,10 +134,14 @@ def _read_layout(dataset: Dataset) -> codecs.Layout:
         )
     if int(dataset.BitsAllocated) not in {8, 16}:
         raise ImageError("unsupported", f"BitsAllocated is {dataset.BitsAllocated}; 8 and 16 are taken")
+    bits_stored = int(dataset.get("BitsStored") or dataset.BitsAllocated)
+    if not 1 <= bits_stored <= int(dataset.BitsAllocated):
+        raise ImageError("bad_value", f"BitsStored is {bits_stored}; it is 1 to {dataset.BitsAllocated}")
     return codecs.Layout(
         rows=int(dataset.Rows),
         columns=int(dataset.Columns),
         bits_allocated=int(dataset.BitsAllocated),
+        bits_stored=bits_stored,
         is_signed=int(dataset.get("PixelRepresentation") or 0) == 1,
     )
 

@@ -37,6 +37,12 @@ def write_bytes(path: Path, payload: bytes) -> None:
         raise as_user_error(error, path) from error
 
 
+def remove_temporaries(folder: Path) -> None:
+    """Removes what killed writers left below a folder that this process holds."""
+    for path in folder.rglob(f"{TEMPORARY_PREFIX}*"):
+        path.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text like `write_bytes`."""
     write_bytes(path, text.encode("utf-8"))
@@ -127,7 +133,7 @@ def locked(folder: Path) -> Iterator[None]:
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             stream.seek(0)
             owner = stream.read().strip() or "another process"
             raise FolderInUse(f"{folder} is in use by {owner}: wait for it, or stop it first") from error

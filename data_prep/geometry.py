@@ -80,6 +80,8 @@ def _largest_region(small: Display) -> NDArray[np.bool_] | None:
     The triangle threshold suits a histogram with one tall background peak, wherever that peak lies.
     """
     grey = cv2.GaussianBlur(np.rint(small * 255).astype(np.uint8), (3, 3), 0)
+    if grey.min() == grey.max():
+        return None
     _, bright = cv2.threshold(grey, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_TRIANGLE)
     opened = cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=4)
@@ -118,9 +120,8 @@ def fit_to_square(display: Display, placement: Placement, *, side: int, level: i
     size = max(1, round(box.width * placement.scale)), max(1, round(box.height * placement.scale))
     offset = (step - 1) / (2 * step)
     window = tuple(edge / step + offset for edge in (box.left, box.top, box.right, box.bottom))
-    padded = (
-        np.pad(display, ((0, 1), (0, 1)), mode="edge") if level else display
-    )  # the last coordinates lie beyond
+    # At a lower resolution the last coordinates lie up to half a sample beyond the frame.
+    padded = np.pad(display, ((0, 1), (0, 1)), mode="edge") if level else display
     resized = np.asarray(Image.fromarray(padded).resize(size, Image.Resampling.BILINEAR, box=window))
     if placement.is_flipped:
         resized = resized[:, ::-1]

@@ -48,10 +48,8 @@ def apply_window(values: Values, window: Window) -> Values:
     """Returns values in 0..1 through a VOI window."""
     center, width = window.center, window.width
     if window.function is VoiLutFunction.SIGMOID:  # PS3.3 C.11.2.1.3.1
-        exponent = np.clip(
-            -4.0 * (values - center) / width, -700.0, 700.0
-        )  # where exp neither over- nor underflows
-        return 1.0 / (1.0 + np.exp(exponent))
+        exponent = -4.0 * (values - center) / width
+        return 1.0 / (1.0 + np.exp(np.clip(exponent, -700.0, 700.0)))  # where exp does not overflow
     if window.function is VoiLutFunction.LINEAR_EXACT:  # PS3.3 C.11.2.1.3.2
         return np.clip((values - center) / width + 0.5, 0.0, 1.0)
     if width == 1.0:  # PS3.3 C.11.2.1.2.1, where it becomes a threshold
@@ -59,9 +57,9 @@ def apply_window(values: Values, window: Window) -> Values:
     return np.clip((values - (center - 0.5)) / (width - 1.0) + 0.5, 0.0, 1.0)
 
 
-def apply_lookup_table(values: NDArray[np.generic], table: LookupTable) -> Values:
+def apply_lookup_table(values: NDArray[np.integer] | Values, table: LookupTable) -> Values:
     """Returns table entries; values beyond the first or last entry take that one, PS3.3 C.11.1.1."""
-    index = np.clip(values.astype(np.int64) - table.first_mapped, 0, len(table.values) - 1)
+    index = np.clip(np.floor(values).astype(np.int64) - table.first_mapped, 0, len(table.values) - 1)
     return table.values[index].astype(np.float64)
 
 

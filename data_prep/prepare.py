@@ -15,9 +15,9 @@ from data_prep.cache import Cache, CacheSettings, Image, write_image
 from data_prep.dicom import open_dicom
 from data_prep.engine import Outcome, map_unordered
 from data_prep.errors import ImageError
-from data_prep.files import locked
-from data_prep.frame import Box, ImageFile
-from data_prep.geometry import find_breast, find_level, fit_to_square, place
+from data_prep.files import locked, remove_temporaries
+from data_prep.frame import Box, Frame, ImageFile
+from data_prep.geometry import Breast, Placement, find_breast, find_level, fit_to_square, place
 from data_prep.intensity import describe_window, to_display
 from data_prep.raster import SUFFIXES, open_raster
 from data_prep.settings import PrepareSettings
@@ -85,7 +85,11 @@ def prepare_image(path: Path, settings: PrepareSettings) -> tuple[Image, Record]
         display = to_display(frame)
     placement = place(breast, settings.side)
     image = fit_to_square(display, placement, side=settings.side, level=frame.level)
-    record = {
+    return np.rint(image * 255).astype(np.uint8), _describe(frame, breast, placement)
+
+
+def _describe(frame: Frame, breast: Breast, placement: Placement) -> Record:
+    return {
         "transfer_syntax": frame.transfer_syntax,
         "photometric_interpretation": str(frame.photometric_interpretation),
         "window": describe_window(frame),
@@ -101,7 +105,16 @@ def prepare_image(path: Path, settings: PrepareSettings) -> tuple[Image, Record]
         "scale": placement.scale,
         "top": placement.top,
     }
-    return np.rint(image * 255).astype(np.uint8), record
+
+
+def try_prepare(path: Path, settings: PrepareSettings) -> tuple[Image, Record] | ImageError:
+    """Returns what `prepare_image` does, or what is wrong with the file: no file stops the others."""
+    try:
+        return prepare_image(path, settings)
+    except ImageError as error:
+        return error
+    except Exception as error:  # whatever a hostile file brings about; its text may quote the file
+        return ImageError("error", f"the file brought about an unforeseen {type(error).__name__}")
 
 
 def prepare(
@@ -122,6 +135,7 @@ def prepare(
     """
     with locked(cache.folder):
         cache.open_for(settings)
+        remove_temporaries(cache.folder)
         cache.journal.mend()
         records = cache.read_records()
         named = zip(exams["patient_id"], exams["image_id"], paths, strict=True)
@@ -163,13 +177,13 @@ def _prepare_into(cache: Cache, settings: PrepareSettings, task: Task) -> Record
     target = cache.image_path(task.patient_id, task.image_id)
     try:
         status = task.path.stat()
-        image, record = prepare_image(task.path, settings)
     except OSError as error:
-        target.unlink(missing_ok=True)
         return ImageError("io_error", f"the file cannot be read: {error.strerror}")
-    except ImageError as error:
+    prepared = try_prepare(task.path, settings)
+    if isinstance(prepared, ImageError):
         target.unlink(missing_ok=True)  # an image of what the file held before
-        return error
+        return prepared
+    image, record = prepared
     write_image(target, image)
     seconds = round(time.perf_counter() - start, 4)
     return record | {
@@ -203,7 +217,5 @@ def stream_images(
 
 
 def _prepare_at(settings: PrepareSettings, numbered_path: tuple[int, Path]) -> Image | ImageError:
-    try:
-        return prepare_image(numbered_path[1], settings)[0]
-    except ImageError as error:
-        return error
+    prepared = try_prepare(numbered_path[1], settings)
+    return prepared if isinstance(prepared, ImageError) else prepared[0]

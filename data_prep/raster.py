@@ -1,6 +1,7 @@
-"""PNG, JPEG and PGM files to frames: images that somebody has already windowed."""
+"""PNG, JPEG and PGM files to frames: images that somebody has already windowed. Knows no DICOM."""
 
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +38,17 @@ class RasterFile:
 
 
 def open_raster(path: Path) -> RasterFile:
-    """Reads a file of 8 or 16 bits, grey or with equal colour channels; its full range becomes the window.
+    """Reads a file of 8 or 16 bits; colours become grey, and the full range becomes the window.
 
     Raises:
         ImageError: if the file cannot be read as a grey image.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ImageError("io_error", f"the file cannot be read: {error.strerror}") from error
+    try:
+        with Image.open(BytesIO(content), formats=FORMATS) as image:
             pixels = np.asarray(image if image.mode in {"L", "I;16", "I;16B", "I"} else image.convert("L"))
             source = str(image.format)
     except Image.DecompressionBombError as error:

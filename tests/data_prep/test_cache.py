@@ -1,0 +1,138 @@
+"""The cache folder: images, tables, and the outcomes that a killed run leaves in its journal."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data_prep.cache import (
+    FAILURE_COLUMNS,
+    MANIFEST_COLUMNS,
+    TIMING_COLUMNS,
+    Cache,
+    CacheSettings,
+    read_image,
+    write_image,
+)
+from data_prep.errors import UserError
+from data_prep.settings import PrepareSettings
+
+SETTINGS = CacheSettings(split="train", prepare=PrepareSettings(side=32))
+
+
+def success(image_id: str, patient_id: str = "7") -> dict[str, Any]:
+    values: dict[str, Any] = dict.fromkeys(MANIFEST_COLUMNS, 1) | {
+        "source_mtime_ns": 2**62 + 1,
+        "seconds": 0.25,
+    }
+    return values | {"patient_id": patient_id, "image_id": image_id, "scale": 1 / 3, "box_found": True}
+
+
+def failure(image_id: str, patient_id: str = "7") -> dict[str, Any]:
+    message = 'a "quoted" word, and a comma'
+    return {"patient_id": patient_id, "image_id": image_id, "reason": "truncated", "message": message}
+
+
+def by_id(*records: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {record["image_id"]: record for record in records}
+
+
+def table(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype={"patient_id": str, "image_id": str})
+
+
+def test_an_image_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
+    path = tmp_path / "new" / "70.png"
+    write_image(path, image)
+    np.testing.assert_array_equal(read_image(path), image)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"text", b"\x89PNG\r\n\x1a\n"])
+def test_a_missing_or_damaged_image_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "70.png"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"70\.png .*mammo prepare"):
+        read_image(path)
+
+
+def test_tables_hold_every_outcome_in_id_order(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    records = [success("100"), failure("9"), success("20", "12"), success("3", "12"), failure("11", "a")]
+    cache.write_tables(by_id(*records))
+    manifest, failures = table(cache.manifest_path), table(cache.failures_path)
+    assert list(manifest) == MANIFEST_COLUMNS
+    assert list(failures) == FAILURE_COLUMNS
+    assert list(table(cache.timings_path)) == TIMING_COLUMNS
+    assert manifest["image_id"].tolist() == ["100", "3", "20"]
+    assert failures["image_id"].tolist() == ["9", "11"] or failures["image_id"].tolist() == ["11", "9"]
+    assert failures["message"].unique().tolist() == ['a "quoted" word, and a comma']
+    assert not manifest.isna().any().any()
+    assert manifest["scale"].tolist() == [1 / 3] * 3
+
+
+def test_tables_that_are_read_and_written_again_keep_every_byte(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    cache.write_tables(by_id(success("100"), failure("9"), success("20")))
+    paths = (cache.manifest_path, cache.failures_path, cache.timings_path)
+    before = [path.read_bytes() for path in paths]
+    cache.write_tables(cache.read_records())
+    assert [path.read_bytes() for path in paths] == before
+
+
+def test_the_journal_overrules_the_tables_until_they_are_written(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    cache.write_tables(by_id(success("1"), failure("2"), success("3")))
+    cache.journal.append(failure("1"))
+    cache.journal.append(success("2"))
+    records = cache.read_records()
+    assert "reason" in records["1"]
+    assert "reason" not in records["2"]
+    cache.write_tables(records)
+    assert not cache.journal.path.exists()
+    assert table(cache.manifest_path)["image_id"].tolist() == ["2", "3"]
+    assert table(cache.failures_path)["image_id"].tolist() == ["1"]
+
+
+def test_no_images_make_empty_tables(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    cache.write_tables({})
+    assert cache.read_records() == {}
+    assert list(table(cache.manifest_path)) == MANIFEST_COLUMNS
+
+
+def test_a_folder_keeps_its_settings_and_refuses_others(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    cache.open_for(SETTINGS)
+    cache.open_for(SETTINGS)
+    assert cache.settings() == SETTINGS
+    other = CacheSettings(split="test", prepare=PrepareSettings(side=64))
+    with pytest.raises(UserError) as error:
+        cache.open_for(other)
+    for part in ("split is train, not test", "prepare.side is 32, not 64", "--cache"):
+        assert part in str(error.value)
+    assert cache.settings() == SETTINGS
+
+
+def test_only_prepared_images_are_exams_to_train_on(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    cache.open_for(SETTINGS)
+    exams = pd.DataFrame(
+        {"patient_id": ["7", "7"], "image_id": ["70", "71"], "laterality": ["L", "R"], "cancer": [0, 1]}
+    )
+    cache.write_exams(exams)
+    with pytest.raises(UserError, match="not finished"):
+        cache.read_exams()
+    cache.write_tables(by_id(success("70"), failure("71")))
+    assert cache.read_exams()["image_id"].tolist() == ["70"]
+    assert cache.read_exams(prepared_only=False)["image_id"].tolist() == ["70", "71"]
+    assert cache.image_paths(cache.read_exams()) == [tmp_path / "images/7/70.png"]
+
+
+def test_a_folder_that_is_no_cache_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is not a cache.*mammo prepare"):
+        Cache(tmp_path / "absent").read_exams()

@@ -1,0 +1,148 @@
+"""The writers: all or nothing, whatever happens; journals that lose at most a line; locks."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep import files
+from data_prep.errors import DiskFull, FolderInUse, UserError
+from data_prep.files import Journal, locked, make_folder, write_bytes, write_csv, write_json, write_text
+
+HOLD_LOCK = """
+import sys
+from pathlib import Path
+from data_prep.files import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def fail_with(number: int) -> NoReturn:
+    raise OSError(number, os.strerror(number))
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_bytes(path, b"old")
+    write_text(path, "grün\n")
+    assert path.read_bytes() == "grün\n".encode()
+    assert names_in(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, step: str
+) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    monkeypatch.setattr(
+        *(files.os, "fsync") if step == "fsync" else (Path, step), lambda *_: fail_with(number)
+    )
+    with pytest.raises(DiskFull, match=f"disk full at {tmp_path}") as error:
+        write_text(path, "new")
+    assert error.value.exit_code == 4
+    assert path.read_text() == "old"
+    assert names_in(tmp_path) == ["a.txt"]
+
+
+def test_a_full_device_stops_the_journal() -> None:
+    with pytest.raises(DiskFull):
+        Journal(Path("/dev/full")).append({"image_id": "1"})
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for write in (lambda path: write_text(path, ""), make_folder, lambda path: Journal(path).append({})):
+        with pytest.raises(UserError, match=r"cannot write .*file/inside"):
+            write(tmp_path / "file" / "inside")
+    with pytest.raises(UserError, match="cannot write"), locked(tmp_path / "file" / "inside"):
+        pass
+
+
+def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "images/7").mkdir(parents=True)
+    for name in ("images/7/70.png", f"images/7/{files.TEMPORARY_PREFIX}123-70.png", ".lock", "a.csv"):
+        (tmp_path / name).write_text("")
+    files.remove_temporaries(tmp_path)
+    assert names_in(tmp_path) == [".lock", "a.csv", "images"]
+    assert names_in(tmp_path / "images/7") == ["70.png"]
+
+
+@given(numbers=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
+def test_numbers_come_back_from_csv_exactly(
+    tmp_path_factory: pytest.TempPathFactory, numbers: list[float]
+) -> None:
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    write_csv(path, pd.DataFrame({"number": numbers}))
+    header, *cells = path.read_text().splitlines()
+    assert header == "number"
+    assert [float(cell) for cell in cells] == numbers
+
+
+def test_json_is_indented_and_refuses_nan(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"auc": 0.1, "name": None})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"auc": 0.1, "name": None}
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"auc": float("nan")})
+    assert json.loads((tmp_path / "a.json").read_text())["auc"] == 0.1
+
+
+@given(cut=st.integers(0, 200))
+def test_a_torn_journal_loses_at_most_its_last_line(
+    tmp_path_factory: pytest.TempPathFactory, cut: int
+) -> None:
+    journal = Journal(tmp_path_factory.mktemp("journal") / "journal.jsonl")
+    records = [{"image_id": str(number), "message": 'a "quoted"\nline, größer'} for number in range(4)]
+    ends = [0]
+    for record in records:
+        journal.append(record)
+        ends.append(journal.path.stat().st_size)
+    whole = journal.path.read_bytes()
+    journal.path.write_bytes(whole[:cut])
+    num_whole = sum(end <= min(cut, len(whole)) for end in ends[1:])
+    assert journal.read() == records[:num_whole]
+    journal.mend()
+    journal.append({"image_id": "new"})
+    assert journal.read() == [*records[:num_whole], {"image_id": "new"}]
+
+
+def test_an_absent_journal_is_empty(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.mend()
+    journal.remove()
+    assert journal.read() == []
+    assert names_in(tmp_path) == []
+
+
+def test_a_second_process_hears_who_holds_the_folder(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD_LOCK, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(FolderInUse, match=f"in use by process {holder.pid} on ") as error:
+            locked(tmp_path).__enter__()
+        assert error.value.exit_code == 5
+        holder.kill()
+    with locked(tmp_path):  # whoever is dead holds nothing
+        pass
+
+
+def test_a_lock_ends_with_its_block(tmp_path: Path) -> None:
+    for _ in range(2):
+        with locked(tmp_path / "new" / "folder"):
+            assert (tmp_path / "new" / "folder").is_dir()

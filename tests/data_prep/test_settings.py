@@ -1,0 +1,162 @@
+"""Settings: strict, with every problem named at once; overrides; TOML there and back."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep.cache import CacheSettings
+from data_prep.errors import UserError
+from data_prep.settings import (
+    CodecSettings,
+    PrepareSettings,
+    StrictSettings,
+    differences,
+    dump_settings,
+    load_settings,
+    validate_settings,
+)
+
+
+class Trainer(StrictSettings):
+    """A stand-in for the other verbs' tables."""
+
+    name: str = "baseline"
+    rate: float = 1e-3
+    epochs: int = 3
+    limit: float | None = None
+    prepare: PrepareSettings = PrepareSettings()
+
+
+def refusal(*overrides: str, path: Path | None = None) -> str:
+    with pytest.raises(UserError) as error:
+        load_settings(Trainer, path, overrides)
+    return str(error.value)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+def test_without_a_file_every_setting_has_its_default() -> None:
+    assert load_settings(Trainer, None) == Trainer()
+    assert PrepareSettings().side == 512
+
+
+@pytest.mark.parametrize(
+    ("override", "name", "hint"),
+    [
+        ("epoch=3", "epoch", "did you mean epochs?"),
+        ("prepare.sid=64", "prepare.sid", "did you mean side?"),
+        ("prepare.codecs.exactly=true", "prepare.codecs.exactly", "did you mean exact?"),
+        ("prepare.codecs.qqq=1", "prepare.codecs.qqq", "known names are exact, oversampling"),
+    ],
+)
+def test_a_misspelt_setting_is_named_with_its_path(override: str, name: str, hint: str) -> None:
+    message = refusal(override)
+    assert f"unknown setting {name}: {hint}" in message
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    text = "epochs = 'many'\nrat = 1\n[prepare]\nside = 5\n[prepare.codecs]\noversampling = 99.0\n"
+    message = refusal(path=write(tmp_path, text))
+    for part in ("recipe.toml", "epochs = 'many'", "did you mean rate?", "prepare.side = 5", "oversampling"):
+        assert part in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_what_is_no_finite_number_is_refused(number: str) -> None:
+    assert f"rate = {number}" in refusal(f"rate={number}")
+    assert "oversampling" in refusal(f"prepare.codecs.oversampling={number}")
+
+
+@pytest.mark.parametrize(
+    ("override", "name", "value"),
+    [
+        ("epochs=7", "epochs", 7),
+        ("rate=1e-5", "rate", 1e-5),
+        ("rate=2", "rate", 2.0),
+        ("name=vit small = good", "name", "vit small = good"),
+        ("name='007'", "name", "007"),
+        ("name=", "name", ""),
+        ("limit=0.5", "limit", 0.5),
+    ],
+)
+def test_overrides_are_toml_values_or_else_text(override: str, name: str, value: Any) -> None:
+    assert getattr(load_settings(Trainer, None, [override]), name) == value
+
+
+def test_overrides_reach_into_tables_and_the_last_one_wins(tmp_path: Path) -> None:
+    path = write(tmp_path, "epochs = 2\n[prepare]\nside = 64\n")
+    settings = load_settings(Trainer, path, ["prepare.codecs.exact=true", "epochs=5", "epochs=6"])
+    prepare = PrepareSettings(side=64, codecs=CodecSettings(exact=True))
+    assert settings == Trainer(epochs=6, prepare=prepare)
+
+
+@pytest.mark.parametrize("override", ["epochs", "=3", ".epochs=3", "prepare..side=3", ""])
+def test_an_override_that_is_no_assignment_is_refused(override: str) -> None:
+    assert "name.name=value" in refusal(override)
+
+
+def test_an_override_below_a_value_is_refused(tmp_path: Path) -> None:
+    assert "is a value, not a table" in refusal("epochs.x=1", path=write(tmp_path, "epochs = 2\n"))
+
+
+def test_text_for_a_number_and_a_number_for_a_table_are_refused() -> None:
+    assert "epochs = '3 or so'" in refusal("epochs=3 or so")
+    assert "prepare = 3" in refusal("prepare=3")
+
+
+def test_a_broken_or_absent_file_is_refused(tmp_path: Path) -> None:
+    assert "cannot be read as TOML" in refusal(path=write(tmp_path, "epochs = = 2\n"))
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    assert "cannot be read as TOML" in refusal(path=tmp_path / "binary.toml")
+    assert "does not exist" in refusal(path=tmp_path / "absent.toml")
+    assert "cannot be read" in refusal(path=tmp_path)
+
+
+@given(
+    name=st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
+    rate=st.floats(allow_nan=False, allow_infinity=False),
+    epochs=st.integers(-(2**63), 2**63 - 1),
+    limit=st.none() | st.floats(0, 1),
+    side=st.integers(16, 4096),
+    exact=st.booleans(),
+)
+def test_toml_there_and_back_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    rate: float,
+    epochs: int,
+    limit: float | None,
+    side: int,
+    exact: bool,
+) -> None:
+    prepare = PrepareSettings(side=side, codecs=CodecSettings(exact=exact))
+    trainer = Trainer(name=name, rate=rate, epochs=epochs, limit=limit, prepare=prepare)
+    path = tmp_path_factory.mktemp("settings") / "recipe.toml"
+    path.write_bytes(dump_settings(trainer).encode())
+    assert load_settings(Trainer, path) == trainer
+
+
+def test_differences_name_every_leaf() -> None:
+    ours = Trainer(epochs=1, prepare=PrepareSettings(codecs=CodecSettings(exact=True)))
+    assert differences(ours, ours) == []
+    assert differences(ours, Trainer()) == [
+        "epochs is 1, not 3",
+        "prepare.codecs.exact is True, not False",
+    ]
+
+
+def test_settings_cannot_be_changed_and_defaults_are_checked() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        PrepareSettings().side = 3  # type: ignore[misc]
+    with pytest.raises(UserError, match=r"split = 'validation'.*train"):
+        validate_settings(CacheSettings, {"split": "validation", "prepare": {}}, "test")
+    with pytest.raises(UserError, match="split"):
+        validate_settings(CacheSettings, {}, "test")
