@@ -53,6 +53,8 @@ def load_checkpoint(folder: FoldFolder) -> Checkpoint | None:
         except Exception as error:  # torch.load names no set of errors for damaged files
             log.warning("%s cannot be read (%s); trying the checkpoint before it", path, type(error).__name__)
         else:
+            if path == folder.previous:
+                folder.last.unlink(missing_ok=True)  # else the next save would put it in this one's place
             return checkpoint
     if candidates:
         raise TrainingStopped(
@@ -79,7 +81,7 @@ def load_weights(folder: FoldFolder, settings: ModelSettings) -> tuple[VisionTra
             shift = float(file.metadata()["logit_shift"])
         model = make_model(settings)
         model.load_state_dict(weights)
-    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{folder.weights} does not hold this run's model ({type(error).__name__}): train the fold again"
         ) from error

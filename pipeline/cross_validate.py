@@ -13,11 +13,11 @@ import torch
 from data_prep.cache import Cache
 from data_prep.errors import UserError
 from data_prep.exams import Split
-from data_prep.files import locked, make_folder, write_csv, write_json, write_text
+from data_prep.files import locked, make_folder, remove_temporaries, write_csv, write_json, write_text
 from data_prep.folds import make_folds
 from data_prep.settings import differences, dump_settings
 from pipeline.interrupt import StopRequest
-from pipeline.optim import choose_device, choose_precision
+from pipeline.predict import Arithmetic
 from pipeline.progress import Reporter
 from pipeline.run import Run
 from pipeline.settings import Recipe, load_recipe
@@ -58,15 +58,15 @@ def cross_validate(
                 if folder.is_finished:
                     reporter.say(f"fold {fold}: finished before")
                     continue
+                remove_temporaries(folder.folder)
                 images = FoldImages.split(exams, fold_table, fold, cache)
                 FoldTrainer(recipe, images, folder, fold=fold, reporter=reporter).run(stop)
 
 
 def resolve(recipe: Recipe) -> Recipe:
     """Returns the recipe with device and precision as this machine has them, which is what a run keeps."""
-    device = choose_device(recipe.train.device)
-    precision = choose_precision(recipe.train.precision, device)
-    train = recipe.train.model_copy(update={"device": device, "precision": precision})
+    chosen = Arithmetic.choose(recipe.train.device, recipe.train.precision)
+    train = recipe.train.model_copy(update={"device": chosen.device, "precision": chosen.precision})
     return recipe.model_copy(update={"train": train})
 
 

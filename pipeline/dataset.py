@@ -1,15 +1,15 @@
 """Cached images to batches for the model. Knows no labels' meaning and no order: the sampler gives rows."""
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from data_prep.cache import Image, read_image
+from data_prep.errors import UserError
 from pipeline.augment import Augmentation
 
 MEAN, STD = 0.16, 0.22  # of 0..1 values of real crops, padding included; fixed, so that no fold leaks
@@ -20,14 +20,21 @@ Key = tuple[int, int]
 Sample = tuple[Tensor, int]
 """image_CHW and its row."""
 
+Batch = tuple[Tensor, Tensor]
+"""images_BCHW and rows_B."""
+
 
 def to_tensor(image: Image) -> Tensor:
     """Returns image_CHW, float32, about zero mean and unit variance, of an image [H, W], 0..255."""
     return torch.from_numpy(image).float().div_(255.0).sub_(MEAN).div_(STD).unsqueeze(0)
 
 
-class CachedImages(Dataset[Sample]):
-    """Images of a cache by (epoch, row); without an augmentation the epoch makes no difference."""
+class CachedImages(Dataset[Sample | UserError]):
+    """Images of a cache by (epoch, row); without an augmentation the epoch makes no difference.
+
+    An image that cannot be read is returned as the error: torch would hide one that a worker raises behind
+    the worker's traceback.
+    """
 
     def __init__(
         self, paths: Sequence[Path], *, augmentation: Augmentation | None = None, seed: int = 0
@@ -39,34 +46,52 @@ class CachedImages(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self._paths)
 
-    def __getitem__(self, key: Key) -> Sample:
+    def __getitem__(self, key: Key) -> Sample | UserError:
         epoch, row = key
-        image = read_image(self._paths[row])
+        try:
+            image = read_image(self._paths[row])
+        except UserError as error:
+            return error
         if self._augmentation is not None:
             image = self._augmentation(image, seed=self._seed, epoch=epoch, row=row)
         return to_tensor(image), row
 
 
-def make_loader(
+def load_batches(
     images: CachedImages, batches: Sequence[list[Key]], *, workers: int, pin_memory: bool = False
-) -> "DataLoader[Sample]":
-    """Returns a loader that yields (images_BCHW, rows_B) for each batch of keys, in order."""
-    return DataLoader(
+) -> Iterator[Batch]:
+    """Yields (images_BCHW, rows_B) for each batch of keys, in order.
+
+    Raises:
+        UserError: if an image is missing or damaged.
+    """
+    loader: DataLoader[Sample | UserError] = DataLoader(
         images,
         batch_sampler=batches,
         num_workers=workers,
         pin_memory=pin_memory,
+        collate_fn=_collate,
         worker_init_fn=_ignore_interrupts,
     )
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
 
 
 def in_order(num_images: int, batch_size: int) -> list[list[Key]]:
     """Returns batches of keys that go once through all images."""
-    rows = np.arange(num_images)
-    return [
-        [(0, int(row)) for row in rows[start : start + batch_size]]
-        for start in range(0, num_images, batch_size)
-    ]
+    keys = [(0, row) for row in range(num_images)]
+    return [keys[start : start + batch_size] for start in range(0, num_images, batch_size)]
+
+
+def _collate(samples: list[Sample | UserError]) -> list[Tensor] | UserError:
+    """Returns the batch, or the first of its errors."""
+    for sample in samples:
+        if isinstance(sample, UserError):
+            return sample
+    batch: list[Tensor] = default_collate(samples)
+    return batch
 
 
 def _ignore_interrupts(worker: int) -> None:

@@ -2,10 +2,12 @@
 
 import math
 from contextlib import AbstractContextManager
+from typing import TypeAlias
 
 import torch
 from torch import nn
 
+from data_prep.errors import UserError
 from pipeline.settings import Precision, TrainSettings
 from pipeline.torchvision_compat import allow_torchvision_import
 
@@ -13,6 +15,9 @@ allow_torchvision_import()
 
 from timm.optim import param_groups_weight_decay  # noqa: E402  after the line above
 from timm.utils import ModelEmaV3  # noqa: E402
+
+Average: TypeAlias = ModelEmaV3
+"""The type of averaged weights, for modules that leave timm's import to this one."""
 
 NO_DECAY = ("cls_token", "pos_embed")
 
@@ -39,7 +44,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate
 
 
-def make_average(model: nn.Module, settings: TrainSettings) -> ModelEmaV3:
+def make_average(model: nn.Module, settings: TrainSettings) -> Average:
     """Returns the exponential moving average of the weights; `update(model, step)` after each step.
 
     Its decay at step t is 1 - (1 + t)**(-2/3), up to `ema_decay`, so that a short run is not held by its
@@ -49,9 +54,16 @@ def make_average(model: nn.Module, settings: TrainSettings) -> ModelEmaV3:
 
 
 def choose_device(wanted: str) -> str:
-    """Returns "cuda" or "cpu" for "auto", by whether there is a GPU; other names as they are."""
+    """Returns "cuda" or "cpu" for "auto", by whether there is a GPU; other names as they are.
+
+    Raises:
+        UserError: if a GPU is asked for and torch finds none.
+    """
+    has_gpu = torch.cuda.is_available()
     if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if has_gpu else "cpu"
+    if wanted == "cuda" and not has_gpu:
+        raise UserError('train.device is "cuda", but torch finds no GPU here: set it to "auto" or "cpu"')
     return wanted
 
 

@@ -19,11 +19,11 @@ from data_prep.prepare import stream_images
 from data_prep.settings import differences
 from pipeline.aggregate import to_breasts
 from pipeline.checkpoint import load_weights
-from pipeline.dataset import CachedImages, in_order, make_loader, to_tensor
+from pipeline.dataset import CachedImages, in_order, load_batches, to_tensor
 from pipeline.optim import autocast, choose_device, choose_precision
 from pipeline.progress import Reporter
 from pipeline.run import Run, read_oof
-from pipeline.settings import Precision, Recipe, load_recipe
+from pipeline.settings import Precision, load_recipe
 
 Probabilities = NDArray[np.float64]
 
@@ -39,10 +39,14 @@ class Arithmetic:
     precision: Precision
 
     @classmethod
-    def choose(cls, recipe: Recipe) -> "Arithmetic":
-        """Takes the recipe's where this machine has it, else the nearest."""
-        device = choose_device("auto")
-        return cls(device, choose_precision(recipe.train.precision, device))
+    def choose(cls, device: str, precision: Precision) -> "Arithmetic":
+        """Takes what is wanted where this machine has it, else the nearest.
+
+        Raises:
+            UserError: if a GPU is asked for by name and there is none.
+        """
+        device = choose_device(device)
+        return cls(device, choose_precision(precision, device))
 
 
 @torch.inference_mode()
@@ -64,8 +68,8 @@ def predict_cached(
     workers: int,
 ) -> Iterator[Probabilities]:
     """Yields the probabilities of images of a cache, a batch at a time, in the order of `paths`."""
-    loader = make_loader(CachedImages(paths), in_order(len(paths), BATCH_SIZE), workers=workers)
-    for images_BCHW, _ in loader:
+    batches = load_batches(CachedImages(paths), in_order(len(paths), BATCH_SIZE), workers=workers)
+    for images_BCHW, _ in batches:
         yield predict_batch(model, images_BCHW, logit_shift=logit_shift, arithmetic=arithmetic)
 
 
@@ -105,7 +109,7 @@ class Ensemble:
     def __init__(self, run: Run) -> None:
         self.folds = run.require_finished()
         self.recipe = load_recipe(run.settings)
-        self.arithmetic = Arithmetic.choose(self.recipe)
+        self.arithmetic = Arithmetic.choose("auto", self.recipe.train.precision)
         self._models = [load_weights(run.fold(fold), self.recipe.model) for fold in self.folds]
         for model, _ in self._models:
             model.to(self.arithmetic.device)
@@ -141,14 +145,24 @@ def predict_cache(run: Run, cache: Cache, *, reporter: Reporter) -> RunPredictio
         UserError: if the run is not finished, or the cache is not of the test split and the run's settings.
     """
     ensemble = Ensemble(run)
-    changed = differences(CacheSettings(split="test", prepare=ensemble.recipe.prepare), cache.settings())
+    needed = CacheSettings(split="test", prepare=ensemble.recipe.prepare)
+    changed = differences(cache.settings(), needed)
     if changed:
-        raise UserError(f"{cache.folder} does not fit {run.folder}: {'; '.join(changed)}")
+        raise UserError(
+            f"{cache.folder} does not fit {run.folder} ({'; '.join(changed)}): "
+            f"make one with `mammo prepare --split test --config {run.settings}`"
+        )
     exams = cache.read_exams(prepared_only=False)
-    prepared = set(cache.read_exams()["image_id"])
-    named = enumerate(zip(exams["patient_id"], exams["image_id"], strict=True))
-    stream = ((row, read_image(cache.image_path(*ids))) for row, ids in named if ids[1] in prepared)
-    return _predict(run, ensemble, exams, stream, reporter)
+    return _predict(run, ensemble, exams, _read_cached(cache, exams), reporter)
+
+
+def _read_cached(cache: Cache, exams: pd.DataFrame) -> Iterator[tuple[int, Image | ImageError]]:
+    """Yields each row's image, or why `prepare` could not make it."""
+    records = cache.read_records()
+    for row, path in enumerate(cache.image_paths(exams)):
+        record = records[exams["image_id"].iloc[row]]
+        failed = record.get("reason")
+        yield row, ImageError(failed, record["message"]) if failed else read_image(path)
 
 
 def _predict(

@@ -1,7 +1,8 @@
 """Lets timm be imported beside a CPU-only torch whose torchvision was built for CUDA.
 
 torchvision's compiled library cannot be loaded there, and its import stops at "operator torchvision::nms does
-not exist". The missing operators' schemas are declared instead; calling them would still fail, and nothing does.
+not exist". The missing operators' schemas are declared instead; calling them would still fail, but nothing
+does.
 """
 
 from functools import cache

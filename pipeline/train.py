@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from data_prep.cache import Cache
@@ -21,10 +20,11 @@ from data_prep.files import write_csv
 from pipeline.aggregate import to_breasts
 from pipeline.augment import Augmentation
 from pipeline.checkpoint import Checkpoint, load_checkpoint, make_model, save_checkpoint, save_weights
-from pipeline.dataset import CachedImages, make_loader
+from pipeline.dataset import CachedImages, load_batches
 from pipeline.interrupt import StopRequest
 from pipeline.metrics import measure
 from pipeline.optim import (
+    Average,
     autocast,
     learning_rate_at,
     make_average,
@@ -68,7 +68,7 @@ class State:
     """All that changes while a fold is trained, and so all that a checkpoint holds."""
 
     model: nn.Module
-    average: ModelEmaV3
+    average: Average
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     epoch: int = 0
@@ -114,7 +114,7 @@ class FoldTrainer:
         self.folder = folder
         self.fold = fold
         self.reporter = reporter
-        self.arithmetic = Arithmetic.choose(recipe)
+        self.arithmetic = Arithmetic.choose(recipe.train.device, recipe.train.precision)
         self.labels = images.training["cancer"].to_numpy()
         self.dataset = CachedImages(
             images.training_paths, augmentation=Augmentation(recipe.augment), seed=recipe.train.seed
@@ -153,7 +153,7 @@ class FoldTrainer:
 
         Raises:
             Interrupted: if a stop was asked for; a checkpoint is saved.
-            TrainingStopped: if the loss is not finite; the last checkpoint is kept.
+            TrainingStopped: if loss or gradient is not finite; the last checkpoint is kept.
         """
         checkpoint = load_checkpoint(self.folder)
         if checkpoint is not None:
@@ -177,13 +177,13 @@ class FoldTrainer:
         saved = start
         plan = self.plan(state.epoch)
         keys = [[(state.epoch, int(row)) for row in rows] for rows in plan[state.batch :]]
-        loader = make_loader(
+        batches = load_batches(
             self.dataset, keys, workers=self.settings.workers, pin_memory=self.arithmetic.device == "cuda"
         )
         title = f"fold {self.fold} epoch {state.epoch + 1}/{self.settings.epochs}"
         num_images = sum(map(len, keys))
         with self.reporter.track(title, num_images) as advance:
-            for images_BCHW, rows_B in loader:
+            for images_BCHW, rows_B in batches:
                 state.loss_sum += self._step(images_BCHW, rows_B)
                 state.batch += 1
                 advance(len(rows_B), note=f"loss {state.loss_sum / state.batch:.4f}")
@@ -206,12 +206,13 @@ class FoldTrainer:
             logits_B = state.model(images_BCHW).squeeze(1)
         loss = F.binary_cross_entropy_with_logits(logits_B.float(), labels_B)
         value = loss.item()
-        if not math.isfinite(value):
-            raise TrainingStopped(self._describe_bad_batch(value, rows_B))
+        self._require_finite("loss", value, rows_B)
         state.optimizer.zero_grad(set_to_none=True)
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         state.scaler.unscale_(state.optimizer)
-        nn.utils.clip_grad_norm_(state.model.parameters(), self.settings.clip_norm)
+        norm = nn.utils.clip_grad_norm_(state.model.parameters(), self.settings.clip_norm)
+        if not state.scaler.is_enabled():  # it leaves steps out where a gradient overflows
+            self._require_finite("gradient's norm", norm.item(), rows_B)
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.average.update(state.model, step)
@@ -225,11 +226,13 @@ class FoldTrainer:
             peak=self.settings.learning_rate,
         )
 
-    def _describe_bad_batch(self, loss: float, rows_B: Tensor) -> str:
+    def _require_finite(self, name: str, value: float, rows_B: Tensor) -> None:
+        if math.isfinite(value):
+            return
         names = ", ".join(self.images.training["image_id"].iloc[rows_B.tolist()])
-        return (
-            f"the loss is {loss} in fold {self.fold}, epoch {self.state.epoch + 1}, on the images {names}: "
-            "lower train.learning_rate or look at these images; the last checkpoint is kept"
+        raise TrainingStopped(
+            f"the {name} is {value} in fold {self.fold}, epoch {self.state.epoch + 1}, images {names}: lower "
+            "train.learning_rate or look at these images; the last checkpoint is kept"
         )
 
     def _predict(self) -> pd.DataFrame:
@@ -250,7 +253,10 @@ class FoldTrainer:
         return table.assign(fold=self.fold, probability=np.concatenate(probabilities))[OOF_COLUMNS]
 
     def _end_epoch(self, predicted: pd.DataFrame, speed: dict[str, float]) -> None:
-        """Writes history and checkpoint; nothing that was learned is lost from here on."""
+        """Writes history and checkpoint; nothing that was learned is lost from here on.
+
+        The checkpoint comes last: a kill before it makes the epoch, and so the same history, again.
+        """
         state = self.state
         state.history.append(
             {
@@ -263,9 +269,9 @@ class FoldTrainer:
         )
         state.throughput.append({"epoch": state.epoch + 1, **speed})
         state.epoch, state.batch, state.loss_sum = state.epoch + 1, 0, 0.0
-        save_checkpoint(self.folder, state.to_checkpoint())
         write_csv(self.folder.history, pd.DataFrame(state.history))
         write_csv(self.folder.throughput, pd.DataFrame(state.throughput))
+        save_checkpoint(self.folder, state.to_checkpoint())
 
 
 def _validation_figures(predicted: pd.DataFrame) -> dict[str, float]:

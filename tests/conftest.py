@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one test process per core, so one thread per process
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:

@@ -18,10 +18,10 @@ TINY = [
 ]
 
 
-def mammo(*arguments: str | Path, folder: Path, exit_code: int = 0) -> str:
+def mammo(*arguments: str | Path, folder: Path, exit_code: int = 0, timeout_s: float = 300) -> str:
     """Runs the command in a folder and returns what it printed."""
     command = [sys.executable, "-m", "pipeline", *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout_s, check=False)
     assert done.returncode == exit_code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr

@@ -1,0 +1,127 @@
+"""Random changes of images: drawn from (seed, epoch, row) alone, gentle on the black around the breast."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep.cache import write_image
+from pipeline.augment import Augmentation
+from pipeline.dataset import CachedImages, load_batches
+from pipeline.settings import AugmentSettings
+from tests.pipeline.tiny import noise
+
+ALWAYS = AugmentSettings(vertical_flip=0.5, affine=1.0, tone=1.0)
+NEVER = AugmentSettings(vertical_flip=0.0, affine=0.0, tone=0.0)
+
+
+def only(**probabilities: float) -> Augmentation:
+    """Everything off but what is named."""
+    return Augmentation(NEVER.model_copy(update=probabilities))
+
+
+def phantom(side=64) -> np.ndarray:
+    """A bright disc at the chest wall, black around it."""
+    rows, columns = np.mgrid[:side, :side]
+    return np.where(np.hypot(rows - side / 2, columns) < side / 3, 150, 0).astype(np.uint8)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=12, unique=True))
+def test_the_order_of_the_calls_changes_nothing(keys: list[tuple[int, int]]) -> None:
+    image, augment = noise(0), Augmentation(ALWAYS)
+    forwards = {key: augment(image, seed=1, epoch=key[0], row=key[1]) for key in keys}
+    fresh = Augmentation(ALWAYS)
+    for key in reversed(keys):
+        assert np.array_equal(fresh(image, seed=1, epoch=key[0], row=key[1]), forwards[key])
+
+
+def test_global_random_states_neither_matter_nor_move() -> None:
+    image, augment = noise(0), Augmentation(ALWAYS)
+    results = []
+    for state in (0, 1):
+        np.random.seed(state)  # noqa: NPY002
+        torch.manual_seed(state)
+        results.append(augment(image, seed=1, epoch=0, row=0))
+        after = (np.random.random(), torch.rand(1).item())  # noqa: NPY002
+        np.random.seed(state)  # noqa: NPY002
+        torch.manual_seed(state)
+        assert after == (np.random.random(), torch.rand(1).item())  # noqa: NPY002
+    assert np.array_equal(*results)
+
+
+def test_every_sample_epoch_and_seed_has_a_change_of_its_own() -> None:
+    image, augment = noise(0), Augmentation(ALWAYS)
+    keys = [(seed, epoch, row) for seed in range(3) for epoch in range(4) for row in range(20)]
+    changed = {augment(image, seed=seed, epoch=epoch, row=row).tobytes() for seed, epoch, row in keys}
+    assert len(changed) == len(keys)
+
+
+def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{row}.png" for row in range(8)]
+    for row, path in enumerate(paths):
+        write_image(path, noise(row))
+    images = CachedImages(paths, augmentation=Augmentation(ALWAYS), seed=3)
+    keys = [[(1, 0), (1, 5)], [(0, 7), (2, 0)], [(1, 2), (1, 3)], [(1, 1), (1, 6)], [(4, 4), (4, 5)]]
+    each = [torch.cat([batch for batch, _ in load_batches(images, keys, workers=n)]) for n in (0, 1, 2)]
+    assert each[0].shape == (10, 1, 32, 32)
+    assert torch.equal(each[0], each[1])
+    assert torch.equal(each[0], each[2])
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (48, 32), (32, 32, 3)], ids=str)
+def test_shape_and_type_stay_and_the_input_is_left_alone(shape: tuple[int, ...]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    before = image.copy()
+    changed = Augmentation(ALWAYS)(image, seed=0, epoch=0, row=0)
+    assert (changed.shape, changed.dtype) == (shape, np.uint8)
+    assert np.array_equal(image, before)
+    assert not np.array_equal(changed, before)
+
+
+def test_without_any_probability_nothing_changes() -> None:
+    augment = Augmentation(NEVER)
+    assert all(np.array_equal(augment(noise(row), seed=0, epoch=0, row=row), noise(row)) for row in range(20))
+
+
+def test_a_flip_turns_upside_down_and_keeps_the_chest_wall_at_the_left() -> None:
+    assert np.array_equal(only(vertical_flip=1.0)(noise(0), seed=0, epoch=0, row=0), noise(0)[::-1])
+
+
+def test_each_probability_is_the_share_of_images_that_it_changes() -> None:
+    image = phantom()
+    for name in ("vertical_flip", "affine"):
+        augment = only(**{name: 0.3})
+        marked = image if name == "affine" else noise(0)
+        same = [np.array_equal(augment(marked, seed=0, epoch=0, row=row), marked) for row in range(400)]
+        assert 0.22 < 1 - np.mean(same) < 0.38, name
+
+
+def test_a_shift_stays_within_its_limit() -> None:
+    augment = only(affine=1.0, scale=0.0, rotate_degrees=0.0, shift=0.125)
+    image = np.zeros((64, 64), np.uint8)
+    image[32, 32] = 255
+    places = []
+    for row in range(200):
+        changed = augment(image, seed=0, epoch=0, row=row).astype(float)
+        assert changed.sum() > 0
+        places.append([np.average(axis, weights=changed) for axis in np.mgrid[:64, :64]])
+    offsets = np.abs(np.array(places) - 32)
+    assert offsets.max() <= 8.5
+    assert offsets.max(axis=0).min() > 6
+
+
+def test_padding_stays_dark() -> None:
+    """Far from the breast, whatever is drawn: no frame, no grey background."""
+    image, augment = phantom(), Augmentation(ALWAYS)
+    for row in range(200):
+        changed = augment(image, seed=0, epoch=0, row=row)
+        assert changed[:, 48:].max() <= 16, row
+        assert changed.max() >= 90, row
+
+
+def test_black_stays_black_under_affine_changes() -> None:
+    augment = only(affine=1.0)
+    assert all(augment(phantom(), seed=0, epoch=0, row=row)[:, 48:].max() == 0 for row in range(50))

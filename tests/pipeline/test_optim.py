@@ -1,0 +1,137 @@
+"""Optimizer groups, the learning rate's course, averaged weights, and which arithmetic a machine gets."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep.errors import UserError
+from pipeline import optim
+from pipeline.checkpoint import make_model
+from pipeline.optim import (
+    autocast,
+    choose_device,
+    choose_precision,
+    learning_rate_at,
+    make_average,
+    make_optimizer,
+    set_learning_rate,
+)
+from tests.pipeline.tiny import MODEL, TRAIN
+
+
+def test_only_matrices_are_decayed() -> None:
+    model = make_model(MODEL)
+    groups = make_optimizer(model, TRAIN.model_copy(update={"weight_decay": 0.3})).param_groups
+    decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    names = {name: decay[id(parameter)] for name, parameter in model.named_parameters()}
+    assert len(decay) == len(names)
+    kernels = ("attn.qkv.weight", "attn.proj.weight", "mlp.fc1.weight", "mlp.fc2.weight")
+    decayed = {name for name, value in names.items() if value == 0.3}
+    assert decayed == {
+        "patch_embed.proj.weight",
+        "head.weight",
+        *(f"blocks.{block}.{kernel}" for block in range(MODEL.depth) for kernel in kernels),
+    }
+    assert all(value == 0.0 for name, value in names.items() if name not in decayed)
+
+
+def test_a_learning_rate_is_set_in_all_groups() -> None:
+    optimizer = make_optimizer(make_model(MODEL), TRAIN)
+    set_learning_rate(optimizer, 0.125)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125]
+
+
+@given(st.integers(1, 500), st.integers(0, 500), st.floats(1e-6, 1.0))
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_nearly_nothing(
+    num_steps: int, warmup_steps: int, peak: float
+) -> None:
+    warmup_steps = min(warmup_steps, num_steps - 1)
+    course = [
+        learning_rate_at(step, num_steps=num_steps, warmup_steps=warmup_steps, peak=peak)
+        for step in range(num_steps)
+    ]
+    assert course[0] == pytest.approx(peak / (warmup_steps + 1))  # 0 would waste the first step
+    assert course[warmup_steps] == pytest.approx(peak)
+    rising, falling = course[: warmup_steps + 1], course[warmup_steps:]
+    assert rising == sorted(rising)
+    assert falling == sorted(falling, reverse=True)
+    assert all(0.0 < rate <= peak * (1 + 1e-12) for rate in course)
+
+
+def test_the_learning_rate_is_half_at_half_way_and_zero_after_the_last_step() -> None:
+    rate = {step: learning_rate_at(step, num_steps=110, warmup_steps=10, peak=0.5) for step in (60, 110)}
+    assert rate[60] == pytest.approx(0.25)
+    assert rate[110] == pytest.approx(0.0, abs=1e-15)
+
+
+def test_the_average_follows_its_formula() -> None:
+    """Of a model whose only weight is the step's number."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    average = make_average(model, TRAIN.model_copy(update={"ema_decay": 0.9}))
+    expected = 0.0
+    for step in range(100):
+        torch.nn.init.constant_(model.weight, float(step))
+        average.update(model, step)
+        decay = min(0.9, 1 - (1 + max(0, step - 1)) ** (-2 / 3))
+        expected = decay * expected + (1 - decay) * step
+        assert average.module.weight.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_average_starts_as_the_model_in_evaluation_mode() -> None:
+    model = make_model(MODEL)
+    average = make_average(model, TRAIN)
+    assert not average.module.training
+    for name, weight in average.module.state_dict().items():
+        assert torch.equal(weight, model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "has_bf16", "expected"),
+    [
+        ("bf16", "cuda", True, "bf16"),
+        ("bf16", "cuda", False, "fp16"),  # Kaggle's T4 and P100
+        ("fp16", "cuda", True, "fp16"),
+        ("float32", "cuda", True, "float32"),
+        ("float32", "cuda", False, "float32"),
+        ("bf16", "cpu", True, "bf16"),
+        ("bf16", "cpu", False, "float32"),
+        ("fp16", "cpu", True, "float32"),
+        ("float32", "cpu", True, "float32"),
+    ],
+)
+def test_the_precision_is_the_nearest_that_the_hardware_has(
+    monkeypatch: pytest.MonkeyPatch, wanted, device: str, has_bf16: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert choose_precision(wanted, device) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "has_gpu", "expected"),
+    [("auto", True, "cuda"), ("auto", False, "cpu"), ("cpu", True, "cpu"), ("cuda", True, "cuda")],
+)
+def test_auto_takes_the_gpu_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, has_gpu: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    assert choose_device(wanted) == expected
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r'train\.device is "cuda".*set it to "auto" or "cpu"'):
+        choose_device("cuda")
+
+
+@pytest.mark.parametrize(("precision", "dtype"), optim.DTYPES.items())
+def test_autocast_computes_matrix_products_in_the_precision(precision, dtype: torch.dtype) -> None:
+    with autocast(precision, "cpu"):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == dtype
+
+
+def test_a_warm_up_longer_than_the_training_does_not_reach_the_peak() -> None:
+    assert learning_rate_at(3, num_steps=4, warmup_steps=9, peak=1.0) == pytest.approx(0.4)

@@ -1,0 +1,88 @@
+"""Recipes: strict, all problems at once, and the shipped files are valid and say what they cost."""
+
+from pathlib import Path
+
+import pytest
+
+from data_prep.errors import UserError
+from data_prep.settings import dump_settings
+from pipeline.settings import Recipe, load_recipe
+from pipeline.vit import VisionTransformer
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
+
+
+def test_defaults_are_vit_s16_at_512_px() -> None:
+    model = load_recipe(None).model
+    assert (model.image_size, model.patch_size, model.width, model.depth, model.num_heads) == (
+        512,
+        16,
+        384,
+        12,
+        6,
+    )
+    assert load_recipe(None).prepare.side == model.image_size
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_recipe_is_valid_and_has_1025_tokens(path: Path) -> None:
+    model = load_recipe(path).model
+    assert (model.image_size, model.patch_size) == (512, 16)
+    assert load_recipe(path).prepare.side == 512
+    VisionTransformer(**(model.model_dump() | {"depth": 1}))
+    head = path.read_text().split("[")[0]
+    for needed in (f"mammo train configs/{path.name}", "Expected time:", "Expected result:"):
+        assert needed in head
+
+
+def test_the_baseline_spells_the_defaults_out() -> None:
+    (path,) = [path for path in CONFIGS if path.stem == "vit_s16_512"]
+    assert load_recipe(path) == Recipe()
+
+
+def test_a_recipe_comes_back_from_its_text(tmp_path: Path) -> None:
+    recipe = load_recipe(
+        None, ["train.seed=7", "train.learning_rate=1e-5", "augment.tone=0", "model.width=48"]
+    )
+    path = tmp_path / "settings.toml"
+    path.write_text(dump_settings(recipe))
+    assert load_recipe(path) == recipe
+
+
+def test_overrides_change_one_setting_each_and_the_last_one_counts() -> None:
+    recipe = load_recipe(None, ["train.epochs=3", "train.precision=fp16", "train.epochs=4"])
+    expected = Recipe().train.model_copy(update={"epochs": 4, "precision": "fp16"})
+    assert recipe.train == expected
+    assert recipe.model == Recipe().model
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe().train.epochs = 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentences"),
+    [
+        (["train.epoch=3"], ["unknown setting train.epoch: did you mean epochs?"]),
+        (["trian.epochs=3"], ["unknown setting trian: did you mean train?"]),
+        (["train.epochs=0"], ["train.epochs = 0: Input should be greater than or equal to 1"]),
+        (["train.epochs=many"], ["train.epochs = 'many': Input should be a valid integer"]),
+        (["train.learning_rate=nan"], ["train.learning_rate = nan: Input should be a finite number"]),
+        (["train.positive_share=1"], ["train.positive_share = 1"]),
+        (["train.precision=int8"], ["train.precision = 'int8'", "'float32', 'bf16' or 'fp16'"]),
+        (["train.batch_size=1"], ["train.batch_size 1 must be 2 or more"]),
+        (["model.image_size=500"], ["model.image_size 500 must be a multiple of model.patch_size 16"]),
+        (["model.num_heads=5"], ["model.width 384 must be a multiple of model.num_heads 5"]),
+        (["train.num_folds=1", "augment.tone=2"], ["train.num_folds = 1", "augment.tone = 2"]),
+        (["train"], ["--set train: write it as name.name=value"]),
+        (["=3"], ["--set =3: write it as name.name=value"]),
+    ],
+    ids=lambda value: " ".join(value) if value and "=" in value[0] else None,
+)
+def test_every_problem_is_named_with_its_dotted_path(overrides: list[str], sentences: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(None, overrides)
+    for sentence in sentences:
+        assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,304 @@
+"""The training of a fold: repeatable to the byte, stopped and killed without a trace, and it learns."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from data_prep.cache import Cache
+from data_prep.errors import TrainingStopped, UserError
+from pipeline import train
+from pipeline.checkpoint import load_checkpoint
+from pipeline.cross_validate import cross_validate
+from pipeline.interrupt import Interrupted, StopRequest
+from pipeline.run import Run, read_oof
+from pipeline.settings import AugmentSettings
+from pipeline.train import FoldImages, FoldTrainer
+from tests.pipeline.tiny import StopAfter, heard, make_exams, make_recipe, quiet, results, write_cache
+
+NUM_BATCHES = 3  # in an epoch of the tiny recipe
+UNCHANGED = AugmentSettings(vertical_flip=0.0, affine=0.0, tone=0.0)
+
+
+class Killed(BaseException):
+    """The process is gone; nothing tidies up."""
+
+
+# Repeatable
+
+
+def test_an_equal_run_leaves_equal_bytes(cache: Cache, unbroken: Run, tmp_path: Path) -> None:
+    again = Run(tmp_path / "again")
+    cross_validate(make_recipe(), cache, again, reporter=quiet())
+    assert results(again) == results(unbroken)
+    assert len(results(again)) == 8
+
+
+def test_workers_change_no_weight(cache: Cache, unbroken: Run, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    cross_validate(make_recipe(workers=2), cache, run, reporter=quiet(), folds=[0])
+    assert run.fold(0).weights.read_bytes() == unbroken.fold(0).weights.read_bytes()
+    assert run.fold(0).oof.read_bytes() == unbroken.fold(0).oof.read_bytes()
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"learning_rate": 2e-3}, {"clip_norm": 1e-3}], ids=str)
+def test_another_recipe_gives_other_weights(
+    cache: Cache, unbroken: Run, tmp_path: Path, change: dict[str, float]
+) -> None:
+    run = Run(tmp_path / "run")
+    cross_validate(make_recipe(**change), cache, run, reporter=quiet(), folds=[0])
+    assert run.fold(0).weights.read_bytes() != unbroken.fold(0).weights.read_bytes()
+
+
+# Stopped, killed, and gone on with
+
+
+@pytest.mark.parametrize("num_batches", [1, 2, NUM_BATCHES, NUM_BATCHES + 2, 4 * NUM_BATCHES + 1])
+def test_a_run_that_was_stopped_ends_like_one_that_was_not(
+    cache: Cache, unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_batches: int
+) -> None:
+    """In the first epoch, on an epoch's last batch, in a later epoch, in the second fold."""
+    run = Run(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.cross_validate.StopRequest", lambda: StopAfter(num_batches))
+        with pytest.raises(Interrupted):
+            cross_validate(make_recipe(), cache, run, reporter=quiet())
+    fold, batches_done = divmod(num_batches, 3 * NUM_BATCHES)
+    checkpoint = load_checkpoint(run.fold(fold))
+    assert checkpoint is not None
+    counters = checkpoint["counters"]
+    assert counters["epoch"] * NUM_BATCHES + counters["batch"] == batches_done
+    reporter = quiet()
+    cross_validate(make_recipe(), cache, run, reporter=reporter)
+    assert f"fold {fold}: goes on after epoch {counters['epoch']}, batch" in heard(reporter)
+    assert results(run) == results(unbroken)
+
+
+def test_a_stop_every_few_batches_changes_nothing_either(
+    cache: Cache, unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path / "run")
+    monkeypatch.setattr("pipeline.cross_validate.StopRequest", lambda: StopAfter(2))
+    for _ in range(20):
+        try:
+            cross_validate(make_recipe(), cache, run, reporter=quiet())
+        except Interrupted:
+            continue
+        break
+    assert results(run) == results(unbroken)
+
+
+def test_a_run_killed_before_any_of_its_writes_ends_the_same(
+    cache: Cache, unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file comes to its place by a rename; the process dies before the first, the second, and so on."""
+    expected = {name: content for name, content in results(unbroken).items() if "fold_1" not in name}
+    rename, renames_left = Path.replace, 0
+
+    def die_or_rename(path: Path, target: Path) -> Path:
+        nonlocal renames_left
+        if renames_left == 0:
+            raise Killed
+        renames_left -= 1
+        return rename(path, target)
+
+    def train_fold(run: Run) -> None:
+        cross_validate(make_recipe(), cache, run, reporter=quiet(), folds=[0])
+
+    for num_renames in range(100):
+        run = Run(tmp_path / str(num_renames))
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", die_or_rename)
+            renames_left = num_renames
+            try:
+                train_fold(run)
+            except Killed:
+                pass
+            else:
+                break
+        train_fold(run)
+        assert results(run) == expected, f"killed before rename {num_renames + 1}"
+    assert num_renames > 10  # three of the run, and for each epoch two tables and a checkpoint
+
+
+def test_what_a_killed_writer_left_is_removed(cache: Cache, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.fold(0).folder.mkdir(parents=True)
+    left = run.fold(0).folder / ".tmp-4321-last.pt"
+    left.write_bytes(b"half a checkpoint")
+    cross_validate(make_recipe(epochs=1), cache, run, reporter=quiet(), folds=[0])
+    assert not left.exists()
+
+
+def test_checkpoints_are_saved_within_long_epochs(
+    cache: Cache, unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, saved = Run(tmp_path / "run"), []
+    monkeypatch.setattr(train, "SECONDS_BETWEEN_SAVES", -1.0)
+    save = train.save_checkpoint
+    monkeypatch.setattr(
+        train, "save_checkpoint", lambda *args: (saved.append(args[1]["counters"]["batch"]), save(*args))
+    )
+    cross_validate(make_recipe(), cache, run, reporter=quiet(), folds=[0])
+    assert saved == 3 * [1, 2, 3, 0]
+    assert run.fold(0).weights.read_bytes() == unbroken.fold(0).weights.read_bytes()
+
+
+def test_a_damaged_checkpoint_costs_the_time_since_the_one_before_and_nothing_else(
+    cache: Cache, unbroken: Run, finished: Run
+) -> None:
+    finished.fold(0).oof.unlink()
+    finished.fold(0).last.write_bytes(b"damaged")
+    reporter = quiet()
+    cross_validate(make_recipe(), cache, finished, reporter=reporter)
+    assert "fold 0: goes on after epoch 2, batch 0" in heard(reporter)
+    assert results(finished) == results(unbroken)
+
+
+# Not finite
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient's norm"])
+def test_a_number_that_is_not_finite_stops_the_training_and_names_the_images(
+    cache: Cache, unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """In the fifth batch, which is the second epoch's second."""
+    run, loss_of, num_calls = Run(tmp_path / "run"), torch.nn.functional.binary_cross_entropy_with_logits, 0
+
+    def spoilt(logits_B: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        nonlocal num_calls
+        num_calls += 1
+        loss = loss_of(logits_B, labels_B)
+        if num_calls < NUM_BATCHES + 2:
+            return loss
+        return (
+            loss * torch.nan if what == "loss" else loss + (logits_B - logits_B.detach()).abs().sqrt().sum()
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "F", SimpleNamespace(binary_cross_entropy_with_logits=spoilt))
+        with pytest.raises(TrainingStopped, match=f"the {what} is nan in fold 0, epoch 2, images 1") as stop:
+            cross_validate(make_recipe(), cache, run, reporter=quiet())
+    assert stop.value.exit_code == 3
+    assert num_calls == NUM_BATCHES + 2
+    training = set(make_exams()["image_id"]) - set(read_oof(unbroken.fold(0).oof)["image_id"])
+    named = str(stop.value).split("images ")[1].split(":")[0].split(", ")
+    assert 2 <= len(named) <= 8
+    assert set(named) <= training
+    checkpoint = load_checkpoint(run.fold(0))
+    assert checkpoint is not None
+    assert checkpoint["counters"]["epoch"] == 1
+    cross_validate(make_recipe(), cache, run, reporter=quiet())
+    assert results(run) == results(unbroken)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_image_is_one_sentence(tmp_path: Path, workers: int) -> None:
+    exams = make_exams()
+    cache = write_cache(tmp_path / "cache", exams)
+    path = cache.image_path(*exams.loc[0, ["patient_id", "image_id"]])
+    path.write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"100\.png is damaged: remove it and give") as caught:
+        cross_validate(make_recipe(workers=workers), cache, Run(tmp_path / "run"), reporter=quiet())
+    assert "\n" not in str(caught.value)
+
+
+# What is learned, and what is told of it
+
+
+def overfit(tmp_path: Path, exams: pd.DataFrame, **settings: float) -> FoldTrainer:
+    """Trains on a few images that come many times an epoch; validates on them too."""
+    cache = write_cache(tmp_path / "cache", exams)
+    paths = cache.image_paths(exams)
+    images = FoldImages(pd.concat(16 * [exams], ignore_index=True), exams, 16 * paths, paths)
+    recipe = make_recipe(**settings).model_copy(update={"augment": UNCHANGED})
+    run = Run(tmp_path / "run")
+    run.fold(0).folder.mkdir(parents=True)
+    trainer = FoldTrainer(recipe, images, run.fold(0), fold=0, reporter=quiet())
+    with StopRequest() as stop:
+        trainer.run(stop)
+    return trainer
+
+
+def test_it_learns_eight_images_by_heart(tmp_path: Path) -> None:
+    exams = make_exams(2, num_cancers=2)
+    trainer = overfit(tmp_path, exams, epochs=20, learning_rate=5e-3, positive_share=0.5)
+    assert len(exams) == 8
+    history = pd.read_csv(trainer.folder.history)
+    assert history["train_loss"].iloc[0] > 0.1
+    assert history["train_loss"].iloc[-1] < 0.01
+    assert history["val_loss"].iloc[-1] < 0.01  # of the averaged weights
+    assert history["val_auc"].iloc[-1] == 1.0
+
+
+def test_an_untrained_model_predicts_the_share_of_cancers_in_its_training_images(
+    cache: Cache, tmp_path: Path
+) -> None:
+    """Though the batches hold far more of them: the logit shift undoes it (King and Zeng)."""
+    run = Run(tmp_path / "run")
+    recipe = make_recipe(learning_rate=1e-12, epochs=1, positive_share=0.5)
+    cross_validate(recipe, cache, run, reporter=quiet())
+    exams = make_exams()
+    for fold in (0, 1):
+        oof = read_oof(run.fold(fold).oof)
+        share = exams.loc[~exams["image_id"].isin(oof["image_id"]), "cancer"].mean()
+        assert share < 0.3
+        np.testing.assert_allclose(oof["probability"], share, rtol=1e-5)
+
+
+def test_the_history_tells_what_the_predictions_show(unbroken: Run) -> None:
+    for fold in (0, 1):
+        history, oof = pd.read_csv(unbroken.fold(fold).history), read_oof(unbroken.fold(fold).oof)
+        breasts = oof.groupby(["patient_id", "laterality"])[["cancer", "probability"]].mean()
+        last = history.iloc[-1]
+        assert history["epoch"].tolist() == [1, 2, 3]
+        assert history["step"].tolist() == [NUM_BATCHES, 2 * NUM_BATCHES, 3 * NUM_BATCHES]
+        assert last["val_auc"] == pytest.approx(roc_auc_score(breasts["cancer"], breasts["probability"]))
+        precision = average_precision_score(breasts["cancer"], breasts["probability"])
+        assert last["val_average_precision"] == pytest.approx(precision)
+        loss = -np.log(np.where(oof["cancer"] == 1, oof["probability"], 1 - oof["probability"])).mean()
+        assert last["val_loss"] == pytest.approx(loss)
+
+
+def test_times_stand_in_a_table_of_their_own(unbroken: Run) -> None:
+    throughput = pd.read_csv(unbroken.fold(0).throughput)
+    assert list(throughput) == ["epoch", "images", "seconds"]
+    assert (throughput["seconds"] > 0).all()
+    assert "seconds" not in pd.read_csv(unbroken.fold(0).history)
+
+
+def test_it_trains_on_the_device_of_its_recipe_though_there_is_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    trainer = overfit(tmp_path, make_exams(2, num_cancers=2), device="cpu", epochs=1)
+    assert trainer.arithmetic.device == "cpu"
+    assert next(trainer.state.model.parameters()).device.type == "cpu"
+
+
+def test_a_folds_images_are_those_of_its_patients(cache: Cache) -> None:
+    folds = pd.DataFrame({"patient_id": ["1", "2", "10"], "fold": [0, 1, 0]})
+    exams = cache.read_exams()
+    images = FoldImages.split(exams, folds, 0, cache)
+    assert set(images.validation["patient_id"]) == {"1", "10"}
+    assert len(images.training) + len(images.validation) == len(exams)
+    for table, paths in [
+        (images.training, images.training_paths),
+        (images.validation, images.validation_paths),
+    ]:
+        assert [path.stem for path in paths] == table["image_id"].tolist()
+
+
+# In processes of their own
+
+
+def test_the_module_can_be_imported_first() -> None:
+    """timm must be imported by way of `torchvision_compat`, whatever the order of the imports."""
+    command = [sys.executable, "-W", "error", "-c", "import pipeline.train"]
+    subprocess.run(command, check=True, timeout=120)

@@ -1,0 +1,123 @@
+"""Tiny caches of noise, data sets and recipes, for the tests of all that trains or predicts."""
+
+import io
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from data_prep.cache import Cache, CacheSettings, write_image
+from data_prep.settings import PrepareSettings
+from pipeline.interrupt import Interrupted, StopRequest
+from pipeline.progress import Reporter
+from pipeline.run import Run
+from pipeline.settings import AugmentSettings, ModelSettings, Recipe, TrainSettings
+
+SIDE = 32
+PREPARE = PrepareSettings(side=SIDE)
+MODEL = ModelSettings(image_size=SIDE, patch_size=8, width=16, depth=2, num_heads=2)
+TRAIN = TrainSettings(
+    num_folds=2,
+    epochs=3,
+    batch_size=8,
+    positive_share=0.25,
+    learning_rate=1e-3,
+    precision="float32",
+    device="cpu",
+    workers=0,
+)
+
+
+def make_recipe(**train) -> Recipe:
+    """A recipe that trains in a second, with some settings of `[train]` changed."""
+    return Recipe(
+        prepare=PREPARE,
+        model=MODEL,
+        augment=AugmentSettings(),
+        train=TrainSettings(**(TRAIN.model_dump() | train)),
+    )
+
+
+def make_exams(num_patients=10, num_cancers=4, *, split="train") -> pd.DataFrame:
+    """Two breasts a patient, two images a breast; the first patients have cancer on the left."""
+    rows = []
+    for patient in range(1, num_patients + 1):
+        for laterality in "LR":
+            for view in ("CC", "MLO"):
+                image_id = str(100 + len(rows))
+                cancer = int(patient <= num_cancers and laterality == "L")
+                rows.append((str(patient), image_id, laterality, f"{patient}_{laterality}", cancer, view))
+    columns = ["patient_id", "image_id", "laterality", "prediction_id", "cancer", "view"]
+    exams = pd.DataFrame(rows, columns=columns)
+    return exams if split == "train" else exams.drop(columns="cancer")
+
+
+def noise(seed: int, height=SIDE, width=SIDE) -> np.ndarray:
+    """An image that no other seed gives."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
+
+
+def write_cache(folder: Path, exams: pd.DataFrame, *, prepare=PREPARE, failed=()) -> Cache:
+    """A finished cache of noise, as `prepare` leaves it; the images in `failed` could not be prepared."""
+    cache = Cache(folder)
+    split = "train" if "cancer" in exams else "test"
+    cache.open_for(CacheSettings(split=split, prepare=prepare))
+    records = {}
+    for patient_id, image_id in zip(exams["patient_id"], exams["image_id"], strict=True):
+        records[image_id] = {"patient_id": patient_id, "image_id": image_id}
+        if image_id in failed:
+            records[image_id] |= {"reason": "truncated", "message": f"{image_id} ends too early"}
+        else:
+            write_image(cache.image_path(patient_id, image_id), noise(int(image_id), *2 * [prepare.side]))
+    cache.write_exams(exams)
+    cache.write_tables(records)
+    return cache
+
+
+def write_test_data(folder: Path, exams: pd.DataFrame) -> Path:
+    """A data set in RSNA layout with test.csv and PNG files of noise that are not square."""
+    folder.mkdir(parents=True)
+    exams.to_csv(folder / "test.csv", index=False)
+    for patient_id, image_id in zip(exams["patient_id"], exams["image_id"], strict=True):
+        path = folder / "test_images" / patient_id / f"{image_id}.png"
+        write_image(path, noise(int(image_id), 96, 64))
+    return folder
+
+
+def quiet() -> Reporter:
+    """A reporter that nobody hears."""
+    return Reporter(Console(file=io.StringIO(), width=200))
+
+
+def heard(reporter: Reporter) -> str:
+    """What a quiet reporter has said."""
+    return reporter.console.file.getvalue()
+
+
+def results(run: Run) -> dict[str, bytes]:
+    """All files of a run that are equal between two equal runs, checkpoints and times left out."""
+    names = {"settings.toml", "folds.csv", "model.safetensors", "history.csv", "oof.csv"}
+    paths = sorted(path for path in run.folder.rglob("*") if path.name in names)
+    return {str(path.relative_to(run.folder)): path.read_bytes() for path in paths}
+
+
+class StopAfter(StopRequest):
+    """A stop that is asked for after so many batches; it leaves the real signals alone."""
+
+    def __init__(self, num_batches: int) -> None:
+        super().__init__()
+        self.batches_left = num_batches
+
+    def __enter__(self) -> Self:
+        return self
+
+    @property
+    def is_made(self) -> bool:
+        self.batches_left -= 1
+        return self.batches_left <= 0
+
+    def raise_if_made(self) -> None:
+        if self.batches_left <= 0:
+            raise Interrupted(15)
