@@ -31,7 +31,7 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Ada
 
 
 def learning_rate_at(step: int, *, num_steps: int, warmup_steps: int, peak: float) -> float:
-    """Returns the learning rate of a step: linear from 0 to the peak, then along a cosine to 0."""
+    """Returns the learning rate of a step: linear up to the peak, then along a cosine to 0."""
     if step < warmup_steps:
         return peak * (step + 1) / (warmup_steps + 1)
     progress = (step - warmup_steps) / max(1, num_steps - warmup_steps)

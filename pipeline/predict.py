@@ -1,10 +1,9 @@
 """Images to probabilities, by one model or by all folds of a run. Knows no metric and no training."""
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +27,8 @@ from pipeline.settings import Precision, load_recipe
 Probabilities = NDArray[np.float64]
 
 BATCH_SIZE = 32
-MISSING_FILE = ImageError("missing", "the image named in test.csv is not there")
+Numbered = tuple[int, Image | ImageError]
+"""A row of the exam table, and its image or what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -127,15 +127,18 @@ def predict_folder(run: Run, folder: Path, *, workers: int, reporter: Reporter) 
     """Predicts the images of a folder's test.csv straight from their files, a batch in memory at a time.
 
     Raises:
-        UserError: if the run is not finished or test.csv cannot be used.
+        UserError: if the run is not finished, test.csv cannot be used, or all of its images are absent.
     """
     exams = read_exams(folder, "test")
     paths = locate_images(exams, folder, "test")
+    if paths.isna().all():
+        raise UserError(f"{folder}/test_images holds none of the {len(exams)} images that test.csv names")
     ensemble = Ensemble(run)
-    present = np.flatnonzero(paths.notna())
+    present, absent = np.flatnonzero(paths.notna()), np.flatnonzero(paths.isna())
     images = stream_images(list(paths.iloc[present]), ensemble.recipe.prepare, workers=workers)
-    stream = ((int(present[index]), image) for index, image in images)
-    return _predict(run, ensemble, exams, stream, reporter)
+    found = ((int(present[index]), image) for index, image in images)
+    missing = ((int(row), ImageError("missing", "test.csv names it, but it has no file")) for row in absent)
+    return _predict(run, ensemble, exams, chain(missing, found), reporter)
 
 
 def predict_cache(run: Run, cache: Cache, *, reporter: Reporter) -> RunPredictions:
@@ -156,7 +159,7 @@ def predict_cache(run: Run, cache: Cache, *, reporter: Reporter) -> RunPredictio
     return _predict(run, ensemble, exams, _read_cached(cache, exams), reporter)
 
 
-def _read_cached(cache: Cache, exams: pd.DataFrame) -> Iterator[tuple[int, Image | ImageError]]:
+def _read_cached(cache: Cache, exams: pd.DataFrame) -> Iterator[Numbered]:
     """Yields each row's image, or why `prepare` could not make it."""
     records = cache.read_records()
     for row, path in enumerate(cache.image_paths(exams)):
@@ -169,43 +172,31 @@ def _predict(
     run: Run,
     ensemble: Ensemble,
     exams: pd.DataFrame,
-    stream: Iterable[tuple[int, Image | ImageError]],
+    stream: Iterable[Numbered],
     reporter: Reporter,
 ) -> RunPredictions:
-    """Rows that the stream leaves out have no file."""
-    outcomes: dict[int, Any] = dict.fromkeys(range(len(exams)), MISSING_FILE)
+    """Predicts (row of `exams`, image or what is wrong with it), a batch at a time."""
+    probabilities = np.full(len(exams), np.nan)
+    errors: dict[int, ImageError] = {}
     with reporter.track("predict", len(exams)) as advance:
         for batch in _batches(stream):
-            outcomes.update(batch)
-            usable = {row: to_tensor(image) for row, image in batch if not isinstance(image, ImageError)}
-            if usable:
-                probabilities = ensemble.predict(torch.stack(list(usable.values())))
-                outcomes.update(zip(usable, probabilities, strict=True))
+            errors |= {row: image for row, image in batch if isinstance(image, ImageError)}
+            tensors = {row: to_tensor(image) for row, image in batch if not isinstance(image, ImageError)}
+            if tensors:
+                probabilities[list(tensors)] = ensemble.predict(torch.stack(list(tensors.values())))
             advance(len(batch))
-    return _tabulate(run, exams, list(outcomes.values()))
+    failures = exams.loc[sorted(errors), ["patient_id", "image_id"]].assign(
+        reason=[errors[row].reason for row in sorted(errors)],
+        message=[str(errors[row]) for row in sorted(errors)],
+    )
+    images = exams[["patient_id", "image_id", "laterality", "prediction_id"]]
+    return RunPredictions(images.assign(probability=probabilities), failures, prior=_training_prior(run))
 
 
-def _batches(stream: Iterable[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:
-    batch = []
-    for numbered in stream:
-        batch.append(numbered)
-        if len(batch) == BATCH_SIZE:
-            yield batch
-            batch = []
-    if batch:
+def _batches(stream: Iterable[Numbered]) -> Iterator[list[Numbered]]:
+    remaining = iter(stream)
+    while batch := list(islice(remaining, BATCH_SIZE)):
         yield batch
-
-
-def _tabulate(run: Run, exams: pd.DataFrame, outcomes: list[Any]) -> RunPredictions:
-    failed = [isinstance(outcome, ImageError) for outcome in outcomes]
-    errors = [outcome for outcome in outcomes if isinstance(outcome, ImageError)]
-    images = exams[["patient_id", "image_id", "laterality", "prediction_id"]].assign(
-        probability=[math.nan if isinstance(outcome, ImageError) else float(outcome) for outcome in outcomes]
-    )
-    failures = exams.loc[failed, ["patient_id", "image_id"]].assign(
-        reason=[error.reason for error in errors], message=[str(error) for error in errors]
-    )
-    return RunPredictions(images, failures, prior=_training_prior(run))
 
 
 def _training_prior(run: Run) -> float:

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 Rows = NDArray[np.int64]
 
-NEGATIVES, POSITIVES = 0, 1  # the two random streams
+NEGATIVES, POSITIVES, MIXER = 0, 1, 2  # the random streams
 
 
 def plan_epoch(
@@ -29,7 +29,7 @@ def plan_epoch(
     parts = np.array_split(shuffled, num_batches)
     first = epoch * num_batches * per_batch
     drawn = _draw_positives(positives, first, num_batches * per_batch, seed=seed, fold=fold)
-    mixer = np.random.default_rng([seed, fold, NEGATIVES, epoch, 1])
+    mixer = np.random.default_rng([seed, fold, MIXER, epoch])
     return [
         mixer.permutation(np.concatenate([part, extra]))
         for part, extra in zip(parts, drawn.reshape(num_batches, per_batch), strict=True)

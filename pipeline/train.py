@@ -97,8 +97,8 @@ class State:
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.scaler.load_state_dict(checkpoint["scaler"])
         torch.set_rng_state(checkpoint["random"])
-        for name, value in checkpoint["counters"].items():
-            setattr(self, name, value)
+        counters = checkpoint["counters"]
+        self.epoch, self.batch, self.loss_sum = counters["epoch"], counters["batch"], counters["loss_sum"]
         self.history, self.throughput = checkpoint["history"], checkpoint["throughput"]
 
 

@@ -172,9 +172,16 @@ def test_a_breast_without_a_usable_image_gets_the_share_of_cancers_in_training(
     assert breasts.notna().all()
 
 
-def test_a_test_set_without_any_image_still_has_all_its_rows(unbroken: Run, folder: Path) -> None:
+def test_a_test_set_without_any_image_is_refused(unbroken: Run, folder: Path) -> None:
     for path in (folder / "test_images").rglob("*.png"):
         path.unlink()
+    with pytest.raises(UserError, match="test_images holds none of the 8 images that test.csv names"):
+        predict(unbroken, folder)
+
+
+def test_a_test_set_whose_images_all_fail_still_has_all_its_rows(unbroken: Run, folder: Path) -> None:
+    for path in (folder / "test_images").rglob("*.png"):
+        path.write_bytes(b"")
     predictions = predict(unbroken, folder)
     assert len(predictions.failures) == 8
     assert predictions.breasts()["probability"].tolist() == pytest.approx(4 * [0.2])
