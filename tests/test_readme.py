@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from data_prep.phantom_data import write_phantoms
+from pipeline.cli import app
 from tests.test_end_to_end import TINY, mammo
 
 ROOT = Path(__file__).parents[1]
@@ -49,8 +50,6 @@ def test_every_command_runs(tmp_path: Path) -> None:
 
 
 def test_the_table_of_commands_is_complete() -> None:
-    from pipeline.cli import app
-
     listed = set(re.findall(r"^\| `mammo (\w+)", README, flags=re.MULTILINE))
     assert listed == {command.name or command.callback.__name__ for command in app.registered_commands}
 

@@ -175,7 +175,7 @@ def test_a_breast_without_a_usable_image_gets_the_share_of_cancers_in_training(
 def test_a_test_set_without_any_image_is_refused(unbroken: Run, folder: Path) -> None:
     for path in (folder / "test_images").rglob("*.png"):
         path.unlink()
-    with pytest.raises(UserError, match="test_images holds none of the 8 images that test.csv names"):
+    with pytest.raises(UserError, match=r"holds none of the 8 images that test\.csv names"):
         predict(unbroken, folder)
 
 
