@@ -6,6 +6,7 @@ the label.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy as np
 import pandas as pd
 
 from data_prep import files
+from data_prep.engine import map_unordered
+from data_prep.errors import UserError
 from data_prep.phantom import Laterality, Phantom, View, draw_anatomy, make_phantom
 from data_prep.phantom_dicom import Encoding, draw_encoding, make_dicom
 from data_prep.phantom_findings import draw_findings
@@ -71,6 +74,7 @@ def write_phantoms(
     rows: int = 640,
     columns: int = 512,
     cancer_share: float = 0.3,
+    workers: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> None:
     """Writes a data set that `mammo prepare` reads like RSNA's.
@@ -86,22 +90,37 @@ def write_phantoms(
         rows: of every frame.
         columns: of every frame; four fifths of the rows hold the whole breast.
         cancer_share: share of the breasts with cancer.
+        workers: processes that draw; 0 draws in this one. The files do not depend on it.
         progress: is called with 1 after each training patient.
     """
-    train: list[dict[str, Any]] = []
-    test: list[dict[str, Any]] = []
-    for number in range(num_patients + max(2, num_patients // 10)):
-        is_train = number < num_patients
-        images = folder / ("train_images" if is_train else "test_images")
-        for image in make_patient(number, seed=seed, rows=rows, columns=columns, cancer_share=cancer_share):
-            write_image(images, image)
-            (train if is_train else test).append(image.row)
-        if progress is not None and is_train:
+    make = partial(make_patient, seed=seed, rows=rows, columns=columns, cancer_share=cancer_share)
+    write = partial(write_patient, folder, num_patients, make)
+    numbers = range(num_patients + max(2, num_patients // 10))
+    written: dict[int, list[dict[str, Any]]] = {}
+    for outcome in map_unordered(write, numbers, workers=workers):
+        if outcome.result is None:
+            raise UserError(f"patient {outcome.item} could not be written: {outcome.message}")
+        written[outcome.item] = outcome.result
+        if progress is not None and outcome.item < num_patients:
             progress(1)
+    train = [row for number in numbers[:num_patients] for row in written[number]]
+    test = [row for number in numbers[num_patients:] for row in written[number]]
     files.write_csv(folder / "train.csv", pd.DataFrame(train)[TRAIN_COLUMNS])
     files.write_csv(folder / "test.csv", pd.DataFrame(test)[TEST_COLUMNS])
     submission = pd.DataFrame(test)[["prediction_id"]].drop_duplicates().assign(cancer=0.5)
     files.write_csv(folder / "sample_submission.csv", submission)
+
+
+def write_patient(
+    folder: Path, num_train: int, make: Callable[[int], Iterator[PhantomImage]], number: int
+) -> list[dict[str, Any]]:
+    """Writes one patient's images and returns their rows; the first `num_train` patients are for training."""
+    images = folder / ("train_images" if number < num_train else "test_images")
+    rows = []
+    for image in make(number):
+        write_image(images, image)
+        rows.append(image.row)
+    return rows
 
 
 def write_image(images: Path, image: PhantomImage) -> None:

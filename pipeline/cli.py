@@ -101,7 +101,15 @@ def phantom(
     from data_prep.phantom_data import write_phantoms
 
     with Reporter(console).track("phantoms", patients, "patients") as advance:
-        write_phantoms(out, num_patients=patients, seed=seed, rows=rows, columns=columns, progress=advance)
+        write_phantoms(
+            out,
+            num_patients=patients,
+            seed=seed,
+            rows=rows,
+            columns=columns,
+            workers=count_workers(),
+            progress=advance,
+        )
     _say(f"{patients} patients for training and some for the test: {out}")
 
 

@@ -28,7 +28,7 @@ def make_recipe(seed: int) -> Recipe:
         train=TrainSettings(
             seed=seed,
             num_folds=2,
-            epochs=5,
+            epochs=3,
             batch_size=8,  # many small steps: what a few minutes allow
             positive_share=0.5,
             learning_rate=1e-3,
@@ -54,7 +54,9 @@ def run_demo(folder: Path, *, seed: int, num_patients: int, recipe: Recipe, repo
     data, run = folder / "data", Run(folder)
     if not (data / "sample_submission.csv").exists():
         with reporter.track("phantoms", num_patients, "patients") as advance:
-            write_phantoms(data, num_patients=num_patients, seed=seed, progress=advance)
+            write_phantoms(
+                data, num_patients=num_patients, seed=seed, workers=count_workers(), progress=advance
+            )
     cache = _prepare(data, Cache(folder / "cache"), recipe, reporter)
     cross_validate(recipe, cache, run, reporter=reporter)
     evaluation = evaluate_run(run)
