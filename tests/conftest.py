@@ -17,3 +17,8 @@ def real_data() -> Path:
     if not Path(folder).is_dir():
         pytest.fail(f"MAMMO_REAL_DATA={folder} is not a folder")
     return Path(folder)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Starts the longest tests first, so that the other processes have work for as long as those take."""
+    items.sort(key=lambda item: (item.path.name != "test_demo.py", item.get_closest_marker("slow") is None))
