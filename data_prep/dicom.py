@@ -1,5 +1,6 @@
 """DICOM files to frames: the only reader that knows pydicom. Reads no element that identifies a patient."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from io import BytesIO
@@ -86,8 +87,8 @@ def open_dicom(path: Path) -> DicomFile:
     except OSError as error:
         raise ImageError("io_error", f"the file cannot be read: {error.strerror}") from error
     try:
-        dataset = dcmread(BytesIO(content), specific_tags=TAGS)
-        return _open(dataset)
+        with warnings.catch_warnings(action="ignore"):  # they quote values of the header
+            return _open(dcmread(BytesIO(content), specific_tags=TAGS))
     except InvalidDicomError as error:
         raise ImageError("not_dicom", "the file is not DICOM: it has no DICM prefix") from error
     except ImageError:

@@ -70,6 +70,19 @@ def make_folder(path: Path) -> None:
         raise as_user_error(error, path) from error
 
 
+def require_writable(path: Path) -> None:
+    """Makes sure, before long work, that its result can be written.
+
+    Raises:
+        UserError: if the path is a folder, or its folder cannot be made or written to.
+    """
+    make_folder(path.parent)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"cannot write to {path.parent}: choose a folder that you may write to")
+
+
 def as_user_error(error: OSError, path: Path) -> UserError:
     """Turns an error of the file system into one sentence with the way out."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:

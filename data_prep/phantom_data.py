@@ -92,7 +92,13 @@ def write_phantoms(
         cancer_share: share of the breasts with cancer.
         workers: processes that draw; 0 draws in this one. The files do not depend on it.
         progress: is called with 1 after each training patient.
+
+    Raises:
+        UserError: if the folder holds a data set already.
     """
+    for name in ("train.csv", "test.csv"):
+        if (folder / name).exists():
+            raise UserError(f"{folder} holds a data set already ({name}): choose another folder")
     make = partial(make_patient, seed=seed, rows=rows, columns=columns, cancer_share=cancer_share)
     write = partial(write_patient, folder, num_patients, make)
     numbers = range(num_patients + max(2, num_patients // 10))

@@ -164,10 +164,8 @@ def _is_done(task: Task, cache: Cache, records: dict[str, Record]) -> bool:
         status = task.path.stat()
     except OSError:
         return False
-    same = (int(record["source_bytes"]), int(record["source_mtime_ns"])) == (
-        status.st_size,
-        status.st_mtime_ns,
-    )
+    known = (str(record.get("source_bytes")), str(record.get("source_mtime_ns")))
+    same = known == (str(status.st_size), str(status.st_mtime_ns))
     return same and cache.image_path(task.patient_id, task.image_id).exists()
 
 

@@ -27,7 +27,7 @@ class Augmentation:
                     scale=scales,
                     translate_percent=shifts,
                     rotate=(-settings.rotate_degrees, settings.rotate_degrees),
-                    balanced_scale=False,
+                    keep_ratio=True,
                     p=settings.affine,
                 ),
                 A.RandomBrightnessContrast(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pipeline.run import Run
 
 NOT_CLEAN = 1  # exit code: finished, but something needs a look
+RESUMABLE = {"demo", "prepare", "train"}  # the commands that go on where they were stopped
 
 console = Console(soft_wrap=True)
 error_console = Console(stderr=True, soft_wrap=True)
@@ -250,7 +251,7 @@ def predict(
     images all fail gets the share of cancers in training, and the exit code is then 1.
     """
     from data_prep.cache import Cache
-    from data_prep.files import write_csv
+    from data_prep.files import require_writable, write_csv
     from pipeline.predict import predict_cache, predict_folder
     from pipeline.run import Run
     from pipeline.submission import write_submission
@@ -261,6 +262,7 @@ def predict(
         )
     folder, reporter = Run(run), Reporter(console)
     target = out or folder.submission
+    require_writable(target)
     if data is not None:
         predictions = predict_folder(
             folder, data, workers=count_workers() if workers is None else workers, reporter=reporter
@@ -271,8 +273,9 @@ def predict(
     breasts = predictions.breasts()
     write_submission(breasts, target, required_ids=predictions.required_ids)
     _say(f"{target}: {len(breasts)} rows")
+    failures_path = target.with_name(f"{target.stem}_failures.csv")
+    failures_path.unlink(missing_ok=True)
     if len(predictions.failures):
-        failures_path = target.with_name(f"{target.stem}_failures.csv")
         write_csv(failures_path, predictions.failures)
         _finish_with_failures(Counter(predictions.failures["reason"]), failures_path, allowed=allow_failures)
 
@@ -338,9 +341,8 @@ def main() -> None:
         _leave(error, f"mammo: {error}", error.exit_code)
     except Interrupted as error:
         command = shlex.join(["mammo", *sys.argv[1:]])
-        _leave(
-            error, f"mammo: stopped by {error}; what was done is kept, go on with: {command}", error.exit_code
-        )
+        way_on = "what was done is kept, go on with" if RESUMABLE & set(sys.argv) else "start again with"
+        _leave(error, f"mammo: stopped by {error}; {way_on}: {command}", error.exit_code)
 
 
 def _leave(error: Exception, sentence: str, exit_code: int) -> NoReturn:

@@ -19,7 +19,7 @@ from data_prep.settings import differences, dump_settings
 from pipeline.interrupt import StopRequest
 from pipeline.predict import Arithmetic
 from pipeline.progress import Reporter
-from pipeline.run import Run
+from pipeline.run import FOLDS_COLUMNS, Run
 from pipeline.settings import Recipe, load_recipe
 from pipeline.train import FoldImages, FoldTrainer
 
@@ -48,7 +48,7 @@ def cross_validate(
     """
     recipe = resolve(recipe)
     exams = _read_exams(recipe, cache)
-    fold_table = make_folds(exams, num_folds=recipe.train.num_folds, seed=recipe.train.seed)
+    fold_table = _tabulate_folds(exams, recipe)
     wanted = _check_folds(folds, recipe.train.num_folds)
     _start(recipe, cache, run, fold_table)
     with StopRequest() as stop:
@@ -87,6 +87,14 @@ def _read_exams(recipe: Recipe, cache: Cache) -> pd.DataFrame:
     return cache.read_exams()
 
 
+def _tabulate_folds(exams: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
+    """Returns `folds.csv`; its counts show when images or labels of the cache have changed."""
+    folds = make_folds(exams, num_folds=recipe.train.num_folds, seed=recipe.train.seed)
+    cancer = exams.groupby("patient_id")["cancer"]
+    counts = pd.DataFrame({"num_images": cancer.size(), "num_cancers": cancer.sum()})
+    return folds.join(counts, on="patient_id")[FOLDS_COLUMNS]
+
+
 def _check_folds(folds: Sequence[int] | None, num_folds: int) -> list[int]:
     wanted = sorted(set(folds)) if folds else list(range(num_folds))
     wrong = [fold for fold in wanted if not 0 <= fold < num_folds]
@@ -110,9 +118,7 @@ def _start(recipe: Recipe, cache: Cache, run: Run, fold_table: pd.DataFrame) -> 
             f"choose another --run, or go on with {run.settings} as the recipe"
         )
     if not run.read_folds().equals(fold_table):
-        raise UserError(
-            f"{run.folder} has other patients or labels than {cache.folder}: choose another --run"
-        )
+        raise UserError(f"{run.folder} has other images or labels than {cache.folder}: choose another --run")
 
 
 def describe_environment(recipe: Recipe, cache: Cache) -> dict[str, Any]:

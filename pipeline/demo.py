@@ -5,6 +5,7 @@ from pathlib import Path
 
 from data_prep.cache import Cache, CacheSettings
 from data_prep.engine import count_workers
+from data_prep.errors import UserError
 from data_prep.exams import read_exams, require_images
 from data_prep.phantom_data import write_phantoms
 from data_prep.prepare import prepare
@@ -69,7 +70,7 @@ def run_demo(folder: Path, *, seed: int, num_patients: int, recipe: Recipe, repo
 def _prepare(data: Path, cache: Cache, recipe: Recipe, reporter: Reporter) -> Cache:
     located = require_images(read_exams(data, "train"), data, "train")
     with reporter.track("prepare", len(located.exams)) as advance:
-        prepare(
+        summary = prepare(
             located.exams,
             located.paths,
             cache,
@@ -77,4 +78,6 @@ def _prepare(data: Path, cache: Cache, recipe: Recipe, reporter: Reporter) -> Ca
             workers=count_workers(),
             on_image=lambda is_failure: advance(),  # noqa: ARG005
         )
+    if summary.num_failed:
+        raise UserError(f"{summary.num_failed} phantoms could not be prepared: see {cache.failures_path}")
     return cache

@@ -68,6 +68,7 @@ def collect_oof(run: Run) -> pd.DataFrame:
         )
     _require_images_once(run, oof)
     _require_patients_in_their_fold(run, oof)
+    _require_all_images(run, oof)
     return sort_by_id(oof, ["patient_id", "image_id"])
 
 
@@ -150,6 +151,17 @@ def _require_images_once(run: Run, oof: pd.DataFrame) -> None:
         raise UserError(
             f"{run.folder}: image {image_id} is predicted in folds {', '.join(map(str, folds))}; each image "
             "belongs to one fold's validation part, so train the run again in a new folder"
+        )
+
+
+def _require_all_images(run: Run, oof: pd.DataFrame) -> None:
+    expected = run.read_folds().set_index("patient_id")["num_images"]
+    found = oof["patient_id"].value_counts().reindex(expected.index, fill_value=0)
+    short = expected[found < expected]
+    if len(short):
+        raise UserError(
+            f"{run.folder}: {found[short.index[0]]} images of patient {short.index[0]} are predicted, but "
+            f"{run.folds.name} counts {short.iloc[0]}; delete the fold's oof.csv and train again"
         )
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 
 from data_prep.errors import UserError
 
+FOLDS_COLUMNS = ["patient_id", "fold", "num_images", "num_cancers"]
 OOF_COLUMNS = ["fold", "image_id", "patient_id", "laterality", "cancer", "probability"]
 FOLD_METRICS_COLUMNS = [
     "fold",
@@ -50,7 +51,7 @@ class FoldFolder:
 
     @property
     def throughput(self) -> Path:
-        """One row per epoch: times and speeds, the only file that differs between two equal runs."""
+        """One row per epoch: images and seconds."""
         return self.folder / "throughput.csv"
 
     @property
@@ -82,7 +83,7 @@ class Run:
 
     @property
     def folds(self) -> Path:
-        """One row per patient: patient_id, fold."""
+        """One row per patient: patient_id, fold, num_images, num_cancers."""
         return self.folder / "folds.csv"
 
     @property
@@ -127,7 +128,7 @@ class Run:
         """
         if not self.folds.exists():
             raise UserError(f"{self.folder} is no run folder: it has no folds.csv; `mammo train` makes one")
-        return pd.read_csv(self.folds, dtype=ID_TYPES)
+        return _read_csv(self.folds, FOLDS_COLUMNS)
 
     def list_folds(self) -> list[int]:
         """Returns all folds' numbers.
@@ -163,11 +164,19 @@ def read_oof(path: Path) -> pd.DataFrame:
     Raises:
         UserError: if a column is missing or an image stands there twice.
     """
-    table = pd.read_csv(path, dtype=ID_TYPES)
-    missing = [name for name in OOF_COLUMNS if name not in table]
-    if missing:
-        raise UserError(f"{path} lacks the column {', '.join(missing)}; it needs {', '.join(OOF_COLUMNS)}")
+    table = _read_csv(path, OOF_COLUMNS)
     twice = table["image_id"][table["image_id"].duplicated()]
     if len(twice):
         raise UserError(f"{path} holds image {twice.iloc[0]} twice; each image is predicted exactly once")
-    return table[OOF_COLUMNS]
+    return table
+
+
+def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, dtype=ID_TYPES)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}): remove it and train again") from error
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise UserError(f"{path} lacks the column {', '.join(missing)}; it needs {', '.join(columns)}")
+    return table[columns]

@@ -7,10 +7,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from data_prep.exams import select_patients
+from data_prep.folds import make_folds
 from data_prep.phantom_data import write_phantoms
 from pipeline.cli import app
 from tests.test_end_to_end import TINY, mammo
 
+SMALLER = {"200": "20"}  # patients: as many as there are phantoms
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -44,9 +47,28 @@ def test_every_command_runs(tmp_path: Path) -> None:
             assert f"\n{arguments[0]}: " in (ROOT / "Makefile").read_text()
             continue
         assert program == "mammo"
-        mammo(*arguments, *(TINY if arguments[0] == "train" else []), folder=tmp_path)
+        smaller = [SMALLER.get(argument, argument) for argument in arguments]
+        mammo(*smaller, *(TINY if arguments[0] == "train" else []), folder=tmp_path)
         ran.add(arguments[0])
     assert ran == {"collect", "prepare", "train", "evaluate", "predict", "check"}
+
+
+def test_the_part_to_try_first_has_folds_at_the_prevalence_of_rsna() -> None:
+    cancers = [int(patient < 486) for patient in range(11_913)]
+    ids = [str(patient) for patient in range(11_913)]
+    exams = pd.DataFrame({"patient_id": ids, "image_id": ids, "laterality": "L", "cancer": cancers})
+    (num_patients,) = SMALLER
+    part = select_patients(exams, int(num_patients), seed=0)
+    assert "--set train.num_folds=2" in README
+    assert len(make_folds(part, num_folds=2, seed=0)) == int(num_patients)
+
+
+def test_every_link_leads_somewhere() -> None:
+    for name in ("README.md", "reports/README.md"):
+        links = re.findall(r"\]\(([^)]+)\)", (ROOT / name).read_text())
+        local = [link for link in links if "://" not in link]
+        assert local
+        assert all((ROOT / name).parent.joinpath(link).exists() for link in local)
 
 
 def test_the_table_of_commands_is_complete() -> None:

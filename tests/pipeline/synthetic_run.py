@@ -46,7 +46,9 @@ def write_run(folder: Path, oof: pd.DataFrame, *, num_epochs=8) -> Run:
     """Writes what training leaves behind, without the weights."""
     run = Run(folder)
     folder.mkdir(parents=True)
-    oof[["patient_id", "fold"]].drop_duplicates().to_csv(run.folds, index=False)
+    patients = oof.groupby(["patient_id", "fold"], as_index=False)["cancer"].agg(["size", "sum"])
+    patients.columns = ["patient_id", "fold", "num_images", "num_cancers"]
+    patients.to_csv(run.folds, index=False)
     run.settings.write_text('[model]\nname = "vit"\nembed_dim = 64\n\n[train]\nepochs = 8\nseed = 0\n')
     versions = {"python": "3.11.2", "packages": {"torch": "2.13.0", "numpy": "2.4.6"}, "device": "cpu"}
     run.environment.write_text(json.dumps(versions))

@@ -140,7 +140,7 @@ def no_cache(cache: Cache, folder: Path) -> Cache:
 @pytest.mark.parametrize(
     ("make_cache", "sentence"),
     [
-        (other_patients, "has other patients or labels than .*/other: choose another --run"),
+        (other_patients, "has other images or labels than .*/other: choose another --run"),
         (of_test_split, "holds the test split, which has no labels to train on"),
         (other_side, r"side is 48, not 32\): prepare another cache, or change the recipe's \[prepare\]"),
         (two_patients, "2 folds of 2 patients: every fold needs a breast with cancer"),

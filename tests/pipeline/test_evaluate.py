@@ -136,6 +136,14 @@ def put_a_patient_in_two_folds(run):
     pd.concat([folds, folds.head(1).assign(fold=1)]).to_csv(run.folds, index=False)
 
 
+def lose_an_image(run):
+    read_oof(run.fold(0).oof).iloc[1:].to_csv(run.fold(0).oof, index=False)
+
+
+def empty_a_file(run):
+    run.fold(0).oof.write_text("")
+
+
 def drop_a_column(run):
     read_oof(run.fold(0).oof).drop(columns="cancer").to_csv(run.fold(0).oof, index=False)
 
@@ -159,6 +167,8 @@ def relabel_an_image(run):
         (move_a_patient, "patient 0 is not in fold 0 of folds.csv"),
         (forget_a_patient, "patient 0 is not in fold 0 of folds.csv"),
         (put_a_patient_in_two_folds, "patient 0 stands there twice"),
+        (lose_an_image, "images of patient 0 are predicted, but folds.csv counts"),
+        (empty_a_file, r"oof.csv is damaged \(EmptyDataError\): remove it and train again"),
         (drop_a_column, "lacks the column cancer"),
         (empty_all_folds, "holds no predictions"),
         (relabel_an_image, "breast 0_L has images of different cancer"),

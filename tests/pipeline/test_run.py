@@ -14,7 +14,8 @@ def run(tmp_path: Path) -> Run:
     """Three folds, of which 0 and 10 are finished."""
     run = Run(tmp_path / "run")
     run.folder.mkdir()
-    pd.DataFrame({"patient_id": ["007", "8", "9"], "fold": [10, 0, 2]}).to_csv(run.folds, index=False)
+    folds = pd.DataFrame({"patient_id": ["007", "8", "9"], "fold": [10, 0, 2]})
+    folds.assign(num_images=4, num_cancers=0).to_csv(run.folds, index=False)
     for fold in (0, 10):
         run.fold(fold).folder.mkdir()
         write_oof(run.fold(fold).oof)
