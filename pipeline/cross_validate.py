@@ -1,16 +1,15 @@
 """All folds of a run: starts the run folder or goes on with it, fold after fold. Knows no training loop."""
 
 import importlib.metadata
-import os
 import platform
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
 from data_prep.cache import Cache
+from data_prep.engine import count_workers
 from data_prep.errors import UserError
 from data_prep.exams import Split
 from data_prep.files import locked, make_folder, remove_temporaries, write_csv, write_json, write_text
@@ -128,8 +127,8 @@ def describe_environment(recipe: Recipe, cache: Cache) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": count_workers(),
         "threads": torch.get_num_threads(),
-        "cache": str(Path(cache.folder)),
+        "cache": str(cache.folder),
         "versions": {name: importlib.metadata.version(name) for name in ["mammo-vit", *PACKAGES]},
     }
