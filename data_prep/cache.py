@@ -5,6 +5,7 @@ While `prepare` runs, outcomes are appended to a journal; at its end they move i
 """
 
 import csv
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,23 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from data_prep.errors import UserError
 from data_prep.exams import Split, read_exam_table, sort_by_id, write_exam_table
 from data_prep.files import Journal, make_folder, write_bytes, write_csv, write_text
+from data_prep.frame import Image
 from data_prep.settings import PrepareSettings, StrictSettings, differences, dump_settings, load_settings
 
-Image = NDArray[np.uint8]
-"""A prepared image [side, side], 0..255."""
+PREPARED, FAILED = "prepared", "failed"
 
 ID_COLUMNS = ["patient_id", "image_id"]
 MANIFEST_COLUMNS = [
     *ID_COLUMNS,
+    "status",
     "source_bytes",
+    "bytes_read",
+    "source_sha256",
+    "image_sha256",
     "transfer_syntax",
     "photometric_interpretation",
     "window",
@@ -36,11 +40,19 @@ MANIFEST_COLUMNS = [
     "box_top",
     "box_right",
     "box_bottom",
-    "box_found",
     "flipped",
-    "scale",
+    "scale_x",
+    "scale_y",
     "top",
+    "contrast",
+    "saturated",
+    "warnings",
 ]
+MANIFEST_TYPES = dict.fromkeys(MANIFEST_COLUMNS, "str")
+MANIFEST_TYPES |= dict.fromkeys(["source_bytes", "bytes_read", "rows", "columns", "level", "top"], "Int64")
+MANIFEST_TYPES |= dict.fromkeys(["box_left", "box_top", "box_right", "box_bottom"], "Int64")
+MANIFEST_TYPES |= dict.fromkeys(["scale_x", "scale_y", "contrast", "saturated"], "float64")
+MANIFEST_TYPES |= {"flipped": "boolean"}
 FAILURE_COLUMNS = [*ID_COLUMNS, "reason", "message"]
 TIMING_COLUMNS = [*ID_COLUMNS, "source_mtime_ns", "seconds"]
 
@@ -64,7 +76,7 @@ class Cache:
 
     @property
     def manifest_path(self) -> Path:
-        """One row per prepared image."""
+        """One row per image: what became of it, and how."""
         return self.folder / "manifest.csv"
 
     @property
@@ -144,10 +156,23 @@ class Cache:
         table = pd.DataFrame(list(records.values()), columns=_ALL_COLUMNS, dtype=object)
         table = sort_by_id(table, ID_COLUMNS)
         failed = table["reason"].notna()
+        table["status"] = np.where(failed, FAILED, PREPARED)
         write_csv(self.failures_path, table.loc[failed, FAILURE_COLUMNS])
         write_csv(self.timings_path, table[TIMING_COLUMNS])
-        write_csv(self.manifest_path, table.loc[~failed, MANIFEST_COLUMNS])
+        write_csv(self.manifest_path, table[MANIFEST_COLUMNS])
         self.journal.remove()
+
+    def read_manifest(self) -> pd.DataFrame:
+        """Returns the manifest: text, nullable integers, floats, booleans; a failed image has ids alone.
+
+        Raises:
+            UserError: if the folder is no finished cache.
+        """
+        self.settings()
+        if not self.manifest_path.exists() or not self.exams_path.exists():
+            raise UserError(f"{self.folder} is not finished: give the same `mammo prepare` command again")
+        manifest = pd.read_csv(self.manifest_path, dtype=MANIFEST_TYPES)
+        return manifest.fillna({"warnings": ""})
 
     def write_exams(self, exams: pd.DataFrame) -> None:
         """Writes the exam table."""
@@ -159,13 +184,11 @@ class Cache:
         Raises:
             UserError: if the folder is no finished cache.
         """
-        self.settings()
-        if not self.manifest_path.exists() or not self.exams_path.exists():
-            raise UserError(f"{self.folder} is not finished: give the same `mammo prepare` command again")
+        manifest = self.read_manifest()
         exams = read_exam_table(self.exams_path)
         if not prepared_only:
             return exams
-        prepared = {row["image_id"] for row in _read_table(self.manifest_path)}
+        prepared = manifest.loc[manifest["status"] == PREPARED, "image_id"]
         return exams[exams["image_id"].isin(prepared)].reset_index(drop=True)
 
 
@@ -180,12 +203,14 @@ def _read_table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def write_image(path: Path, image: Image) -> None:
-    """Writes a PNG atomically."""
+def write_image(path: Path, image: Image) -> str:
+    """Writes a PNG atomically and returns the file's SHA-256."""
     encoded, payload = cv2.imencode(".png", image)
-    assert encoded, "OpenCV encodes every uint8 image"
+    assert encoded, "OpenCV encodes every image of 8 or 16 bits"
+    content = payload.tobytes()
     make_folder(path.parent)
-    write_bytes(path, payload.tobytes())
+    write_bytes(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def read_image(path: Path) -> Image:
@@ -195,7 +220,7 @@ def read_image(path: Path) -> Image:
         UserError: if it is missing or damaged.
     """
     try:
-        image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
+        image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
     except (OSError, cv2.error) as error:
         raise UserError(
             f"{path} cannot be read: give the `mammo prepare` command of this cache again"
@@ -204,4 +229,4 @@ def read_image(path: Path) -> Image:
         raise UserError(
             f"{path} is damaged: remove it and give the `mammo prepare` command of this cache again"
         )
-    return np.asarray(image, np.uint8)
+    return np.asarray(image, np.uint16) if image.dtype == np.uint16 else np.asarray(image, np.uint8)

@@ -3,20 +3,31 @@
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from io import BytesIO
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydicom import Dataset, dcmread
-from pydicom.encaps import generate_frames
 from pydicom.errors import InvalidDicomError
 
 from data_prep import codecs
 from data_prep.errors import ImageError
-from data_prep.frame import Frame, LookupTable, PhotometricInterpretation, VoiLutFunction, Window
+from data_prep.frame import (
+    Frame,
+    Grid,
+    LookupTable,
+    PhotometricInterpretation,
+    Pixels,
+    VoiLutFunction,
+    Window,
+)
+from data_prep.geometry import find_max_reduction, reduce_pixels
+from data_prep.pixel_data import find_frame, inflate
+from data_prep.source import Source, Span
 
 TAGS = [
+    "PresentationIntentType",
     "SamplesPerPixel",
     "PhotometricInterpretation",
     "NumberOfFrames",
@@ -25,6 +36,8 @@ TAGS = [
     "BitsAllocated",
     "BitsStored",
     "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
     "ImageLaterality",
     "Laterality",
     "WindowCenter",
@@ -34,18 +47,28 @@ TAGS = [
     "RescaleSlope",
     "RescaleIntercept",
     "ModalityLUTSequence",
-    "PixelData",
+    "PresentationLUTShape",
 ]
+USUAL_LUT_SHAPES = {  # PS3.3 C.8.11.3.1.2
+    PhotometricInterpretation.MONOCHROME1: "INVERSE",
+    PhotometricInterpretation.MONOCHROME2: "IDENTITY",
+}
 
 
 @dataclass(frozen=True)
 class DicomFile:
     """A DICOM file whose header is read and checked, and whose pixels are not decoded yet."""
 
+    source: Source = field(repr=False)
     header: Frame
     layout: codecs.Layout
-    encoded: bytes = field(repr=False)
-    max_level: int
+    encoded: Span = field(repr=False)
+    num_levels: int
+
+    @property
+    def max_level(self) -> int:
+        """The lowest resolution: the codestream's last level, or what averaging blocks can give."""
+        return self.num_levels or find_max_reduction(self.rows, self.columns)
 
     @property
     def rows(self) -> int:
@@ -63,8 +86,14 @@ class DicomFile:
         Raises:
             ImageError: if the frame cannot be decoded.
         """
+        if level == 0 or not self.num_levels:
+            return replace(self.header, pixels=reduce_pixels(self._full_matrix, level), grid=Grid(level))
         pixels = codecs.decode(self.encoded, self.header.transfer_syntax, self.layout, level)
-        return replace(self.header, pixels=pixels, level=level)
+        return replace(self.header, pixels=pixels, grid=Grid(level, is_even=True))
+
+    @cached_property
+    def _full_matrix(self) -> Pixels:
+        return codecs.decode(self.encoded, self.header.transfer_syntax, self.layout)
 
 
 def read_frame(path: Path, level: int = 0) -> Frame:
@@ -76,19 +105,16 @@ def read_frame(path: Path, level: int = 0) -> Frame:
     return open_dicom(path).read_frame(level)
 
 
-def open_dicom(path: Path) -> DicomFile:
-    """Reads a file's header and its encoded frame.
+def open_dicom(path: Path, *, whole: bool = True) -> DicomFile:
+    """Reads a file's header and finds its encoded frame; `whole` reads the frame too, in one go.
 
     Raises:
         ImageError: if the file is no DICOM image that can be used; the reason code says why.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ImageError("io_error", f"the file cannot be read: {error.strerror}") from error
+    source = Source.open(path, whole=whole)
     try:
         with warnings.catch_warnings(action="ignore"):  # they quote values of the header
-            return _open(dcmread(BytesIO(content), specific_tags=TAGS))
+            return _open(source)
     except InvalidDicomError as error:
         raise ImageError("not_dicom", "the file is not DICOM: it has no DICM prefix") from error
     except ImageError:
@@ -97,30 +123,45 @@ def open_dicom(path: Path) -> DicomFile:
         raise ImageError("parse_error", f"the DICOM header cannot be read: {type(error).__name__}") from error
 
 
-def _open(dataset: Dataset) -> DicomFile:
+def _open(source: Source) -> DicomFile:
+    inflated = inflate(source)
+    stream = inflated or source
+    dataset = dcmread(stream, stop_before_pixels=True, specific_tags=TAGS)
     syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
+    if inflated:
+        syntax = codecs.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
     if not syntax:
         raise ImageError("not_dicom", "the file is not DICOM: it names no transfer syntax")
     if syntax not in codecs.SUPPORTED:
         raise ImageError("unsupported", f"transfer syntax {syntax} has no decoder here")
     layout = _read_layout(dataset)
-    encoded = _read_encoded(dataset, syntax)
-    header = Frame(
+    encoded = find_frame(stream, syntax)
+    header = _read_header(dataset, layout, syntax)
+    return DicomFile(source, header, layout, encoded, codecs.find_max_level(encoded, syntax))
+
+
+def _read_header(dataset: Dataset, layout: codecs.Layout, syntax: str) -> Frame:
+    photometric_interpretation = _read_photometric_interpretation(dataset)
+    shape = str(dataset.get("PresentationLUTShape") or "")
+    is_usual = shape in {"", USUAL_LUT_SHAPES[photometric_interpretation]}
+    return Frame(
         pixels=np.zeros((0, 0), np.uint16),
         rows=layout.rows,
         columns=layout.columns,
         bits_stored=layout.bits_stored,
         is_signed=layout.is_signed,
-        photometric_interpretation=_read_photometric_interpretation(dataset),
+        padding=_read_padding(dataset),
+        photometric_interpretation=photometric_interpretation,
         rescale_slope=_first_number(dataset, "RescaleSlope", 1.0),
         rescale_intercept=_first_number(dataset, "RescaleIntercept", 0.0),
         modality_lut=_read_lookup_table(dataset.get("ModalityLUTSequence")),
         window=_read_window(dataset),
         voi_lut=_read_lookup_table(dataset.get("VOILUTSequence")),
         laterality=_read_laterality(dataset),
+        is_for_processing=str(dataset.get("PresentationIntentType") or "") == "FOR PROCESSING",
         transfer_syntax=syntax,
+        warnings=() if is_usual else ("lut_shape",),
     )
-    return DicomFile(header, layout, encoded, codecs.find_max_level(encoded, syntax))
 
 
 def _read_layout(dataset: Dataset) -> codecs.Layout:
@@ -147,15 +188,6 @@ def _read_layout(dataset: Dataset) -> codecs.Layout:
     )
 
 
-def _read_encoded(dataset: Dataset, syntax: str) -> bytes:
-    pixel_data = dataset.get("PixelData")
-    if not pixel_data:
-        raise ImageError("no_pixels", "the file has no PixelData")
-    if syntax in codecs.NATIVE:
-        return bytes(pixel_data)
-    return next(generate_frames(pixel_data, number_of_frames=1))
-
-
 def _read_photometric_interpretation(dataset: Dataset) -> PhotometricInterpretation:
     value = str(dataset.get("PhotometricInterpretation") or "")
     if value not in set(PhotometricInterpretation):
@@ -163,6 +195,16 @@ def _read_photometric_interpretation(dataset: Dataset) -> PhotometricInterpretat
             "unsupported", f"PhotometricInterpretation is '{value}'; MONOCHROME1 and 2 are taken"
         )
     return PhotometricInterpretation(value)
+
+
+def _read_padding(dataset: Dataset) -> tuple[int, int] | None:
+    """Returns the lowest and highest padding value, PS3.3 C.7.5.1.1.2."""
+    value = dataset.get("PixelPaddingValue")
+    if value is None:
+        return None
+    limit = dataset.get("PixelPaddingRangeLimit")
+    low, high = sorted((int(value), int(value if limit is None else limit)))
+    return low, high
 
 
 def _read_window(dataset: Dataset) -> Window | None:

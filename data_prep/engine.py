@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import signal
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
@@ -14,6 +16,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 TIMEOUT_S = 60.0
+MAX_ATTEMPTS = 2
+TASKS_PER_WORKER = 4  # a short queue keeps memory flat
 
 
 @dataclass(frozen=True)
@@ -36,25 +40,34 @@ def map_unordered(
 ) -> Iterator[Outcome[Item, Result]]:
     """Yields one outcome per item as they end; with 0 workers in this process, one after the other.
 
-    A crash, a kill or a time-out of a worker costs the one item that it had. Exceptions of `function` are not
-    outcomes: they are raised here, so `function` returns what can be expected to go wrong.
+    A crash, a kill or a time-out of a worker costs the one item that it had, after a second try. What
+    `function` raises is no outcome: it is raised here, so `function` returns what may well go wrong.
     """
     if workers == 0:
         for item in items:
             yield Outcome(item, function(item))
         return
-    queue = iter(items)
+    queue, retries = iter(items), deque[Item]()
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads can hang
     with ProcessPool(max_workers=workers, context=context) as pool:
-        pending: dict[Future[Result], Item] = {}
+        pending: dict[Future[Result], tuple[Item, int]] = {}
         try:
             while True:
-                for item in islice(queue, 4 * workers - len(pending)):  # a short queue keeps memory flat
-                    pending[pool.schedule(function, args=[item], timeout=TIMEOUT_S)] = item
+                free = TASKS_PER_WORKER * workers - len(pending)
+                tasks = [(retries.popleft(), 2) for _ in range(min(free, len(retries)))]
+                tasks += [(item, 1) for item in islice(queue, free - len(tasks))]
+                for item, attempt in tasks:
+                    future = pool.schedule(function, args=[item], timeout=TIMEOUT_S)
+                    pending[future] = item, attempt
                 if not pending:
                     return
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                    yield _outcome(pending.pop(future), future)
+                    item, attempt = pending.pop(future)
+                    outcome = _outcome(item, future)
+                    if outcome.result is None and attempt < MAX_ATTEMPTS:
+                        retries.append(item)
+                    else:
+                        yield outcome
         finally:
             for future in pending:
                 future.cancel()
@@ -64,8 +77,10 @@ def _outcome(item: Item, future: "Future[Result]") -> Outcome[Item, Result]:
     try:
         return Outcome(item, future.result())
     except TimeoutError:
-        return Outcome(item, None, "timeout", f"it took more than {TIMEOUT_S:g} s")
+        return Outcome(item, None, "timeout", f"it took more than {TIMEOUT_S:g} s, twice")
     except ProcessExpired as error:
-        return Outcome(
-            item, None, "crashed", f"the process ended with code {error.exitcode} (out of memory?)"
-        )
+        if error.exitcode == -signal.SIGKILL:
+            return Outcome(
+                item, None, "killed", "its process was killed twice (out of memory? fewer --workers)"
+            )
+        return Outcome(item, None, "crashed", f"its process ended with code {error.exitcode}, twice")

@@ -4,17 +4,19 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TextIO
 
 import pandas as pd
 
 from data_prep.errors import DiskFull, FolderInUse, UserError
 
 TEMPORARY_PREFIX = ".tmp-"
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def write_bytes(path: Path, payload: bytes) -> None:
@@ -24,17 +26,51 @@ def write_bytes(path: Path, payload: bytes) -> None:
         DiskFull: if the disk or the quota is full; the old file is intact.
         UserError: if the folder cannot be written to.
     """
+    try:
+        with _replacing(path) as stream:
+            stream.write(payload)
+    except OSError as error:
+        raise as_user_error(error, path) from error
+
+
+@contextmanager
+def preallocate(path: Path, num_bytes: int) -> Iterator[BinaryIO]:
+    """Yields a stream for a large file whose space is taken on the disk before the first byte is written.
+
+    Like `write_bytes`, it leaves the old file or a complete one: the new one comes when the block ends well.
+
+    Raises:
+        DiskFull: if the disk or the quota has too little space; the old file is intact.
+        UserError: if the folder cannot be written to.
+    """
+    full = DiskFull(
+        f"disk full at {path.parent}, {path.name} needs {num_bytes / 1e9:.1f} GB: "
+        "free some space and give the same command again"
+    )
+    if shutil.disk_usage(path.parent).free < num_bytes:  # to try would fill the disk for everybody
+        raise full
+    try:
+        with _replacing(path) as stream:
+            os.posix_fallocate(stream.fileno(), 0, num_bytes)
+            yield stream
+    except OSError as error:
+        raise (full if error.errno in DISK_FULL else as_user_error(error, path)) from error
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yields a stream on a temporary file that is flushed and renamed when the block ends well."""
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
     try:
         with temporary.open("wb") as stream:
-            stream.write(payload)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise as_user_error(error, path) from error
+        raise
 
 
 def remove_temporaries(folder: Path) -> None:
@@ -85,7 +121,7 @@ def require_writable(path: Path) -> None:
 
 def as_user_error(error: OSError, path: Path) -> UserError:
     """Turns an error of the file system into one sentence with the way out."""
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if error.errno in DISK_FULL:
         return DiskFull(f"disk full at {path.parent}: free some space and give the same command again")
     return UserError(f"cannot write {path}: {error.strerror}; choose a folder that you may write to")
 
@@ -147,11 +183,32 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            stream.seek(0)
-            owner = stream.read().strip() or "another process"
-            raise FolderInUse(f"{folder} is in use by {owner}: wait for it, or stop it first") from error
+            raise _in_use(folder, stream) from error
         stream.seek(0)
         stream.truncate()
         stream.write(f"process {os.getpid()} on {socket.gethostname()}")
         stream.flush()
         yield
+
+
+def require_unlocked(folder: Path) -> None:
+    """Makes sure that nobody holds the folder, without taking or writing anything.
+
+    Raises:
+        FolderInUse: if another process holds it; the message names host and process.
+    """
+    try:
+        stream = (folder / ".lock").open()
+    except OSError:  # nobody ever held it, or nobody whom this user could ask
+        return
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise _in_use(folder, stream) from error
+
+
+def _in_use(folder: Path, lock: TextIO) -> FolderInUse:
+    lock.seek(0)
+    owner = lock.read().strip() or "another process"
+    return FolderInUse(f"{folder} is in use by {owner}: wait for it, or stop it first")

@@ -7,11 +7,17 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.source import Source
+
 Pixels = NDArray[Any]
 """Stored pixel values [H, W], integer."""
 
 Display = NDArray[np.float32]
 """Display values [H, W], 0..1, dense tissue bright."""
+
+
+Image = NDArray[np.uint8] | NDArray[np.uint16]
+"""A prepared image [side, side], 0..255 or 0..65535."""
 
 
 class PhotometricInterpretation(StrEnum):
@@ -67,29 +73,55 @@ class LookupTable:
     bits: int
 
 
+@dataclass(frozen=True)
+class Grid:
+    """Where the samples of a frame at a lower resolution lie in the full matrix.
+
+    Attributes:
+        level: the resolution is 1 / 2**level of the full one.
+        is_even: sample k lies on full-matrix pixel k * 2**level, as the wavelets of JPEG 2000 leave it;
+            otherwise in the middle of the 2**level pixels that it is the mean of.
+    """
+
+    level: int = 0
+    is_even: bool = False
+
+    def to_samples(self, x: float) -> float:
+        """Returns a full-matrix coordinate in samples; pixel and sample edges lie at whole numbers."""
+        step = 2**self.level
+        return x / step + ((step - 1) / (2 * step) if self.is_even else 0.0)
+
+
+FULL_GRID = Grid()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Frame:
     """One image as stored, with what is needed to show it. Nothing in it identifies a patient.
 
     Attributes:
-        pixels: stored values [H, W] at the resolution level `level`.
+        pixels: stored values [H, W], at the full or a lower resolution.
+        grid: where they lie in the full matrix.
         rows, columns: size of the full matrix in pixels.
-        level: sample k of `pixels` lies on full-matrix pixel k * 2**level.
         bits_stored: 1 to 16; stored values use that many bits.
+        padding: lowest and highest stored value that mark what is no part of the picture; shown black.
         rescale_slope, rescale_intercept: modality values are slope * stored + intercept.
         modality_lut: replaces the rescale where present.
         window: first VOI window, or None.
         voi_lut: VOI lookup table, preferred to the window where present.
         laterality: "L", "R", or None where the header says neither.
+        is_for_processing: raw detector data that was not made for display.
         transfer_syntax: its UID, or the raster format's name.
+        warnings: codes of `data_prep.review.WARNINGS`.
     """
 
     pixels: Pixels
     rows: int
     columns: int
     bits_stored: int
-    level: int = 0
+    grid: Grid = FULL_GRID
     is_signed: bool = False
+    padding: tuple[int, int] | None = None
     photometric_interpretation: PhotometricInterpretation = PhotometricInterpretation.MONOCHROME2
     rescale_slope: float = 1.0
     rescale_intercept: float = 0.0
@@ -97,7 +129,9 @@ class Frame:
     window: Window | None = None
     voi_lut: LookupTable | None = None
     laterality: str | None = None
+    is_for_processing: bool = False
     transfer_syntax: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 class ImageFile(Protocol):
@@ -110,6 +144,10 @@ class ImageFile(Protocol):
     @property
     def columns(self) -> int:
         """Columns of the full matrix."""
+
+    @property
+    def source(self) -> Source:
+        """What was read of the file."""
 
     @property
     def max_level(self) -> int:

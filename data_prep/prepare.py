@@ -1,4 +1,4 @@
-"""From image files to the cache: one image, or all images of a split over many processes. Knows no model."""
+"""The images of a split to a cache, over many processes. Knows no model and no decoder."""
 
 import time
 from collections import Counter
@@ -8,32 +8,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from data_prep.cache import Cache, CacheSettings, Image, write_image
-from data_prep.dicom import open_dicom
+from data_prep.cache import Cache, CacheSettings, write_image
 from data_prep.engine import Outcome, map_unordered
 from data_prep.errors import ImageError
 from data_prep.files import locked, remove_temporaries
-from data_prep.frame import Box, Frame, ImageFile
-from data_prep.geometry import Breast, Placement, find_breast, find_level, fit_to_square, place
-from data_prep.intensity import describe_window, to_display
-from data_prep.raster import SUFFIXES, open_raster
+from data_prep.frame import Image
 from data_prep.settings import PrepareSettings
-
-SEARCH_OVERSAMPLING = 0.5  # half the image's side is plenty to find the breast in
-
-Record = dict[str, Any]
-"""A row of the manifest, without ids."""
+from data_prep.stages import Record, Stages, prepare_stages
 
 
 @dataclass(frozen=True)
 class Task:
-    """One image to prepare."""
+    """One image to prepare.
+
+    Attributes:
+        laterality: L or R, as the exam table says.
+    """
 
     patient_id: str
     image_id: str
+    laterality: str
     path: Path
 
 
@@ -57,66 +53,6 @@ class Summary:
         return sum(self.failures.values())
 
 
-def open_image(path: Path) -> ImageFile:
-    """Opens a raster file by its suffix, anything else as DICOM.
-
-    Raises:
-        ImageError: if the file cannot be used.
-    """
-    return open_raster(path) if path.suffix.lower() in SUFFIXES else open_dicom(path)
-
-
-def prepare_image(path: Path, settings: PrepareSettings) -> tuple[Image, Record]:
-    """Returns a file's square image and the record of how it was made.
-
-    Raises:
-        ImageError: if the file cannot be used; the reason code says why.
-    """
-    file = open_image(path)
-    level = partial(find_level, side=settings.side, max_level=file.max_level)
-    whole = Box(0, 0, file.columns, file.rows)
-    frame = file.read_frame(level(whole, oversampling=SEARCH_OVERSAMPLING))
-    display = to_display(frame)
-    breast = find_breast(display, rows=frame.rows, columns=frame.columns, level=frame.level)
-    codecs = settings.codecs
-    needed = 0 if codecs.exact else level(breast.box, oversampling=codecs.oversampling)
-    if needed < frame.level:
-        frame = file.read_frame(needed)
-        display = to_display(frame)
-    placement = place(breast, settings.side)
-    image = fit_to_square(display, placement, side=settings.side, level=frame.level)
-    return np.rint(image * 255).astype(np.uint8), _describe(frame, breast, placement)
-
-
-def _describe(frame: Frame, breast: Breast, placement: Placement) -> Record:
-    return {
-        "transfer_syntax": frame.transfer_syntax,
-        "photometric_interpretation": str(frame.photometric_interpretation),
-        "window": describe_window(frame),
-        "rows": frame.rows,
-        "columns": frame.columns,
-        "level": frame.level,
-        "box_left": breast.box.left,
-        "box_top": breast.box.top,
-        "box_right": breast.box.right,
-        "box_bottom": breast.box.bottom,
-        "box_found": breast.is_found,
-        "flipped": placement.is_flipped,
-        "scale": placement.scale,
-        "top": placement.top,
-    }
-
-
-def try_prepare(path: Path, settings: PrepareSettings) -> tuple[Image, Record] | ImageError:
-    """Returns what `prepare_image` does, or what is wrong with the file: no file stops the others."""
-    try:
-        return prepare_image(path, settings)
-    except ImageError as error:
-        return error
-    except Exception as error:  # whatever a hostile file brings about; its text may quote the file
-        return ImageError("error", f"the file brought about an unforeseen {type(error).__name__}")
-
-
 def prepare(
     exams: pd.DataFrame,
     paths: "pd.Series[Any]",
@@ -138,12 +74,14 @@ def prepare(
         remove_temporaries(cache.folder)
         cache.journal.mend()
         records = cache.read_records()
-        named = zip(exams["patient_id"], exams["image_id"], paths, strict=True)
-        tasks = [Task(patient_id, image_id, path) for patient_id, image_id, path in named]
+        columns = (exams["patient_id"], exams["image_id"], exams["laterality"], paths)
+        tasks = [Task(*row) for row in zip(*columns, strict=True)]
         waiting = [task for task in tasks if not _is_done(task, cache, records)]
         for outcome in map_unordered(
             partial(_prepare_into, cache, settings.prepare), waiting, workers=workers
         ):
+            if outcome.result is None:  # its worker died, maybe after it had written the image
+                cache.image_path(outcome.item.patient_id, outcome.item.image_id).unlink(missing_ok=True)
             record = _to_record(outcome)
             cache.journal.append(record)
             records[outcome.item.image_id] = record
@@ -177,18 +115,27 @@ def _prepare_into(cache: Cache, settings: PrepareSettings, task: Task) -> Record
         status = task.path.stat()
     except OSError as error:
         return ImageError("io_error", f"the file cannot be read: {error.strerror}")
-    prepared = try_prepare(task.path, settings)
-    if isinstance(prepared, ImageError):
+    stages = _try_stages(task.path, settings, task.laterality)
+    if isinstance(stages, ImageError):
         target.unlink(missing_ok=True)  # an image of what the file held before
-        return prepared
-    image, record = prepared
-    write_image(target, image)
-    seconds = round(time.perf_counter() - start, 4)
-    return record | {
-        "source_bytes": status.st_size,
+        return stages
+    image_sha256 = write_image(target, stages.image)
+    return stages.record | {
+        "source_sha256": stages.source.sha256(),
+        "image_sha256": image_sha256,
         "source_mtime_ns": status.st_mtime_ns,
-        "seconds": seconds,
+        "seconds": round(time.perf_counter() - start, 4),
     }
+
+
+def _try_stages(path: Path, settings: PrepareSettings, laterality: str | None = None) -> Stages | ImageError:
+    """Returns what is made of a file, or what is wrong with it: no file stops the others."""
+    try:
+        return prepare_stages(path, settings, laterality=laterality)
+    except ImageError as error:
+        return error
+    except Exception as error:  # whatever a hostile file brings about; its text may quote the file
+        return ImageError("error", f"the file brought about an unforeseen {type(error).__name__}")
 
 
 def _to_record(outcome: Outcome[Task, Record | ImageError]) -> Record:
@@ -215,5 +162,5 @@ def stream_images(
 
 
 def _prepare_at(settings: PrepareSettings, numbered_path: tuple[int, Path]) -> Image | ImageError:
-    prepared = try_prepare(numbered_path[1], settings)
-    return prepared if isinstance(prepared, ImageError) else prepared[0]
+    stages = _try_stages(numbered_path[1], settings)
+    return stages if isinstance(stages, ImageError) else stages.image

@@ -1,6 +1,6 @@
 """PNG, JPEG and PGM files to frames: images that somebody has already windowed. Knows no DICOM."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -8,7 +8,9 @@ import numpy as np
 from PIL import Image
 
 from data_prep.errors import ImageError
-from data_prep.frame import Frame, VoiLutFunction, Window
+from data_prep.frame import Frame, Grid, VoiLutFunction, Window
+from data_prep.geometry import find_max_reduction, reduce_pixels
+from data_prep.source import Source
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".pgm")
 FORMATS = ("PNG", "JPEG", "PPM")
@@ -16,10 +18,10 @@ FORMATS = ("PNG", "JPEG", "PPM")
 
 @dataclass(frozen=True)
 class RasterFile:
-    """A decoded raster image; there are no lower resolutions to be had."""
+    """A decoded raster image."""
 
+    source: Source = field(repr=False)
     frame: Frame
-    max_level: int = 0
 
     @property
     def rows(self) -> int:
@@ -31,10 +33,14 @@ class RasterFile:
         """Columns of the full matrix."""
         return self.frame.columns
 
+    @property
+    def max_level(self) -> int:
+        """The lowest resolution that averaging blocks can give."""
+        return find_max_reduction(self.rows, self.columns)
+
     def read_frame(self, level: int = 0) -> Frame:
-        """Returns the decoded frame; `level` must be 0."""
-        assert level == 0, "raster files have one resolution"
-        return self.frame
+        """Returns the frame at 1 / 2**level of the full size."""
+        return replace(self.frame, pixels=reduce_pixels(self.frame.pixels, level), grid=Grid(level))
 
 
 def open_raster(path: Path) -> RasterFile:
@@ -43,12 +49,9 @@ def open_raster(path: Path) -> RasterFile:
     Raises:
         ImageError: if the file cannot be read as a grey image.
     """
+    source_file = Source.open(path, whole=True)
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ImageError("io_error", f"the file cannot be read: {error.strerror}") from error
-    try:
-        with Image.open(BytesIO(content), formats=FORMATS) as image:
+        with Image.open(BytesIO(source_file.content), formats=FORMATS) as image:
             pixels = np.asarray(image if image.mode in {"L", "I;16", "I;16B", "I"} else image.convert("L"))
             source = str(image.format)
     except Image.DecompressionBombError as error:
@@ -67,4 +70,4 @@ def open_raster(path: Path) -> RasterFile:
         window=Window(center=maximum / 2, width=maximum, function=VoiLutFunction.LINEAR_EXACT),
         transfer_syntax=source,
     )
-    return RasterFile(frame)
+    return RasterFile(source_file, frame)

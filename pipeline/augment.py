@@ -3,15 +3,13 @@
 import os
 
 import numpy as np
-from numpy.typing import NDArray
 
+from data_prep.frame import Image
 from pipeline.settings import AugmentSettings
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer version
 
 import albumentations as A  # after the line above
-
-Image = NDArray[np.uint8]
 
 
 class Augmentation:
@@ -41,7 +39,10 @@ class Augmentation:
         )
 
     def __call__(self, image: Image, *, seed: int, epoch: int, row: int) -> Image:
-        """Returns a changed copy of [H, W] or [H, W, C], 0..255, of the same shape."""
+        """Returns a changed copy of [H, W] or [H, W, C], 0..255 or 0..65535, of the same shape and type."""
         entropy = np.random.SeedSequence([seed, epoch, row]).generate_state(1)[0]
         self._transform.set_random_seed(int(entropy) >> 1)
-        return np.asarray(self._transform(image=image)["image"], np.uint8)
+        if image.dtype == np.uint8:
+            return np.asarray(self._transform(image=image)["image"], np.uint8)
+        changed = self._transform(image=image / np.float32(65535))["image"]  # it knows no integers of 16 bits
+        return np.rint(changed * np.float32(65535)).astype(np.uint16)

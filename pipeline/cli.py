@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from data_prep.engine import count_workers
 from data_prep.errors import UserError
@@ -23,9 +24,12 @@ from pipeline.interrupt import Interrupted
 from pipeline.progress import Reporter
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from pipeline.evaluate import Evaluation
     from pipeline.run import Run
 
+MAX_PROBLEMS_SHOWN = 20
 NOT_CLEAN = 1  # exit code: finished, but something needs a look
 RESUMABLE = {"demo", "prepare", "train"}  # the commands that go on where they were stopped
 
@@ -46,6 +50,7 @@ DataFolder = Annotated[
     ),
 ]
 DataOption = Annotated[Path, typer.Option("--data", help="Folder in RSNA layout with test.csv.")]
+CacheFolder = Annotated[Path, typer.Argument(metavar="CACHE", help="Cache that `mammo prepare` made.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that `mammo train` made.")]
 Overrides = Annotated[
     list[str] | None,
@@ -156,6 +161,7 @@ def prepare(
     from data_prep.cache import Cache, CacheSettings
     from data_prep.exams import read_exams, require_images, select_patients
     from data_prep.prepare import prepare as prepare_exams
+    from data_prep.quality import write_contact_sheet
     from pipeline.settings import load_recipe
 
     settings = CacheSettings(split=split, prepare=load_recipe(config, overrides or ()).prepare)
@@ -186,8 +192,47 @@ def prepare(
     _say(
         f"{cache}: {summary.num_prepared} images prepared, {before} there before, {summary.num_failed} failed"
     )
+    _say(f"what deserves a look: {write_contact_sheet(store)}")
     if summary.num_failed:
         _finish_with_failures(summary.failures, store.failures_path, allowed=allow_failures)
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A mammogram: DICOM, PNG, JPEG or PGM.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Picture to write.", show_default="<name of FILE>_inspect.png")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Recipe; only its table prepare is used.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Show what is understood of one mammogram.
+
+    Prints how it is encoded, shown and cut, and what deserves a look, and writes a picture of the stages. A
+    file that cannot be used ends with the reason and exit code 1.
+    """
+    from data_prep.errors import ImageError
+    from data_prep.files import require_writable, write_bytes
+    from data_prep.inspection import describe_stages, draw_stages, inspect_file
+    from pipeline.settings import load_recipe
+
+    target = out or Path(f"{file.stem}_inspect.png")
+    if not file.is_file():
+        raise UserError(f"{file} is no file: name one mammogram")
+    if target.exists() and target.samefile(file):
+        raise UserError(f"{target} is the mammogram itself: choose another --out")
+    require_writable(target)
+    try:
+        stages = inspect_file(file, load_recipe(config, overrides or ()).prepare)
+    except ImageError as error:
+        error_console.print(f"{file}: {error.reason}: {error}", markup=False, highlight=False)
+        raise typer.Exit(NOT_CLEAN) from error
+    table = Table(show_header=False, box=None)
+    for name, value in describe_stages(stages):
+        table.add_row(Text(name, "bold"), Text(value))
+    console.print(table)
+    write_bytes(target, draw_stages(stages))
+    _say(f"picture: {target}")
 
 
 @app.command()
@@ -297,6 +342,60 @@ def check(
     if problems:
         raise typer.Exit(NOT_CLEAN)
     _say(f"{submission} is valid")
+
+
+@app.command()
+def verify(
+    cache: CacheFolder,
+    data: Annotated[
+        Path | None, typer.Option(help="The folder that it was made of, to compare the files too.")
+    ] = None,
+    workers: Workers = None,
+) -> None:
+    """Check that a cache is whole and still what was prepared.
+
+    Reads every image and compares it with the manifest's checksum; with --data the source files as well.
+    Changes nothing; the exit code is 1 if anything is wrong.
+    """
+    from data_prep.cache import Cache
+    from data_prep.verify import read_manifest
+    from data_prep.verify import verify as verify_cache
+
+    store = Cache(cache)
+    with Reporter(console).track("verify", _count_prepared(read_manifest(store))) as advance:
+        found = verify_cache(
+            store, data, workers=count_workers() if workers is None else workers, on_image=advance
+        )
+    shown = found.problems[:MAX_PROBLEMS_SHOWN]
+    if len(found.problems) > len(shown):
+        shown.append(f"and {len(found.problems) - len(shown)} problems more")
+    for problem in shown:
+        error_console.print(problem, markup=False, highlight=False)
+    if shown:
+        raise typer.Exit(NOT_CLEAN)
+    _say(f"{cache}: {found.summary}")
+
+
+@app.command()
+def pack(cache: CacheFolder, workers: Workers = None) -> None:
+    """Pack a cache into one file that is read far faster.
+
+    Training and `predict --cache` use it by themselves. After `prepare` has changed the cache, they read the
+    single images again until it is packed anew.
+    """
+    from data_prep.cache import Cache
+    from data_prep.pack import write_pack
+
+    store = Cache(cache)
+    with Reporter(console).track("pack", _count_prepared(store.read_manifest())) as advance:
+        path = write_pack(store, workers=count_workers() if workers is None else workers, on_image=advance)
+    _say(f"{path}: {path.stat().st_size / 1e6:,.1f} MB")
+
+
+def _count_prepared(manifest: "pd.DataFrame") -> int:
+    from data_prep.pack import select_prepared
+
+    return len(select_prepared(manifest))
 
 
 def _say(text: str) -> None:

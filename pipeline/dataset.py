@@ -2,14 +2,15 @@
 
 import signal
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from data_prep.cache import Image, read_image
 from data_prep.errors import UserError
+from data_prep.frame import Image
+from data_prep.pack import Images
 from pipeline.augment import Augmentation
 
 # Not the images' own mean: the first LayerNorm keeps a flat patch's sign and drops its size, so dense
@@ -27,31 +28,30 @@ Batch = tuple[Tensor, Tensor]
 
 
 def to_tensor(image: Image) -> Tensor:
-    """Returns image_CHW, float32, -2 to 2, of an image [H, W], 0..255."""
-    return torch.from_numpy(image).float().div_(255.0).sub_(MEAN).div_(STD).unsqueeze(0)
+    """Returns image_CHW, float32, -2 to 2, of an image [H, W], 0..255 or 0..65535."""
+    brightest = float(np.iinfo(image.dtype).max)
+    return torch.from_numpy(image).float().div_(brightest).sub_(MEAN).div_(STD).unsqueeze(0)
 
 
 class CachedImages(Dataset[Sample | UserError]):
-    """Images of a cache by (epoch, row); without an augmentation the epoch makes no difference.
+    """Samples of a cache by (epoch, row); without an augmentation the epoch makes no difference.
 
     An image that cannot be read is returned as the error: torch would hide one that a worker raises behind
     the worker's traceback.
     """
 
-    def __init__(
-        self, paths: Sequence[Path], *, augmentation: Augmentation | None = None, seed: int = 0
-    ) -> None:
-        self._paths = list(paths)
+    def __init__(self, images: Images, *, augmentation: Augmentation | None = None, seed: int = 0) -> None:
+        self._images = images
         self._augmentation = augmentation
         self._seed = seed
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._images)
 
     def __getitem__(self, key: Key) -> Sample | UserError:
         epoch, row = key
         try:
-            image = read_image(self._paths[row])
+            image = self._images[row]
         except UserError as error:
             return error
         if self._augmentation is not None:

@@ -11,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data_prep.cache import Cache, CacheSettings, Image, read_image
+from data_prep.cache import Cache, CacheSettings
 from data_prep.errors import ImageError, UserError
 from data_prep.exams import BREAST, locate_images, read_exams
+from data_prep.frame import Image
+from data_prep.pack import Images, open_images
 from data_prep.prepare import stream_images
 from data_prep.settings import differences
 from pipeline.aggregate import to_breasts
@@ -61,14 +63,14 @@ def predict_batch(
 
 def predict_cached(
     model: nn.Module,
-    paths: list[Path],
+    images: Images,
     *,
     logit_shift: float,
     arithmetic: Arithmetic,
     workers: int,
 ) -> Iterator[Probabilities]:
-    """Yields the probabilities of images of a cache, a batch at a time, in the order of `paths`."""
-    batches = load_batches(CachedImages(paths), in_order(len(paths), BATCH_SIZE), workers=workers)
+    """Yields the probabilities of images of a cache, a batch at a time, in their order."""
+    batches = load_batches(CachedImages(images), in_order(len(images), BATCH_SIZE), workers=workers)
     for images_BCHW, _ in batches:
         yield predict_batch(model, images_BCHW, logit_shift=logit_shift, arithmetic=arithmetic)
 
@@ -162,10 +164,11 @@ def predict_cache(run: Run, cache: Cache, *, reporter: Reporter) -> RunPredictio
 def _read_cached(cache: Cache, exams: pd.DataFrame) -> Iterator[Numbered]:
     """Yields each row's image, or why `prepare` could not make it."""
     records = cache.read_records()
-    for row, path in enumerate(cache.image_paths(exams)):
-        record = records[exams["image_id"].iloc[row]]
-        failed = record.get("reason")
-        yield row, ImageError(failed, record["message"]) if failed else read_image(path)
+    outcomes = [records[image_id] for image_id in exams["image_id"]]
+    images = iter(open_images(cache, exams[[not outcome.get("reason") for outcome in outcomes]]))
+    for row, outcome in enumerate(outcomes):
+        failed = outcome.get("reason")
+        yield row, ImageError(failed, outcome["message"]) if failed else next(images)
 
 
 def _predict(

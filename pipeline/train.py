@@ -6,7 +6,6 @@ Knows nothing of the other folds and of the run's reports.
 import math
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from data_prep.cache import Cache
 from data_prep.errors import TrainingStopped
 from data_prep.files import write_csv
+from data_prep.pack import Images, open_images
 from pipeline.aggregate import to_breasts
 from pipeline.augment import Augmentation
 from pipeline.checkpoint import Checkpoint, load_checkpoint, make_model, save_checkpoint, save_weights
@@ -46,13 +46,13 @@ class FoldImages:
 
     Attributes:
         training, validation: exam tables.
-        training_paths, validation_paths: each row's cached image.
+        training_images, validation_images: each row's image.
     """
 
     training: pd.DataFrame
     validation: pd.DataFrame
-    training_paths: list[Path]
-    validation_paths: list[Path]
+    training_images: Images
+    validation_images: Images
 
     @classmethod
     def split(cls, exams: pd.DataFrame, folds: pd.DataFrame, fold: int, cache: Cache) -> "FoldImages":
@@ -60,7 +60,7 @@ class FoldImages:
         held_out = set(folds.loc[folds["fold"] == fold, "patient_id"])
         is_held_out = exams["patient_id"].isin(held_out)
         training, validation = (exams[rows].reset_index(drop=True) for rows in (~is_held_out, is_held_out))
-        return cls(training, validation, cache.image_paths(training), cache.image_paths(validation))
+        return cls(training, validation, open_images(cache, training), open_images(cache, validation))
 
 
 @dataclass
@@ -117,7 +117,7 @@ class FoldTrainer:
         self.arithmetic = Arithmetic.choose(recipe.train.device, recipe.train.precision)
         self.labels = images.training["cancer"].to_numpy()
         self.dataset = CachedImages(
-            images.training_paths, augmentation=Augmentation(recipe.augment), seed=recipe.train.seed
+            images.training_images, augmentation=Augmentation(recipe.augment), seed=recipe.train.seed
         )
         plan = self.plan(0)
         self.batches_per_epoch = len(plan)
@@ -240,7 +240,7 @@ class FoldTrainer:
         table = self.images.validation
         batches = predict_cached(
             self.state.average.module,
-            self.images.validation_paths,
+            self.images.validation_images,
             logit_shift=self.logit_shift,
             arithmetic=self.arithmetic,
             workers=self.settings.workers,

@@ -27,7 +27,7 @@ def success(image_id: str, patient_id: str = "7") -> dict[str, Any]:
         "source_mtime_ns": 2**62 + 1,
         "seconds": 0.25,
     }
-    return values | {"patient_id": patient_id, "image_id": image_id, "scale": 1 / 3, "box_found": True}
+    return values | {"patient_id": patient_id, "image_id": image_id, "scale_x": 1 / 3, "flipped": True}
 
 
 def failure(image_id: str, patient_id: str = "7") -> dict[str, Any]:
@@ -68,11 +68,19 @@ def test_tables_hold_every_outcome_in_id_order(tmp_path: Path) -> None:
     assert list(manifest) == MANIFEST_COLUMNS
     assert list(failures) == FAILURE_COLUMNS
     assert list(table(cache.timings_path)) == TIMING_COLUMNS
-    assert manifest["image_id"].tolist() == ["100", "3", "20"]
+    assert manifest["image_id"].tolist() == table(cache.timings_path)["image_id"].tolist()
+    assert dict(zip(manifest["image_id"], manifest["status"], strict=True)) == {
+        "100": "prepared",
+        "9": "failed",
+        "3": "prepared",
+        "20": "prepared",
+        "11": "failed",
+    }
     assert failures["image_id"].tolist() == ["9", "11"] or failures["image_id"].tolist() == ["11", "9"]
     assert failures["message"].unique().tolist() == ['a "quoted" word, and a comma']
-    assert not manifest.isna().any().any()
-    assert manifest["scale"].tolist() == [1 / 3] * 3
+    prepared = manifest[manifest["status"] == "prepared"]
+    assert not prepared.isna().any().any()
+    assert prepared["scale_x"].tolist() == [1 / 3] * 3
 
 
 def test_tables_that_are_read_and_written_again_keep_every_byte(tmp_path: Path) -> None:
@@ -94,7 +102,7 @@ def test_the_journal_overrules_the_tables_until_they_are_written(tmp_path: Path)
     assert "reason" not in records["2"]
     cache.write_tables(records)
     assert not cache.journal.path.exists()
-    assert table(cache.manifest_path)["image_id"].tolist() == ["2", "3"]
+    assert table(cache.manifest_path)["status"].tolist() == ["failed", "prepared", "prepared"]
     assert table(cache.failures_path)["image_id"].tolist() == ["1"]
 
 

@@ -12,8 +12,8 @@ from pydicom.encaps import encapsulate
 from data_prep import codecs
 from data_prep.dicom import open_dicom, read_frame
 from data_prep.errors import ImageError
-from data_prep.frame import Frame, PhotometricInterpretation, VoiLutFunction, Window
-from data_prep.intensity import to_display
+from data_prep.frame import Frame, Grid, PhotometricInterpretation, VoiLutFunction, Window
+from data_prep.intensity import to_display, with_voi
 from tests.data_prep.dicom_files import make_breast, write_dicom
 
 PIXELS = make_breast(48, 32)
@@ -65,7 +65,7 @@ def test_every_transfer_syntax_gives_the_pixels_that_were_written(
     path = write_dicom(tmp_path / "a.dcm", pixels, transfer_syntax=syntax, jp2=jp2, BitsStored=bits)
     frame = read_frame(path)
     np.testing.assert_array_equal(frame.pixels, pixels)
-    assert (frame.rows, frame.columns, frame.bits_stored, frame.level) == (48, 32, bits, 0)
+    assert (frame.rows, frame.columns, frame.bits_stored, frame.grid) == (48, 32, bits, Grid())
     assert frame.transfer_syntax == syntax
 
 
@@ -102,15 +102,21 @@ def test_a_bare_header_is_enough(tmp_path: Path) -> None:
     assert (frame.rescale_slope, frame.rescale_intercept) == (1, 0)
 
 
-def test_levels_come_from_jpeg2000_alone(tmp_path: Path) -> None:
+def test_levels_come_from_the_codestream_or_from_averaging(tmp_path: Path) -> None:
     pixels = make_breast(256, 192)
     file = open_dicom(
         write_dicom(tmp_path / "a.dcm", pixels, transfer_syntax=codecs.JPEG_2000_LOSSLESS, BitsStored=12)
     )
     assert file.max_level >= 2
     frame = file.read_frame(2)
-    assert (frame.pixels.shape, frame.level, frame.rows, frame.columns) == ((64, 48), 2, 256, 192)
-    assert open_dicom(write_dicom(tmp_path / "b.dcm", pixels)).max_level == 0
+    assert (frame.pixels.shape, frame.grid, frame.rows, frame.columns) == (
+        (64, 48),
+        Grid(2, is_even=True),
+        256,
+        192,
+    )
+    frame = open_dicom(write_dicom(tmp_path / "b.dcm", pixels)).read_frame(2)
+    assert (frame.pixels.shape, frame.grid, frame.rows, frame.columns) == ((64, 48), Grid(2), 256, 192)
 
 
 @pytest.mark.parametrize("content", [b"", bytes(500), b"patient_id,image_id\n1,2\n", bytes(128) + b"DICM"])
@@ -131,7 +137,8 @@ BAD_ELEMENTS = {
     "more bits stored than allocated": ({"BitsStored": 17}, "bad_value"),
     "no rows": ({"Rows": 0}, "bad_value"),
     "no columns": ({"Columns": None}, "bad_value"),
-    "fewer pixels than rows": ({"Rows": 60_000, "Columns": 60_000}, "truncated"),
+    "fewer pixels than rows": ({"Rows": 6_000, "Columns": 6_000}, "truncated"),
+    "more pixels than any mammogram": ({"Rows": 65_535, "Columns": 65_535}, "too_large"),
     "window of width 0": ({"WindowCenter": 100, "WindowWidth": 0}, "bad_value"),
     "window of width -5": ({"WindowCenter": 100, "WindowWidth": -5}, "bad_value"),
     "unknown window function": (
@@ -206,7 +213,7 @@ def test_every_odd_real_file_ends_as_a_frame_or_as_an_image_error(real_data: Pat
         assert time.perf_counter() - start < 5, path
     assert len(frames) > 20
     for frame in frames:
-        display = to_display(frame)
+        display = to_display(with_voi(frame))
         assert display.min() >= 0
         assert display.max() <= 1
 

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,18 @@ def sleep_at_three(number: int) -> int:
     if number == 3:
         time.sleep(60)
     return number
+
+
+def die_once(path: Path) -> str:
+    """Ends its process without a word, the first time."""
+    if not path.exists():
+        path.touch()
+        os._exit(7)
+    return path.name
+
+
+def die(number: int) -> int:
+    os._exit(7)
 
 
 def fail_at_three(number: int) -> int:
@@ -60,9 +73,20 @@ def test_a_killed_process_costs_only_the_item_it_had() -> None:
         outcome.item: outcome for outcome in map_unordered(kill_oneself_at_three, range(8), workers=1)
     }
     lost = outcomes.pop(3)
-    assert (lost.result, lost.reason) == (None, "crashed")
-    assert "process ended" in lost.message
+    assert (lost.result, lost.reason) == (None, "killed")
+    assert "killed twice" in lost.message
     assert {item: outcome.result for item, outcome in outcomes.items()} == {n: n for n in range(8) if n != 3}
+
+
+def test_what_crashes_once_is_tried_again(tmp_path: Path) -> None:
+    (outcome,) = map_unordered(die_once, [tmp_path / "item"], workers=1)
+    assert (outcome.result, outcome.reason) == ("item", "")
+
+
+def test_what_crashes_twice_is_given_up() -> None:
+    outcomes = list(map_unordered(die, [1, 2], workers=2))
+    assert sorted(outcome.item for outcome in outcomes) == [1, 2]
+    assert {outcome.message for outcome in outcomes} == {"its process ended with code 7, twice"}
 
 
 def test_a_time_out_costs_only_the_item(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +95,7 @@ def test_a_time_out_costs_only_the_item(monkeypatch: pytest.MonkeyPatch) -> None
     outcomes = {outcome.item: outcome for outcome in map_unordered(sleep_at_three, range(6), workers=1)}
     assert time.perf_counter() - start < 30
     lost = outcomes.pop(3)
-    assert (lost.result, lost.reason, lost.message) == (None, "timeout", "it took more than 1 s")
+    assert (lost.result, lost.reason, lost.message) == (None, "timeout", "it took more than 1 s, twice")
     assert {outcome.result for outcome in outcomes.values()} == {0, 1, 2, 4, 5}
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 import pandas as pd
@@ -58,6 +59,46 @@ def test_a_full_disk_leaves_the_old_file(
     assert error.value.exit_code == 4
     assert path.read_text() == "old"
     assert names_in(tmp_path) == ["a.txt"]
+
+
+def test_a_large_file_has_its_space_before_its_first_byte(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    with files.preallocate(path, 10_000) as stream:
+        (temporary,) = tmp_path.iterdir()
+        assert temporary.stat().st_size == 10_000
+        assert temporary.stat().st_blocks * 512 >= 10_000
+        stream.seek(9_999)
+        stream.write(b"z")
+        stream.seek(0)
+        stream.write(b"a")
+    assert path.read_bytes() == b"a" + bytes(9_998) + b"z"
+    assert names_in(tmp_path) == ["large"]
+
+
+@pytest.mark.parametrize("number", [None, errno.ENOSPC, errno.EDQUOT])
+def test_too_little_space_for_a_large_file_is_told_and_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
+) -> None:
+    """Be it that the disk has no such space, or that the system refuses it."""
+    path = tmp_path / "large"
+    path.write_text("old")
+    if number is not None:
+        monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**16))
+        monkeypatch.setattr(files.os, "posix_fallocate", lambda *_: fail_with(number))
+    with pytest.raises(DiskFull, match=r"disk full at .*, large needs 4000000\.0 GB: free some space"):
+        files.preallocate(path, 4 * 10**15).__enter__()
+    assert path.read_text() == "old"
+    assert names_in(tmp_path) == ["large"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_large_file_that_is_given_up_leaves_the_old_one(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "large"
+    path.write_text("old")
+    with pytest.raises(error), files.preallocate(path, 100):
+        raise error
+    assert path.read_text() == "old"
+    assert names_in(tmp_path) == ["large"]
 
 
 def test_a_full_device_stops_the_journal() -> None:
@@ -137,9 +178,22 @@ def test_a_second_process_hears_who_holds_the_folder(tmp_path: Path) -> None:
         with pytest.raises(FolderInUse, match=f"in use by process {holder.pid} on ") as error:
             locked(tmp_path).__enter__()
         assert error.value.exit_code == 5
+        with pytest.raises(FolderInUse, match=f"in use by process {holder.pid} on "):
+            files.require_unlocked(tmp_path)
         holder.kill()
     with locked(tmp_path):  # whoever is dead holds nothing
         pass
+
+
+def test_to_ask_for_a_lock_takes_and_writes_nothing(tmp_path: Path) -> None:
+    files.require_unlocked(tmp_path / "absent")
+    files.require_unlocked(tmp_path)
+    assert names_in(tmp_path) == []
+    with locked(tmp_path):
+        pass
+    before = (tmp_path / ".lock").read_bytes()
+    files.require_unlocked(tmp_path)
+    assert (tmp_path / ".lock").read_bytes() == before
 
 
 def test_a_lock_ends_with_its_block(tmp_path: Path) -> None:

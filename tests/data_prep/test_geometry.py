@@ -1,8 +1,7 @@
-"""Geometry: the breast is found whatever lies beside it, and the square shows it where `Placement` says."""
+"""Geometry: the square shows the box where `Placement` says, at every level, and every point maps back."""
 
-from dataclasses import dataclass
+from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,62 +9,20 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from data_prep.codecs import JPEG_2000_LOSSLESS, Layout, decode, encode
-from data_prep.frame import Box, Display
-from data_prep.geometry import Breast, Placement, find_breast, find_level, fit_to_square, place
+from data_prep.frame import Box, Display, Grid
+from data_prep.geometry import (
+    Fit,
+    Placement,
+    find_level,
+    find_max_reduction,
+    find_support,
+    fit_to_square,
+    place,
+    reduce_pixels,
+)
+from data_prep.source import Span
 
 ROWS, COLUMNS = 600, 480
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A synthetic frame and where its breast truly is."""
-
-    display: Display
-    mask: NDArray[np.bool_]
-
-
-def draw_breast(
-    *, background: float = 0.0, brightness: float = 0.6, reach: float = 0.5, seed: int = 0
-) -> Scene:
-    """A half-ellipse with its chest wall at the left edge, some texture and noise."""
-    y, x = np.mgrid[:ROWS, :COLUMNS]
-    mask = (x / (reach * COLUMNS)) ** 2 + ((y - 0.5 * ROWS) / (0.35 * ROWS)) ** 2 < 1
-    generator = np.random.default_rng(seed)
-    texture = cv2.GaussianBlur(generator.normal(0, 1, (ROWS, COLUMNS)), (0, 0), 8)
-    values = np.where(mask, brightness + texture, background) + generator.normal(0, 0.004, (ROWS, COLUMNS))
-    return Scene(np.clip(values, 0, 1).astype(np.float32), mask)
-
-
-def with_marker(scene: Scene) -> Scene:
-    marker = np.zeros((ROWS, COLUMNS), np.uint8)
-    cv2.putText(marker, "R CC", (330, 80), cv2.FONT_HERSHEY_SIMPLEX, 1.5, 255, 4)
-    cv2.rectangle(marker, (330, 500), (400, 560), 230, -1)
-    return Scene(np.maximum(scene.display, marker.astype(np.float32) / 255), scene.mask)
-
-
-def with_collimator(scene: Scene) -> Scene:
-    """Bright lines along two edges of the frame, as the collimator leaves them."""
-    display = scene.display.copy()
-    display[:2, :] = 0.8
-    display[:, -2:] = 0.8
-    return Scene(display, scene.mask)
-
-
-SCENES = {
-    "plain": draw_breast(),
-    "text markers": with_marker(draw_breast()),
-    "collimator lines": with_collimator(draw_breast()),
-    "grey background": draw_breast(background=0.25),
-    "grey background and marker": with_marker(draw_breast(background=0.2)),
-    "faint": draw_breast(brightness=0.2),
-    "small": draw_breast(reach=0.2),
-    "wide": draw_breast(reach=0.9),
-}
-each_scene = pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES)
-
-
-def find(display: Display) -> Breast:
-    return find_breast(display, rows=display.shape[0], columns=display.shape[1])
 
 
 def box_of(mask: NDArray[np.bool_]) -> Box:
@@ -73,66 +30,13 @@ def box_of(mask: NDArray[np.bool_]) -> Box:
     return Box(int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1)
 
 
-@each_scene
-def test_the_box_holds_the_breast_and_little_else(scene: Scene) -> None:
-    breast = find(scene.display)
-    box, truth = breast.box, box_of(scene.mask)
-    assert breast.is_found
-    assert not breast.chest_wall_on_right
-    inside = scene.mask[box.top : box.bottom, box.left : box.right].sum()
-    assert inside >= 0.99 * scene.mask.sum()
-    assert box.width * box.height <= 1.15 * truth.width * truth.height
-    assert 0 <= box.left < box.right <= COLUMNS
-    assert 0 <= box.top < box.bottom <= ROWS
+def make_picture(rows: int = ROWS, columns: int = COLUMNS) -> Display:
+    """Smooth, 0.1 to 0.9, different everywhere."""
+    y, x = np.mgrid[:rows, :columns]
+    return (0.5 + 0.2 * np.sin(x / 37) + 0.2 * np.cos(y / 53)).astype(np.float32)
 
 
-@each_scene
-def test_a_mirrored_frame_gives_the_same_image(scene: Scene) -> None:
-    images, sides = [], []
-    for display in (scene.display, np.ascontiguousarray(scene.display[:, ::-1])):
-        breast = find(display)
-        images.append(fit_to_square(display, place(breast, 128), side=128))
-        sides.append(breast.chest_wall_on_right)
-    assert sides == [False, True]
-    np.testing.assert_allclose(images[0], images[1], atol=1e-5)
-
-
-@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
-def test_an_even_frame_falls_back_to_the_whole(value: float) -> None:
-    breast = find(np.full((300, 200), value, np.float32))
-    assert breast == Breast(Box(0, 0, 200, 300), is_found=False, chest_wall_on_right=False)
-
-
-def test_a_marker_alone_is_no_breast() -> None:
-    display = np.zeros((600, 480), np.float32)
-    display[20:60, 400:450] = 1.0
-    breast = find(display)
-    assert not breast.is_found
-    assert breast.box == Box(0, 0, 480, 600)
-    assert breast.chest_wall_on_right
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (1, 500), (500, 1), (3, 3)])
-def test_tiny_and_thin_frames_have_a_box_and_an_image(shape: tuple[int, int]) -> None:
-    display = np.random.default_rng(0).random(shape).astype(np.float32)
-    breast = find(display)
-    image = fit_to_square(display, place(breast, 32), side=32)
-    assert image.shape == (32, 32)
-    assert 0 <= image.min() <= image.max() <= 1
-
-
-def test_the_box_is_given_in_full_matrix_pixels_at_every_level() -> None:
-    scene = draw_breast()
-    full = find(scene.display).box
-    for level in (1, 2):
-        reduced = np.ascontiguousarray(scene.display[:: 2**level, :: 2**level])
-        box = find_breast(reduced, rows=ROWS, columns=COLUMNS, level=level).box
-        offsets = np.subtract(
-            (box.left, box.top, box.right, box.bottom), (full.left, full.top, full.right, full.bottom)
-        )
-        assert np.abs(offsets).max() <= 12
-
-
+fits = st.sampled_from(["letterbox", "stretch"])
 boxes = st.builds(
     lambda left, top, width, height: Box(left, top, left + width, top + height),
     st.integers(0, 50),
@@ -142,61 +46,85 @@ boxes = st.builds(
 )
 
 
-@given(box=boxes, side=st.integers(16, 96), flipped=st.booleans(), level=st.integers(0, 2))
+@given(box=boxes, side=st.integers(16, 96), flipped=st.booleans(), level=st.integers(0, 2), fit=fits)
 @settings(max_examples=80, deadline=None)
-def test_the_square_keeps_the_aspect_and_pads_with_zero(
-    box: Box, side: int, flipped: bool, level: int
+def test_the_square_shows_the_box_and_pads_with_zero(
+    box: Box, side: int, flipped: bool, level: int, fit: Fit
 ) -> None:
     display = np.ones((200 >> level, 200 >> level), np.float32)
-    placement = place(Breast(box, is_found=True, chest_wall_on_right=flipped), side)
-    image = fit_to_square(display, placement, side=side, level=level)
+    placement = place(box, is_flipped=flipped, side=side, fit=fit)
+    image = fit_to_square(display, placement, side=side, grid=Grid(level, is_even=True))
     assert image.shape == (side, side)
     assert image.dtype == np.float32
-    shown = box_of(image > 0)
-    assert set(np.unique(image > 0.999)) <= {False, True}
     assert np.isin(np.round(image, 4), [0, 1]).all()
+    shown = box_of(image > 0)
+    assert (shown.width, shown.height) == (placement.width, placement.height)
     assert max(shown.width, shown.height) == side
-    assert abs(shown.width - max(1, box.width * placement.scale)) <= 0.5
-    assert abs(shown.height - max(1, box.height * placement.scale)) <= 0.5
     assert shown.left == 0
     assert abs(shown.top - (side - shown.bottom)) <= 1
+    if fit == "stretch":
+        assert shown == Box(0, 0, side, side)
+    else:
+        longer = max(box.width, box.height)
+        assert abs(shown.width - max(1, box.width * side / longer)) <= 0.5
+        assert abs(shown.height - max(1, box.height * side / longer)) <= 0.5
 
 
+@given(
+    box=boxes,
+    side=st.integers(16, 1024),
+    flipped=st.booleans(),
+    fit=fits,
+    x=st.floats(-10, 2000),
+    y=st.floats(-10, 2000),
+)
+def test_every_point_maps_back_also_from_the_manifest(
+    box: Box, side: int, flipped: bool, fit: Fit, x: float, y: float
+) -> None:
+    placement = place(box, is_flipped=flipped, side=side, fit=fit)
+    assert placement.to_full_matrix(*placement.to_image(x, y)) == pytest.approx((x, y), abs=1e-6)
+    written = {name: str(value) for name, value in placement.as_record().items()}
+    written["flipped"] = placement.is_flipped
+    assert Placement.from_record(written) == placement
+    corners = [placement.to_image(box.left, box.top), placement.to_image(box.right, box.bottom)]
+    assert sorted(corner[0] for corner in corners) == pytest.approx([0, placement.width])
+    assert [corner[1] for corner in corners] == pytest.approx(
+        [placement.top, placement.top + placement.height]
+    )
+
+
+@pytest.mark.parametrize("fit", ["letterbox", "stretch"])
 @pytest.mark.parametrize("flipped", [False, True])
 @pytest.mark.parametrize("level", [0, 1, 2])
-def test_placement_says_where_a_full_matrix_point_lies(flipped: bool, level: int) -> None:
+def test_a_dot_is_where_the_placement_says(fit: Fit, flipped: bool, level: int) -> None:
     """A smooth bright dot at a known place is found there in the image, to a fraction of a pixel."""
     x0, y0 = 210.5, 341.5  # pixel edges at whole numbers: the centre of pixel (210, 341)
     y, x = np.mgrid[:ROWS, :COLUMNS] + 0.5
     dot = np.exp(-((x - x0) ** 2 + (y - y0) ** 2) / (2 * 12.0**2)).astype(np.float32)
     step = 2**level
-    placement = place(Breast(Box(30, 100, 390, 580), is_found=True, chest_wall_on_right=flipped), 128)
-    image = fit_to_square(np.ascontiguousarray(dot[::step, ::step]), placement, side=128, level=level)
+    placement = place(Box(30, 100, 390, 580), is_flipped=flipped, side=128, fit=fit)
+    image = fit_to_square(
+        np.ascontiguousarray(dot[::step, ::step]), placement, side=128, grid=Grid(level, is_even=True)
+    )
     ys, xs = np.mgrid[:128, :128] + 0.5
     found = (image * xs).sum() / image.sum(), (image * ys).sum() / image.sum()
-    assert found == pytest.approx(locate(placement, x0, y0), abs=0.1)
-
-
-def locate(placement: Placement, x: float, y: float) -> tuple[float, float]:
-    """The mapping of the docstring of `Placement`."""
-    box = placement.box
-    across = box.right - x if placement.is_flipped else x - box.left
-    return across * placement.scale, placement.top + (y - box.top) * placement.scale
+    assert found == pytest.approx(placement.to_image(x0, y0), abs=0.1)
+    assert placement.to_full_matrix(*found) == pytest.approx((x0, y0), abs=0.4)
 
 
 @pytest.mark.parametrize("level", [1, 2])
 @pytest.mark.parametrize("flipped", [False, True])
 def test_a_reduced_decode_gives_nearly_the_image_of_the_full_one(level: int, flipped: bool) -> None:
-    stored = np.rint(cv2.GaussianBlur(draw_breast().display, (0, 0), 5) * 4095).astype(np.uint16)
-    encoded = encode(stored, JPEG_2000_LOSSLESS, bits_stored=12)
+    stored = np.rint(make_picture() * 4095).astype(np.uint16)
+    encoded = Span.of(encode(stored, JPEG_2000_LOSSLESS, bits_stored=12))
     layout = Layout(ROWS, COLUMNS, 16, 12, is_signed=False)
-    placement = place(Breast(Box(1, 83, 247, 517), is_found=True, chest_wall_on_right=flipped), 96)
+    placement = place(Box(1, 83, 247, 517), is_flipped=flipped, side=96, fit="letterbox")
     images = [
         fit_to_square(
             (decode(encoded, JPEG_2000_LOSSLESS, layout, at) / 4095).astype(np.float32),
             placement,
             side=96,
-            level=at,
+            grid=Grid(at, is_even=True),
         )
         for at in (0, level)
     ]
@@ -205,12 +133,53 @@ def test_a_reduced_decode_gives_nearly_the_image_of_the_full_one(level: int, fli
     assert -10 * np.log10(np.mean(error**2)) >= 45
 
 
+@given(box=boxes, side=st.integers(16, 96), flipped=st.booleans(), level=st.integers(0, 2), fit=fits)
+@settings(max_examples=80, deadline=None)
+def test_only_the_support_is_needed(box: Box, side: int, flipped: bool, level: int, fit: Fit) -> None:
+    display = np.ascontiguousarray(make_picture(230, 260)[:: 2**level, :: 2**level])
+    placement = place(box, is_flipped=flipped, side=side, fit=fit)
+    grid = Grid(level, is_even=True)
+    rows, columns = find_support(placement, display.shape, grid)
+    image = fit_to_square(
+        display[rows, columns], placement, side=side, grid=grid, origin=(rows.start, columns.start)
+    )
+    np.testing.assert_allclose(
+        image, fit_to_square(display, placement, side=side, grid=grid), rtol=0, atol=1e-5
+    )
+
+
 def test_the_image_is_antialiased() -> None:
     stripes = np.tile(np.array([0, 1], np.float32), (400, 200))
-    image = fit_to_square(
-        stripes, place(Breast(Box(0, 0, 400, 400), is_found=True, chest_wall_on_right=False), 50), side=50
-    )
+    placement = place(Box(0, 0, 400, 400), is_flipped=False, side=50, fit="letterbox")
+    image = fit_to_square(stripes, placement, side=50)
     np.testing.assert_allclose(image[:, 1:-1], 0.5, atol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16])
+@pytest.mark.parametrize(("rows", "columns"), [(400, 200), (403, 201), (4, 900)])
+def test_blocks_are_averaged(dtype: type[Any], rows: int, columns: int) -> None:
+    pixels = (120 * make_picture(rows, columns)).astype(dtype)
+    small = reduce_pixels(pixels, 2)
+    assert small.dtype == (np.int16 if dtype is np.int8 else dtype)
+    blocks = pixels[: rows // 4 * 4, : columns // 4 * 4].reshape(rows // 4, 4, columns // 4, 4)
+    np.testing.assert_allclose(small, blocks.mean(axis=(1, 3)), atol=0.51)
+    assert reduce_pixels(pixels, 0) is pixels
+
+
+@given(rows=st.integers(1, 3000), columns=st.integers(1, 3000))
+def test_a_reduction_leaves_something(rows: int, columns: int) -> None:
+    level = find_max_reduction(rows, columns)
+    assert min(rows, columns) >> level == 1
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+@pytest.mark.parametrize("flipped", [False, True])
+def test_averaged_blocks_give_nearly_the_image_of_the_full_frame(level: int, flipped: bool) -> None:
+    display = make_picture(603, 481)
+    placement = place(Box(1, 83, 481, 603), is_flipped=flipped, side=96, fit="letterbox")
+    exact = fit_to_square(display, placement, side=96)
+    quick = fit_to_square(reduce_pixels(display, level), placement, side=96, grid=Grid(level))
+    assert -10 * np.log10(np.mean((exact - quick) ** 2)) >= 45
 
 
 @given(box=boxes, side=st.integers(16, 96), oversampling=st.floats(0.5, 4), max_level=st.integers(0, 6))

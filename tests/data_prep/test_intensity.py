@@ -17,7 +17,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from data_prep.dicom import read_frame
 from data_prep.frame import Frame, LookupTable, PhotometricInterpretation, VoiLutFunction, Window
-from data_prep.intensity import describe_window, display_curve, to_display
+from data_prep.intensity import describe_voi, display_curve, is_padding_bright, to_display, with_voi
 from tests.data_prep.dicom_files import write_dicom
 
 MONOCHROME1 = PhotometricInterpretation.MONOCHROME1
@@ -120,7 +120,7 @@ def test_a_voi_lut_is_preferred_and_clipped_at_its_ends(
         VOILUTSequence=[make_lut(entries, first_mapped=first_mapped, bits=bits)],
     )
     assert_equals_pydicom(path)
-    assert describe_window(read_frame(path)) == "VOI LUT"
+    assert describe_voi(read_frame(path)) == "VOI LUT"
 
 
 @pytest.mark.parametrize("window", [WINDOWS["linear"], WINDOWS["sigmoid"]], ids=["linear", "sigmoid"])
@@ -184,15 +184,79 @@ def test_without_a_window_the_bulk_of_the_pixels_spans_the_range(dtype: type[Any
     pixels = np.linspace(20, 120, 10_000).reshape(100, 100).astype(dtype)
     pixels[0, 0] = np.iinfo(dtype).max  # one hot pixel does not decide the window
     frame = Frame(pixels=pixels, rows=100, columns=100, bits_stored=pixels.itemsize * 8)
+    frame = with_voi(frame)
     display = to_display(frame)
     assert (display.min(), display.max()) == (0.0, 1.0)
     assert np.median(display) == pytest.approx(0.5, abs=0.02)
-    assert "percentiles" in describe_window(frame)
+    assert "percentiles" in describe_voi(frame)
+    assert frame.warnings == ("no_window",)
 
 
 def test_an_even_image_without_a_window_has_an_even_display() -> None:
     frame = Frame(pixels=np.full((5, 4), 77, np.uint16), rows=5, columns=4, bits_stored=12)
-    assert np.unique(to_display(frame)).tolist() == [0.5]
+    assert np.unique(to_display(with_voi(frame))).tolist() == [0.5]
+
+
+def test_a_window_or_lut_of_the_file_is_kept() -> None:
+    pixels = make_pixels(bits=12, signed=False)
+    frame = Frame(pixels=pixels, rows=24, columns=16, bits_stored=12, window=Window(5, 9))
+    assert with_voi(frame) is frame
+    table = LookupTable(np.arange(256, dtype=np.uint16), first_mapped=0, bits=8)
+    assert with_voi(replace(frame, window=None, voi_lut=table)).voi_lut is table
+
+
+def test_a_frame_without_any_window_cannot_be_shown() -> None:
+    with pytest.raises(ValueError, match="neither window nor VOI LUT"):
+        to_display(Frame(pixels=np.zeros((2, 2), np.uint16), rows=2, columns=2, bits_stored=12))
+
+
+@pytest.mark.parametrize("photometric", list(PhotometricInterpretation))
+def test_padding_is_black_and_does_not_count(photometric: PhotometricInterpretation) -> None:
+    """Whatever the window and the inversion make of its values; the other pixels are as without it."""
+    pixels = np.linspace(500, 1500, 400).reshape(20, 20).astype(np.uint16)
+    plain = Frame(pixels=pixels, rows=20, columns=20, bits_stored=12, photometric_interpretation=photometric)
+    pixels_with_padding = np.concatenate([pixels, np.full((5, 20), 60), np.full((15, 20), 63)]).astype(
+        np.uint16
+    )
+    padded = replace(plain, pixels=pixels_with_padding, rows=40, padding=(60, 63))
+    display = to_display(with_voi(padded), blacken_padding=True)
+    np.testing.assert_array_equal(display[:20], to_display(with_voi(plain)))
+    assert (display[20:] == 0).all()
+    inverted = photometric is MONOCHROME1
+    assert is_padding_bright(with_voi(padded)) is inverted
+    assert not is_padding_bright(with_voi(plain))
+
+
+def test_a_frame_of_nothing_but_padding_is_black() -> None:
+    frame = Frame(pixels=np.full((4, 4), 7, np.uint16), rows=4, columns=4, bits_stored=12, padding=(7, 7))
+    assert not to_display(with_voi(frame), blacken_padding=True).any()
+
+
+def test_detector_data_are_shown_on_a_logarithmic_scale() -> None:
+    """Attenuation adds up in the exposure's logarithm: equal steps of tissue give equal steps of grey."""
+    exposure = (16000 * np.exp(-np.linspace(0, 4, 1000))).astype(np.uint16).reshape(20, 50)
+    frame = Frame(
+        pixels=exposure,
+        rows=20,
+        columns=50,
+        bits_stored=14,
+        photometric_interpretation=MONOCHROME1,
+        is_for_processing=True,
+        warnings=("for_processing",),
+    )
+    display = to_display(with_voi(frame)).ravel()
+    np.testing.assert_allclose(display[10:-10], np.linspace(0, 1, 1000)[10:-10], atol=0.012)
+    assert describe_voi(with_voi(frame)).startswith("logarithm")
+    assert with_voi(frame).warnings == ("for_processing", "no_window")
+
+
+@pytest.mark.parametrize("values", [np.zeros(9), np.full(9, 1), np.full(9, 3000), -np.arange(9)])
+def test_detector_data_without_any_spread_can_be_shown(values: NDArray[Any]) -> None:
+    frame = Frame(
+        pixels=values.reshape(3, 3).astype(np.int16), rows=3, columns=3, bits_stored=16, is_signed=True
+    )
+    display = to_display(with_voi(replace(frame, is_for_processing=True)))
+    assert 0 <= display.min() <= display.max() <= 1
 
 
 def test_values_beyond_a_lookup_table_take_its_ends() -> None:

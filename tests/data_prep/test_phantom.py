@@ -11,9 +11,9 @@ import pytest
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from data_prep import codecs
+from data_prep.breast import find_breast
 from data_prep.dicom import read_frame
 from data_prep.frame import PhotometricInterpretation, VoiLutFunction
-from data_prep.geometry import find_breast
 from data_prep.intensity import to_display
 from data_prep.phantom_data import TEST_COLUMNS, TRAIN_COLUMNS, PhantomImage, make_patient, write_phantoms
 from data_prep.phantom_dicom import CONTAINERS, Encoding, make_dicom

@@ -10,7 +10,8 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from data_prep.geometry import find_breast, fit_to_square, place
+from data_prep.breast import find_breast
+from data_prep.geometry import fit_to_square, place
 from data_prep.phantom_data import PhantomImage, make_patient
 
 ROWS, COLUMNS, SIDE = 640, 512, 512
@@ -27,7 +28,7 @@ def measure(seed: int) -> pd.DataFrame:
 
 def describe(image: PhantomImage) -> dict[str, object]:
     breast = find_breast(image.phantom.image, rows=ROWS, columns=COLUMNS)
-    placement = place(breast, SIDE)
+    placement = place(breast.box, is_flipped=breast.chest_wall_on_right, side=SIDE, fit="letterbox")
     square = fit_to_square(image.phantom.image, placement, side=SIDE)
     tissue = fit_to_square(image.phantom.tissue.astype(np.float32), placement, side=SIDE) > 0.5
     encoding = {f"encoding_{name}": value for name, value in vars(image.encoding).items()}

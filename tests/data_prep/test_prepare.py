@@ -21,8 +21,9 @@ from data_prep.cache import (
 from data_prep.errors import ImageError, UserError
 from data_prep.exams import read_exams, require_images
 from data_prep.frame import Box
-from data_prep.prepare import prepare_image, stream_images
+from data_prep.prepare import stream_images
 from data_prep.settings import CodecSettings, PrepareSettings
+from data_prep.stages import prepare_image
 from tests.data_prep.data_folder import (
     SETTINGS,
     copy_data,
@@ -68,10 +69,10 @@ def test_the_record_tells_how_the_image_was_made(tmp_path: Path) -> None:
     assert record["window"] == "LINEAR 2000/4000"
     assert record["level"] >= 1
     assert record["flipped"] is True
-    assert record["box_found"] is True
+    assert record["warnings"] == "laterality_picture", "the header says L"
     box = Box(*(record[f"box_{edge}"] for edge in ("left", "top", "right", "bottom")))
     assert box.right == 300
-    assert record["scale"] == 64 / max(box.width, box.height)
+    assert record["scale_y"] == 64 / max(box.width, box.height)
 
 
 def test_monochrome1_looks_like_monochrome2(tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_monochrome1_looks_like_monochrome2(tmp_path: Path) -> None:
 def test_a_blank_image_is_shown_whole_and_that_is_recorded(tmp_path: Path) -> None:
     path = write_dicom(tmp_path / "a.dcm", np.full((60, 40), 900, np.uint16))
     image, record = prepare_image(path, PrepareSettings(side=32))
-    assert record["box_found"] is False
+    assert record["warnings"].split() == ["no_window", "breast_not_found", "low_contrast"]
     assert image.shape == (32, 32)
 
 
@@ -157,7 +158,7 @@ def test_bad_files_are_quarantined_and_tried_again(data: Path, tmp_path: Path) -
     assert (summary.num_images, summary.num_prepared, summary.num_failed) == (8, 6, 2)
     assert summary.failures == {"not_dicom": 1, "not_image": 1}
     assert table(cache / "failures.csv")["image_id"].tolist() == ["97", "118"]
-    assert len(table(cache / "manifest.csv")) == 6
+    assert table(cache / "manifest.csv")["status"].value_counts().to_dict() == {"prepared": 6, "failed": 2}
     assert len(Cache(cache).read_exams()) == 6
     assert len(Cache(cache).read_exams(prepared_only=False)) == 8
 
@@ -172,7 +173,9 @@ def test_an_image_that_goes_bad_leaves_the_cache(data: Path, tmp_path: Path) -> 
     spoil(copy, "97")
     assert prepare_folder(copy, cache).failures == {"not_dicom": 1}
     assert not list(cache.rglob("97.png"))
-    assert "97" not in table(cache / "manifest.csv")["image_id"].tolist()
+    manifest = table(cache / "manifest.csv").set_index("image_id")
+    assert manifest.loc["97", "status"] == "failed"
+    assert manifest.loc["97"].drop(["patient_id", "status"]).isna().all()
 
 
 def test_a_file_that_vanishes_is_an_io_error(data: Path, tmp_path: Path) -> None:

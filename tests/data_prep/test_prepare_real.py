@@ -9,8 +9,8 @@ import pytest
 
 from data_prep.dicom import read_frame
 from data_prep.intensity import to_display
-from data_prep.prepare import prepare_image
 from data_prep.settings import CodecSettings, PrepareSettings
+from data_prep.stages import prepare_image
 
 
 def peak_signal_to_noise(image: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
@@ -54,8 +54,8 @@ def test_the_default_is_close_to_the_full_decode(
     exact_settings = PrepareSettings(codecs=CodecSettings(exact=True))
     for path in sorted((real_data / "rsna_dicom/train_images").rglob("*.dcm")):
         exact, record = prepare_image(path, exact_settings)
-        width = round((record["box_right"] - record["box_left"]) * record["scale"])
-        height = round((record["box_bottom"] - record["box_top"]) * record["scale"])
+        width = round((record["box_right"] - record["box_left"]) * record["scale_x"])
+        height = round((record["box_bottom"] - record["box_top"]) * record["scale_y"])
         crop = np.s_[record["top"] : record["top"] + height, :width]
         assert peak_signal_to_noise(real_images[path.stem][crop], exact[crop]) >= 45, path.stem
 

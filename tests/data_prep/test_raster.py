@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from data_prep.errors import ImageError
-from data_prep.frame import Pixels
+from data_prep.frame import Grid, Pixels
 from data_prep.intensity import to_display
 from data_prep.raster import open_raster
 
@@ -30,7 +30,7 @@ def save(path: Path, pixels: Pixels, mode: str | None = None) -> Path:
 def test_lossless_files_show_their_full_range(tmp_path: Path, dtype: type[Any], suffix: str) -> None:
     pixels = make_picture(dtype)
     file = open_raster(save(tmp_path / f"a{suffix}", pixels))
-    assert (file.rows, file.columns, file.max_level) == (40, 30, 0)
+    assert (file.rows, file.columns, file.max_level) == (40, 30, 4)
     expected = pixels / np.iinfo(dtype).max
     np.testing.assert_allclose(to_display(file.read_frame()), expected, atol=1e-6)
 
@@ -95,10 +95,13 @@ def test_a_size_bomb_is_refused(tmp_path: Path) -> None:
     assert error.value.reason == "too_large"
 
 
-def test_a_raster_has_no_lower_levels(tmp_path: Path) -> None:
-    file = open_raster(save(tmp_path / "a.png", make_picture(np.uint8)))
-    with pytest.raises(AssertionError):
-        file.read_frame(1)
+def test_lower_levels_are_averaged(tmp_path: Path) -> None:
+    file = open_raster(save(tmp_path / "a.png", make_picture(np.uint8, 64, 48)))
+    assert file.max_level == 5
+    frame = file.read_frame(1)
+    assert (frame.rows, frame.columns, frame.grid) == (64, 48, Grid(1))
+    means = file.frame.pixels.reshape(32, 2, 24, 2).mean(axis=(1, 3))
+    np.testing.assert_allclose(frame.pixels, means, atol=0.51)
 
 
 def test_real_film_scans_are_read(real_data: Path) -> None:

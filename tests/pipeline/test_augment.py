@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.cache import write_image
+from data_prep.pack import ImageFiles
 from pipeline.augment import Augmentation
 from pipeline.dataset import CachedImages, load_batches
 from pipeline.settings import AugmentSettings
@@ -63,7 +64,7 @@ def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
     paths = [tmp_path / f"{row}.png" for row in range(8)]
     for row, path in enumerate(paths):
         write_image(path, noise(row))
-    images = CachedImages(paths, augmentation=Augmentation(ALWAYS), seed=3)
+    images = CachedImages(ImageFiles(paths), augmentation=Augmentation(ALWAYS), seed=3)
     keys = [[(1, 0), (1, 5)], [(0, 7), (2, 0)], [(1, 2), (1, 3)], [(1, 1), (1, 6)], [(4, 4), (4, 5)]]
     each = [torch.cat([batch for batch, _ in load_batches(images, keys, workers=n)]) for n in (0, 1, 2)]
     assert each[0].shape == (10, 1, 32, 32)
@@ -71,19 +72,32 @@ def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
     assert torch.equal(each[0], each[2])
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("shape", [(32, 32), (48, 32), (32, 32, 3)], ids=str)
-def test_shape_and_type_stay_and_the_input_is_left_alone(shape: tuple[int, ...]) -> None:
-    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+def test_shape_and_type_stay_and_the_input_is_left_alone(shape: tuple[int, ...], dtype: type) -> None:
+    image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
     before = image.copy()
     changed = Augmentation(ALWAYS)(image, seed=0, epoch=0, row=0)
-    assert (changed.shape, changed.dtype) == (shape, np.uint8)
+    assert (changed.shape, changed.dtype) == (shape, dtype)
     assert np.array_equal(image, before)
     assert not np.array_equal(changed, before)
 
 
-def test_without_any_probability_nothing_changes() -> None:
+@pytest.mark.parametrize("bit_depth", [8, 16])
+def test_without_any_probability_nothing_changes(bit_depth: int) -> None:
     augment = Augmentation(NEVER)
-    assert all(np.array_equal(augment(noise(row), seed=0, epoch=0, row=row), noise(row)) for row in range(20))
+    for row in range(20):
+        image = noise(row, bit_depth=bit_depth)
+        assert np.array_equal(augment(image, seed=0, epoch=0, row=row), image)
+
+
+def test_images_of_8_and_16_bits_get_the_same_changes() -> None:
+    """But for rounding: 8 bits go through look-up tables and are rounded after each change."""
+    image, augment = phantom(), Augmentation(ALWAYS)
+    for row in range(50):
+        shallow = augment(image, seed=0, epoch=0, row=row).astype(float)
+        deep = augment(image * np.uint16(257), seed=0, epoch=0, row=row) / 257
+        np.testing.assert_allclose(deep, shallow, atol=8)
 
 
 def test_a_flip_turns_upside_down_and_keeps_the_chest_wall_at_the_left() -> None:

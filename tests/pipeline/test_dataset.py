@@ -10,8 +10,15 @@ from hypothesis import strategies as st
 
 from data_prep.cache import write_image
 from data_prep.errors import UserError
+from data_prep.pack import ImageFiles, PackedImages, open_images, write_pack
+from data_prep.settings import PrepareSettings
+from pipeline.augment import Augmentation
 from pipeline.dataset import MEAN, STD, CachedImages, in_order, load_batches, to_tensor
-from tests.pipeline.tiny import noise
+from pipeline.settings import AugmentSettings
+from tests.pipeline.tiny import PREPARE, make_exams, noise, write_cache
+
+CHANGED = AugmentSettings(affine=1.0, tone=1.0)
+DEEP = PREPARE.model_copy(update={"bit_depth": 16})
 
 
 @pytest.fixture
@@ -23,17 +30,19 @@ def paths(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_a_tensor_is_the_normalised_image() -> None:
-    image = noise(0, 32, 48)
+@pytest.mark.parametrize("bit_depth", [8, 16])
+def test_a_tensor_is_the_normalised_image(bit_depth: int) -> None:
+    image = noise(0, 32, 48, bit_depth=bit_depth)
     tensor = to_tensor(image)
     assert (tensor.shape, tensor.dtype) == ((1, 32, 48), torch.float32)
-    np.testing.assert_allclose(tensor[0].numpy(), (image / 255 - MEAN) / STD, rtol=1e-5, atol=1e-6)
+    brightest = 2**bit_depth - 1
+    np.testing.assert_allclose(tensor[0].numpy(), (image / brightest - MEAN) / STD, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_come_in_the_order_of_their_keys(paths: list[Path], workers: int) -> None:
     keys = [[(0, 3), (0, 1)], [(5, 6)], [(0, 0), (0, 2), (9, 4)]]
-    batches = list(load_batches(CachedImages(paths), keys, workers=workers))
+    batches = list(load_batches(CachedImages(ImageFiles(paths)), keys, workers=workers))
     assert [rows_B.tolist() for _, rows_B in batches] == [[3, 1], [6], [0, 2, 4]]
     for images_BCHW, rows_B in batches:
         expected = torch.stack([to_tensor(noise(row)) for row in rows_B.tolist()])
@@ -41,7 +50,7 @@ def test_batches_come_in_the_order_of_their_keys(paths: list[Path], workers: int
 
 
 def test_no_keys_are_no_batches(paths: list[Path]) -> None:
-    assert list(load_batches(CachedImages(paths), [], workers=0)) == []
+    assert list(load_batches(CachedImages(ImageFiles(paths)), [], workers=0)) == []
 
 
 @given(st.integers(0, 100), st.integers(1, 40))
@@ -61,9 +70,31 @@ def test_a_bad_image_is_one_sentence_from_a_worker_too(
         paths[2].unlink()
     else:
         paths[2].write_bytes(b"no image")
-    batches = load_batches(CachedImages(paths), in_order(7, 2), workers=workers)
+    batches = load_batches(CachedImages(ImageFiles(paths)), in_order(7, 2), workers=workers)
     next(batches)
     with pytest.raises(UserError, match=sentence) as caught:
         next(batches)
     assert "\n" not in str(caught.value)
     assert str(paths[2]) in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("prepare", [PREPARE, DEEP], ids=["8 bits", "16 bits"])
+def test_a_pack_gives_the_batches_of_the_single_images(
+    tmp_path: Path, prepare: PrepareSettings, workers: int
+) -> None:
+    exams = make_exams(3)
+    cache = write_cache(tmp_path / "cache", exams, prepare=prepare, failed={"103"})
+    exams = cache.read_exams().iloc[::-1]
+    keys = [[(1, 0), (1, 5)], [(0, 7), (2, 0)], [(1, 2), (1, 10)]]
+
+    def batches() -> list[list[torch.Tensor]]:
+        images = CachedImages(open_images(cache, exams), augmentation=Augmentation(CHANGED), seed=3)
+        return list(load_batches(images, keys, workers=workers))
+
+    single = batches()
+    write_pack(cache, workers=0)
+    assert isinstance(open_images(cache, exams), PackedImages)
+    for (images_BCHW, rows_B), (packed_BCHW, packed_rows_B) in zip(single, batches(), strict=True):
+        assert torch.equal(images_BCHW, packed_BCHW)
+        assert torch.equal(rows_B, packed_rows_B)

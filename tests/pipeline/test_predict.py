@@ -10,7 +10,9 @@ import torch
 from data_prep.cache import Cache, CacheSettings, read_image
 from data_prep.errors import UserError
 from data_prep.exams import locate_images, read_exams
-from data_prep.prepare import prepare, prepare_image
+from data_prep.pack import open_images, write_pack
+from data_prep.prepare import prepare
+from data_prep.stages import prepare_image
 from pipeline.checkpoint import load_weights
 from pipeline.dataset import to_tensor
 from pipeline.predict import (
@@ -74,8 +76,8 @@ def test_out_of_fold_predictions_are_those_of_the_folds_weights(cache: Cache, un
     for fold in (0, 1):
         oof = read_oof(unbroken.fold(fold).oof)
         model, shift = load_weights(unbroken.fold(fold), MODEL)
-        paths = cache.image_paths(oof)
-        batches = predict_cached(model, paths, logit_shift=shift, arithmetic=CPU, workers=0)
+        images = open_images(cache, oof)
+        batches = predict_cached(model, images, logit_shift=shift, arithmetic=CPU, workers=0)
         np.testing.assert_array_equal(np.concatenate(list(batches)), oof["probability"])
 
 
@@ -115,6 +117,8 @@ def test_a_cache_gives_what_the_files_give(unbroken: Run, folder: Path, tmp_path
     for name in ("images", "failures"):
         pd.testing.assert_frame_equal(getattr(ours, name), getattr(theirs, name))
     pd.testing.assert_frame_equal(ours.breasts(), theirs.breasts())
+    write_pack(cache, workers=0)
+    pd.testing.assert_frame_equal(predict_cache(unbroken, cache, reporter=quiet()).images, ours.images)
 
 
 def test_workers_and_batches_change_nothing(

@@ -13,6 +13,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from data_prep.cache import Cache
 from data_prep.errors import TrainingStopped, UserError
+from data_prep.pack import open_images
 from pipeline import train
 from pipeline.checkpoint import load_checkpoint
 from pipeline.cross_validate import cross_validate
@@ -20,7 +21,7 @@ from pipeline.interrupt import Interrupted, StopRequest
 from pipeline.run import Run, read_oof
 from pipeline.settings import AugmentSettings
 from pipeline.train import FoldImages, FoldTrainer
-from tests.pipeline.tiny import StopAfter, heard, make_exams, make_recipe, quiet, results, write_cache
+from tests.pipeline.tiny import StopAfter, heard, make_exams, make_recipe, noise, quiet, results, write_cache
 
 NUM_BATCHES = 3  # in an epoch of the tiny recipe
 UNCHANGED = AugmentSettings(vertical_flip=0.0, affine=0.0, tone=0.0)
@@ -215,8 +216,8 @@ def test_a_damaged_image_is_one_sentence(tmp_path: Path, workers: int) -> None:
 def overfit(tmp_path: Path, exams: pd.DataFrame, **settings: float) -> FoldTrainer:
     """Trains on a few images that come many times an epoch; validates on them too."""
     cache = write_cache(tmp_path / "cache", exams)
-    paths = cache.image_paths(exams)
-    images = FoldImages(pd.concat(16 * [exams], ignore_index=True), exams, 16 * paths, paths)
+    many = pd.concat(16 * [exams], ignore_index=True)
+    images = FoldImages(many, exams, open_images(cache, many), open_images(cache, exams))
     recipe = make_recipe(**settings).model_copy(update={"augment": UNCHANGED})
     run = Run(tmp_path / "run")
     run.fold(0).folder.mkdir(parents=True)
@@ -288,11 +289,13 @@ def test_a_folds_images_are_those_of_its_patients(cache: Cache) -> None:
     images = FoldImages.split(exams, folds, 0, cache)
     assert set(images.validation["patient_id"]) == {"1", "10"}
     assert len(images.training) + len(images.validation) == len(exams)
-    for table, paths in [
-        (images.training, images.training_paths),
-        (images.validation, images.validation_paths),
+    for table, opened in [
+        (images.training, images.training_images),
+        (images.validation, images.validation_images),
     ]:
-        assert [path.stem for path in paths] == table["image_id"].tolist()
+        assert len(opened) == len(table)
+        for image, image_id in zip(opened, table["image_id"], strict=True):
+            np.testing.assert_array_equal(image, noise(int(image_id)))
 
 
 # In processes of their own

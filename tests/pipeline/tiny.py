@@ -54,9 +54,10 @@ def make_exams(num_patients=10, num_cancers=4, *, split="train") -> pd.DataFrame
     return exams if split == "train" else exams.drop(columns="cancer")
 
 
-def noise(seed: int, height=SIDE, width=SIDE) -> np.ndarray:
+def noise(seed: int, height=SIDE, width=SIDE, *, bit_depth=8) -> np.ndarray:
     """An image that no other seed gives."""
-    return np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
+    dtype = np.uint8 if bit_depth == 8 else np.uint16
+    return np.random.default_rng(seed).integers(0, 2**bit_depth, (height, width), dtype=dtype)
 
 
 def write_cache(folder: Path, exams: pd.DataFrame, *, prepare=PREPARE, failed=()) -> Cache:
@@ -70,7 +71,8 @@ def write_cache(folder: Path, exams: pd.DataFrame, *, prepare=PREPARE, failed=()
         if image_id in failed:
             records[image_id] |= {"reason": "truncated", "message": f"{image_id} ends too early"}
         else:
-            write_image(cache.image_path(patient_id, image_id), noise(int(image_id), *2 * [prepare.side]))
+            image = noise(int(image_id), *2 * [prepare.side], bit_depth=prepare.bit_depth)
+            records[image_id]["image_sha256"] = write_image(cache.image_path(patient_id, image_id), image)
     cache.write_exams(exams)
     cache.write_tables(records)
     return cache

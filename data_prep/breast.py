@@ -1,0 +1,181 @@
+"""Where the breast lies in a frame, and on which side its chest wall is. Knows no files.
+
+The background is one level, seen along the frame's edges; the breast is the one thick region that differs
+from it, even faintly. A threshold that splits the histogram would cut off the dark fat beside the skin.
+"""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.frame import Box, Display
+from data_prep.geometry import shrink
+
+Mask = NDArray[np.uint8]
+"""0 or 1, [h, w]."""
+
+SEARCH_SIDE_PX = 160  # the breast is looked for on an image of this longer side
+MARGIN_PX = 2  # of that image, around what was found there
+EVEN = 0.03  # the range of values in a row that shows nothing but a frame or a collimator blade
+RIM = 0.03  # of the longer side: the strip along the edges that tells the background's level
+NUM_LEVELS = 128
+CLEAR = 0.02  # the least difference from the background that counts
+SKIN = 0.05  # of the breast's typical difference from the background: fat beside the skin has more
+THICK = 0.055  # of the longer side: a breast is thicker than that, letters and collimator blades are not
+SMALLEST_BREAST = 0.02  # of the frame's area; a smaller region is a marker or noise
+
+
+@dataclass(frozen=True)
+class Breast:
+    """Where the breast lies in a frame.
+
+    Attributes:
+        box: in full-matrix pixels; the whole frame where nothing like a breast was found.
+        is_found: False where the box is that fallback.
+        chest_wall_on_right: whether the chest wall is at the right edge of the box.
+        has_bright_background: whether what lies beside the breast is brighter than it: an inverted picture.
+    """
+
+    box: Box
+    is_found: bool
+    chest_wall_on_right: bool
+    has_bright_background: bool
+
+
+def find_breast(display: Display, *, rows: int, columns: int) -> Breast:
+    """Finds the breast in a frame of `rows` x `columns`, of which `display` is a small version."""
+    # The median removes specks and thin lines, and leaves the skin line where it is.
+    small = cv2.medianBlur(np.ascontiguousarray(shrink(display, SEARCH_SIDE_PX), np.float32), 3)
+    contrast, is_bright = measure_contrast(small)
+    mask = find_region(contrast)
+    is_found = bool(mask.mean() >= SMALLEST_BREAST)
+    box = Box(0, 0, columns, rows)
+    if is_found:
+        ys, xs = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
+        box = enlarge(
+            Box(int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1), mask.shape, rows, columns
+        )
+        mask = mask[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]
+    on_right = is_heavier_on_right(mask if is_found else contrast)
+    return Breast(box, is_found, chest_wall_on_right=on_right, has_bright_background=is_bright)
+
+
+def measure_contrast(small: Display) -> tuple[Display, bool]:
+    """Returns how far each pixel lies on the breast's side of the background, and whether that side is dark.
+
+    The unit is the least difference that counts, so the breast begins at 1. It is 0 outside of frames.
+    """
+    contrast = np.zeros_like(small)
+    inner = find_inner(small)
+    rim = cut_rim(small[inner])
+    if not rim.size:
+        return contrast, False
+    background = find_mode(rim)
+    offsets = abs(rim - background)
+    clear = max(CLEAR, 3 * float(np.median(offsets[offsets < 0.1])))
+    difference = small[inner] - background
+    tissue = difference[abs(difference) > clear]
+    if not tissue.size:
+        return contrast, False
+    typical = float(np.median(tissue))
+    contrast[inner] = math.copysign(1 / max(clear, SKIN * abs(typical)), typical) * difference
+    return contrast.clip(min=0), typical < 0
+
+
+def find_inner(small: Display) -> tuple[slice, slice]:
+    """Returns the rows and columns inside of what is even along all of an edge: a frame, a blade, padding.
+
+    Twice, as a blade becomes even when the one that crosses it is off.
+    """
+    y, x = slice(0, small.shape[0]), slice(0, small.shape[1])
+    for _ in range(2):
+        x = trim(small[y, x], x, axis=0)
+        y = trim(small[y, x], y, axis=1)
+    return y, x
+
+
+def trim(part: Display, kept: slice, axis: int) -> slice:
+    """Returns what is left of `kept`, less the pixel that mixes the frame and the picture."""
+    uneven = np.nonzero(np.ptp(part, axis=axis) > EVEN)[0] if part.size else np.zeros(0, int)
+    if not uneven.size:
+        return slice(0, 0)
+    first, last = int(uneven[0]), int(uneven[-1])
+    is_cut = last < kept.stop - kept.start - 1
+    return slice(kept.start + first + (first > 0), kept.start + last + 1 - is_cut)
+
+
+def cut_rim(part: Display) -> Display:
+    """Returns the values in a strip along the four edges."""
+    width = max(1, round(RIM * max(part.shape)))
+    strips = part[:width], part[-width:], part[:, :width], part[:, -width:]
+    return np.concatenate([strip.ravel() for strip in strips])
+
+
+def find_mode(values: Display) -> float:
+    """Returns the most frequent level: background is flat, and tissue spreads over many levels."""
+    counts = np.bincount((values * NUM_LEVELS).astype(int), minlength=NUM_LEVELS + 1)
+    middle = (np.convolve(counts, (1, 1, 1), "same").argmax() + 0.5) / NUM_LEVELS
+    return float(np.median(values[abs(values - middle) < 2 / NUM_LEVELS]))
+
+
+def find_region(contrast: Display) -> Mask:
+    """Returns the mask of the thickest region and what is part of it; empty where nothing is thick."""
+    size = max(3, round(THICK * max(contrast.shape)))
+    closed = close_chest_wall((contrast > 1).astype(np.uint8))
+    filled = fill(np.asarray(cv2.morphologyEx(closed, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)), np.uint8))
+    core = largest_region(open_(filled, size))
+    if not core.any():
+        return core
+    region = np.asarray(cv2.morphologyEx(filled, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)), np.uint8) | core
+    labels = cv2.connectedComponents(region, connectivity=4)[1]
+    return (labels == labels[core > 0][0]).astype(np.uint8)
+
+
+def close_chest_wall(mask: Mask) -> Mask:
+    """Returns the mask with its chest wall drawn: skin and wall then enclose fat as dark as the background."""
+    closed = mask.copy()
+    column = closed[:, -1 if is_heavier_on_right(mask) else 0]
+    ys = np.nonzero(column)[0]
+    if ys.size:
+        column[ys[0] : ys[-1]] = 1
+    return closed
+
+
+def fill(mask: Mask) -> Mask:
+    """Returns the mask without holes."""
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return np.asarray(cv2.drawContours(mask.copy(), contours, -1, (1,), cv2.FILLED), np.uint8)
+
+
+def open_(mask: Mask, size: int) -> Mask:
+    """Returns what a square of `size` fits into, where beyond the frame there is nothing."""
+    padded = cv2.copyMakeBorder(mask, size, size, size, size, cv2.BORDER_CONSTANT, value=0)
+    opened = np.asarray(cv2.morphologyEx(padded, cv2.MORPH_OPEN, np.ones((size, size), np.uint8)), np.uint8)
+    return opened[size:-size, size:-size]
+
+
+def largest_region(mask: Mask) -> Mask:
+    """Returns the largest connected region; empty where there is none."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    return (labels == 1 + int(areas.argmax())).astype(np.uint8) if areas.size else np.zeros_like(mask)
+
+
+def enlarge(box: Box, shape: tuple[int, int], rows: int, columns: int) -> Box:
+    """Returns a box of the search image of `shape` in full-matrix pixels, with a margin."""
+    y, x = rows / shape[0], columns / shape[1]
+    return Box(
+        left=max(0, math.floor((box.left - MARGIN_PX) * x)),
+        top=max(0, math.floor((box.top - MARGIN_PX) * y)),
+        right=min(columns, math.ceil((box.right + MARGIN_PX) * x)),
+        bottom=min(rows, math.ceil((box.bottom + MARGIN_PX) * y)),
+    )
+
+
+def is_heavier_on_right(image: NDArray[np.generic]) -> bool:
+    """The breast is widest at the chest wall: compares the outer fifths of the columns."""
+    fifth = max(1, image.shape[1] // 5)
+    return float(image[:, -fifth:].sum()) > float(image[:, :fifth].sum())

@@ -1,0 +1,125 @@
+"""Bytes of a file, read as far as somebody asks. Knows no formats."""
+
+import hashlib
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.errors import ImageError
+
+CHUNK_BYTES = 2**16  # holds the header of most files
+WHOLE_BYTES = 2**27  # more than any mammogram has; of a longer file no more is read than is asked for
+
+
+@dataclass
+class Source:
+    """The first bytes of a file, as a binary stream; what lies beyond `content` has not been read yet.
+
+    Every method raises ImageError `io_error` if the file cannot be read.
+
+    Attributes:
+        path: None for bytes in memory.
+        size: of the whole file, in bytes.
+        content: what was read, from the file's beginning.
+    """
+
+    path: Path | None
+    size: int
+    content: bytes = b""
+    position: int = 0
+
+    @classmethod
+    def open(cls, path: Path, *, whole: bool) -> "Source":
+        """Opens a file and reads all of it, or enough for a header."""
+        try:
+            source = cls(path, path.stat().st_size)
+        except OSError as error:
+            raise _io_error(error) from error
+        source.read_to(WHOLE_BYTES if whole else CHUNK_BYTES)
+        return source
+
+    @classmethod
+    def of(cls, content: bytes) -> "Source":
+        """Returns bytes in memory as a source."""
+        return cls(None, len(content), content)
+
+    def read_to(self, end: int) -> None:
+        """Makes sure that `content` reaches `end`, or the end of the file."""
+        missing = min(end, self.size) - len(self.content)
+        if missing <= 0 or self.path is None:
+            return
+        try:
+            with self.path.open("rb", buffering=0) as stream:
+                stream.seek(len(self.content))
+                more = _read(stream, missing)
+        except OSError as error:
+            raise _io_error(error) from error
+        self.content = self.content + more if self.content else more
+
+    def read(self, count: int = -1) -> bytes:
+        """Reads from the position on, like a file."""
+        end = self.size if count < 0 else self.position + count
+        self.read_to(end)
+        part = self.content[self.position : end]
+        self.position += len(part)
+        return part
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves the position, like a file."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.size}[whence]
+        self.position = base + offset
+        return self.position
+
+    def tell(self) -> int:
+        """Returns the position, like a file."""
+        return self.position
+
+    def sha256(self) -> str:
+        """Returns the checksum of what was read, in hexadecimal."""
+        return hashlib.sha256(self.content).hexdigest()
+
+
+def _read(stream: io.FileIO, count: int) -> bytes:
+    parts = []
+    while count:
+        part = stream.read(count)
+        if not part:
+            raise OSError(0, "it became shorter while it was read")
+        parts.append(part)
+        count -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _io_error(error: OSError) -> ImageError:
+    return ImageError("io_error", f"the file cannot be read: {error.strerror}")
+
+
+@dataclass(frozen=True)
+class Span:
+    """A part of a source: `size` bytes from `start`."""
+
+    source: Source
+    start: int
+    size: int
+
+    @classmethod
+    def of(cls, content: bytes) -> "Span":
+        """Returns bytes in memory as a span."""
+        return cls(Source.of(content), 0, len(content))
+
+    @property
+    def num_read(self) -> int:
+        """How many of its first bytes have been read."""
+        return min(self.size, max(0, len(self.source.content) - self.start))
+
+    def first(self, count: int) -> bytes:
+        """Returns a copy of the first `count` bytes, or of all where there are fewer."""
+        end = self.start + min(count, self.size)
+        self.source.read_to(end)
+        return self.source.content[self.start : end]
+
+    def all(self) -> memoryview:
+        """Returns everything, without a copy."""
+        self.source.read_to(self.start + self.size)
+        return memoryview(self.source.content)[self.start : self.start + self.size]

@@ -1,0 +1,129 @@
+"""One image file to its square image, stage by stage. Knows no cache and no other file."""
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.breast import SEARCH_SIDE_PX, find_breast
+from data_prep.dicom import open_dicom
+from data_prep.frame import Box, Display, Frame, Image, ImageFile
+from data_prep.geometry import find_level, find_support, fit_to_square, place
+from data_prep.intensity import describe_voi, is_padding_bright, to_display, with_voi
+from data_prep.raster import SUFFIXES, RasterFile, open_raster
+from data_prep.review import judge_breast, judge_laterality, judge_tone, measure_tone
+from data_prep.settings import PrepareSettings
+from data_prep.source import Source
+
+Record = dict[str, Any]
+"""A row of the manifest, without ids."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """An image on its way from the file to the square.
+
+    Attributes:
+        source: what was read of the file.
+        overview: display values of the whole frame at a low resolution.
+        crop: display values of the breast's box with a margin, at the level that the record says.
+        image: the square.
+        record: how it was made.
+    """
+
+    source: Source = field(repr=False)
+    overview: Display
+    crop: Display
+    image: Image
+    record: Record
+
+
+def open_image(path: Path, *, whole: bool = True) -> ImageFile:
+    """Opens a raster file by its suffix, anything else as DICOM.
+
+    Raises:
+        ImageError: if the file cannot be used.
+    """
+    return open_raster(path) if path.suffix.lower() in SUFFIXES else open_dicom(path, whole=whole)
+
+
+def prepare_image(
+    path: Path, settings: PrepareSettings, *, laterality: str | None = None
+) -> tuple[Image, Record]:
+    """Returns a file's square image and the record of how it was made.
+
+    `laterality` is compared with the header's and the picture's; a difference is a warning in the record.
+
+    Raises:
+        ImageError: if the file cannot be used; the reason code says why.
+    """
+    stages = prepare_stages(path, settings, laterality=laterality)
+    return stages.image, stages.record
+
+
+def prepare_stages(path: Path, settings: PrepareSettings, *, laterality: str | None = None) -> Stages:
+    """Returns all that `prepare_image` makes on its way.
+
+    Raises:
+        ImageError: if the file cannot be used; the reason code says why.
+    """
+    file = open_image(path, whole=settings.codecs.read == "whole")
+    search = with_voi(file.read_frame(find_search_level(file)))
+    overview = to_display(search, blacken_padding=True)
+    breast = find_breast(overview, rows=file.rows, columns=file.columns)
+    placement = place(breast.box, is_flipped=breast.chest_wall_on_right, side=settings.side, fit=settings.fit)
+    frame = file.read_frame(find_crop_level(file, search, breast.box, settings))
+    support = find_support(placement, frame.pixels.shape, frame.grid)
+    crop = to_display(replace(search, pixels=frame.pixels[support]), blacken_padding=True)
+    origin = (support[0].start, support[1].start)
+    square = fit_to_square(crop, placement, side=settings.side, grid=frame.grid, origin=origin)
+    tone = measure_tone(square[placement.top : placement.top + placement.height, : placement.width])
+    may_be_cropped = isinstance(file, RasterFile)
+    warnings = [
+        *search.warnings,
+        *judge_breast(breast, rows=file.rows, columns=file.columns, may_be_cropped=may_be_cropped),
+        *judge_tone(tone),
+        *judge_laterality(breast, table=laterality, header=search.laterality),
+    ]
+    record = {
+        **describe_frame(search),
+        "source_bytes": file.source.size,
+        "bytes_read": len(file.source.content),
+        "level": frame.grid.level,
+        **placement.as_record(),
+        **asdict(tone),
+        "warnings": " ".join(warnings),
+    }
+    return Stages(file.source, overview, crop, to_integers(square, settings.bit_depth), record)
+
+
+def find_search_level(file: ImageFile) -> int:
+    """Returns the level to find the breast on, the same for all settings, so that all see the same box."""
+    whole = Box(0, 0, file.columns, file.rows)
+    return find_level(whole, side=SEARCH_SIDE_PX, oversampling=1.0, max_level=file.max_level)
+
+
+def find_crop_level(file: ImageFile, search: Frame, box: Box, settings: PrepareSettings) -> int:
+    """Returns the level to make the image of."""
+    if settings.codecs.exact or is_padding_bright(search):
+        return 0
+    oversampling = settings.codecs.oversampling
+    return find_level(box, side=settings.side, oversampling=oversampling, max_level=file.max_level)
+
+
+def to_integers(square: Display, bit_depth: int) -> Image:
+    """Returns an image of 8 or 16 bits, rounded."""
+    levels = 2**bit_depth - 1
+    return np.rint(square * levels).astype(np.uint8 if bit_depth == 8 else np.uint16)
+
+
+def describe_frame(frame: Frame) -> Record:
+    """Returns the columns about the frame."""
+    return {
+        "transfer_syntax": frame.transfer_syntax,
+        "photometric_interpretation": str(frame.photometric_interpretation),
+        "window": describe_voi(frame),
+        "rows": frame.rows,
+        "columns": frame.columns,
+    }
