@@ -48,7 +48,8 @@ class Breast:
 def find_breast(display: Display, *, rows: int, columns: int) -> Breast:
     """Finds the breast in a frame of `rows` x `columns`, of which `display` is a small version."""
     # The median removes specks and thin lines, and leaves the skin line where it is.
-    small = cv2.medianBlur(np.ascontiguousarray(shrink(display, SEARCH_SIDE_PX), np.float32), 3)
+    smallest = np.ascontiguousarray(shrink(display, SEARCH_SIDE_PX), np.float32)
+    small = np.asarray(cv2.medianBlur(smallest, 3), np.float32)
     contrast, is_bright = measure_contrast(small)
     mask = find_region(contrast)
     is_found = bool(mask.mean() >= SMALLEST_BREAST)
@@ -129,13 +130,14 @@ def find_region(contrast: Display) -> Mask:
     core = largest_region(open_(filled, size))
     if not core.any():
         return core
-    region = np.asarray(cv2.morphologyEx(filled, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)), np.uint8) | core
+    smooth = np.asarray(cv2.morphologyEx(filled, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)), np.uint8)
+    region = smooth | core
     labels = cv2.connectedComponents(region, connectivity=4)[1]
     return (labels == labels[core > 0][0]).astype(np.uint8)
 
 
 def close_chest_wall(mask: Mask) -> Mask:
-    """Returns the mask with its chest wall drawn: skin and wall then enclose fat as dark as the background."""
+    """Returns the mask with its chest wall drawn: skin and wall enclose fat as dark as the background."""
     closed = mask.copy()
     column = closed[:, -1 if is_heavier_on_right(mask) else 0]
     ys = np.nonzero(column)[0]

@@ -1,0 +1,177 @@
+"""The breast is found whatever lies beside it: judged on phantoms with a known truth, and on real images."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+
+from data_prep.breast import Breast, find_breast
+from data_prep.frame import Box, Display
+from data_prep.phantom_data import make_patient
+from data_prep.raster import open_raster
+
+Mask = NDArray[np.bool_]
+ROWS, COLUMNS = 640, 512
+
+
+@pytest.fixture(scope="module")
+def phantoms() -> list[tuple[Display, Mask]]:
+    """Pictures and their true tissue."""
+    images = [
+        image
+        for number in range(12)
+        for image in make_patient(number, seed=3, rows=ROWS, columns=COLUMNS, cancer_share=0.3)
+    ]
+    return [(image.phantom.image, image.phantom.tissue) for image in images]
+
+
+def paint(edges: tuple[float, float, float, float], value: float) -> Callable[[Display], Display]:
+    """Paints shares of the frame at the top, bottom, left and right."""
+
+    def painted(image: Display) -> Display:
+        top, bottom, left, right = (round(share * ROWS) for share in edges)
+        inner = np.full_like(image, value)
+        inner[top : ROWS - bottom, left : COLUMNS - right] = image[
+            top : ROWS - bottom, left : COLUMNS - right
+        ]
+        return inner
+
+    return painted
+
+
+def add_marker(image: Display) -> Display:
+    """A large bright plate in the lower corner away from the chest wall, and letters."""
+    marked = np.ascontiguousarray(image)
+    is_left = image[:, :20].mean() > image[:, -20:].mean()
+    x = 380 if is_left else 40
+    cv2.rectangle(marked, (x, 20), (x + 90, 50), (1.0,), -1)
+    letters = np.zeros(image.shape, np.uint8)
+    cv2.putText(letters, "MLO", (x, 110), cv2.FONT_HERSHEY_SIMPLEX, 1.5, (255,), 4)
+    return np.maximum(marked, letters / np.float32(255))
+
+
+def add_implant(image: Display) -> Display:
+    """A smooth bright ellipse inside of the breast, some way from the chest wall."""
+    with_implant = np.ascontiguousarray(image)
+    is_left = image[:, :20].mean() > image[:, -20:].mean()
+    center = (70, 320) if is_left else (COLUMNS - 70, 320)
+    cv2.ellipse(with_implant, center, (50, 90), 0, 0, 360, (0.98,), -1)
+    return with_implant
+
+
+SCENES: dict[str, Callable[[Display], Display]] = {
+    "plain": lambda image: image,
+    "dark grey background": lambda image: np.float32(0.2) + np.float32(0.8) * image,
+    "grey background": lambda image: np.float32(0.5) + np.float32(0.5) * image,
+    "inverted": lambda image: 1 - image,
+    "white frame": paint((0.02, 0.02, 0.02, 0.02), 1.0),
+    "wide white frame": paint((0.07, 0.07, 0.07, 0.07), 1.0),
+    "black frame": paint((0.04, 0.04, 0.04, 0.04), 0.0),
+    "collimator above": paint((0.05, 0, 0, 0), 0.9),
+    "collimator below and at the left": paint((0, 0.05, 0.03, 0), 0.8),
+    "marker": add_marker,
+    "implant": add_implant,
+}
+
+
+def find(display: Display) -> Breast:
+    """As `prepare` does: on a frame of a quarter of the size."""
+    rows, columns = display.shape
+    small = cv2.resize(
+        np.ascontiguousarray(display, np.float32), (columns // 4, rows // 4), interpolation=cv2.INTER_AREA
+    )
+    return find_breast(np.asarray(small, np.float32), rows=rows, columns=columns)
+
+
+def box_of(mask: Mask) -> Box:
+    ys, xs = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
+    return Box(int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1)
+
+
+def visible(tissue: Mask, change: Callable[[Display], Display]) -> Mask:
+    """Tissue that a frame or a collimator has not painted over."""
+    probe = change(np.full(tissue.shape, 0.37, np.float32))
+    return tissue & (probe == probe[ROWS // 2, COLUMNS // 2])
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_the_box_holds_the_tissue_and_little_else(phantoms: list[tuple[Display, Mask]], name: str) -> None:
+    areas = []
+    for image, tissue in phantoms:
+        change = SCENES[name]
+        truth = tissue if name in {"marker", "implant"} else visible(tissue, change)
+        breast = find(change(image))
+        box, true_box = breast.box, box_of(truth)
+        assert breast.is_found
+        assert truth[box.top : box.bottom, box.left : box.right].sum() >= 0.99 * truth.sum()
+        areas.append(box.width * box.height / (true_box.width * true_box.height))
+        assert breast.chest_wall_on_right == bool(tissue[:, -1].any())
+        assert breast.has_bright_background == (name == "inverted")
+    assert np.mean(areas) < 1.15
+
+
+def test_a_mirrored_frame_has_a_mirrored_box(phantoms: list[tuple[Display, Mask]]) -> None:
+    for image, _ in phantoms:
+        plain, mirrored = find(image), find(image[:, ::-1])
+        expected = Box(COLUMNS - plain.box.right, plain.box.top, COLUMNS - plain.box.left, plain.box.bottom)
+        assert mirrored.box == expected
+        assert mirrored.chest_wall_on_right != plain.chest_wall_on_right
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_an_even_frame_falls_back_to_the_whole(value: float) -> None:
+    breast = find_breast(np.full((300, 200), value, np.float32), rows=300, columns=200)
+    assert breast == Breast(
+        Box(0, 0, 200, 300), is_found=False, chest_wall_on_right=False, has_bright_background=False
+    )
+
+
+def test_a_marker_alone_is_no_breast() -> None:
+    display = np.zeros((640, 512), np.float32)
+    display[20:50, 420:480] = 1.0
+    breast = find(display)
+    assert not breast.is_found
+    assert breast.box == Box(0, 0, 512, 640)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (1, 500), (500, 1), (3, 3), (7, 5)])
+def test_tiny_and_thin_frames_have_a_box(shape: tuple[int, int]) -> None:
+    display = np.random.default_rng(0).random(shape).astype(np.float32)
+    box = find_breast(display, rows=shape[0], columns=shape[1]).box
+    assert 0 <= box.left < box.right <= shape[1]
+    assert 0 <= box.top < box.bottom <= shape[0]
+
+
+def find_in_file(path: Path) -> tuple[Breast, int, int]:
+    frame = open_raster(path).read_frame()
+    display = (frame.pixels / 255).astype(np.float32)
+    return find_breast(display, rows=frame.rows, columns=frame.columns), frame.rows, frame.columns
+
+
+def test_real_crops_stay_nearly_whole(real_data: Path) -> None:
+    """They hold nothing but the breast, so a small box is a fragment of it."""
+    shares = []
+    for path in sorted((real_data / "rsna_png256").rglob("*.png"))[::7]:
+        breast, rows, columns = find_in_file(path)
+        shares.append(breast.box.width * breast.box.height / (rows * columns))
+    assert len(shares) > 200
+    assert np.mean(np.array(shares) > 0.9) > 0.95
+    assert min(shares) > 0.5
+
+
+def test_real_frames_have_a_breast_with_its_chest_wall_where_the_laterality_says(real_data: Path) -> None:
+    folder = real_data / "rsna_png512"
+    table = pd.read_csv(folder / "train.csv", dtype=str).set_index("image_id")
+    agreements = []
+    for path in sorted(folder.rglob("*.png")):
+        breast, rows, columns = find_in_file(path)
+        assert breast.is_found, path.name
+        assert not breast.has_bright_background, path.name
+        assert breast.box.width * breast.box.height > 0.1 * rows * columns
+        agreements.append(breast.chest_wall_on_right == (table.loc[path.stem, "laterality"] == "R"))
+    assert len(agreements) == 39
+    assert np.mean(agreements) > 0.9
