@@ -143,7 +143,11 @@ def _open(source: Source) -> DicomFile:
 def _read_header(dataset: Dataset, layout: codecs.Layout, syntax: str) -> Frame:
     photometric_interpretation = _read_photometric_interpretation(dataset)
     shape = str(dataset.get("PresentationLUTShape") or "")
-    is_usual = shape in {"", USUAL_LUT_SHAPES[photometric_interpretation]}
+    is_for_processing = str(dataset.get("PresentationIntentType") or "") == "FOR PROCESSING"
+    found = {
+        "for_processing": is_for_processing,
+        "lut_shape": shape not in {"", USUAL_LUT_SHAPES[photometric_interpretation]},
+    }
     return Frame(
         pixels=np.zeros((0, 0), np.uint16),
         rows=layout.rows,
@@ -158,9 +162,9 @@ def _read_header(dataset: Dataset, layout: codecs.Layout, syntax: str) -> Frame:
         window=_read_window(dataset),
         voi_lut=_read_lookup_table(dataset.get("VOILUTSequence")),
         laterality=_read_laterality(dataset),
-        is_for_processing=str(dataset.get("PresentationIntentType") or "") == "FOR PROCESSING",
+        is_for_processing=is_for_processing,
         transfer_syntax=syntax,
-        warnings=() if is_usual else ("lut_shape",),
+        warnings=tuple(code for code, applies in found.items() if applies),
     )
 
 

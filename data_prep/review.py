@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep.breast import Breast
-from data_prep.frame import Display
+from data_prep.frame import Display, Frame
 
 WARNINGS = {
     "for_processing": "raw detector data, not made for display: shown on a logarithmic scale",
     "no_window": "the file brings no window: one over the bulk of its values is used",
     "lut_shape": "PresentationLUTShape contradicts PhotometricInterpretation, which is followed",
-    "beyond_bits_stored": "values need more bits than BitsStored says",
+    "beyond_bits_stored": "many values need more bits than BitsStored says",
     "breast_not_found": "nothing like a breast was found: the whole frame is used",
     "bright_background": "the background is brighter than the breast",
     "extreme_aspect": "the breast's box is unusually long or wide",
@@ -28,6 +28,7 @@ ASPECTS = (0.9, 4.0)  # height over width of a breast's box; real ones lie betwe
 SMALL_BOX, LARGE_BOX = 0.08, 0.95  # of the frame's area
 LOW_CONTRAST = 0.1
 SATURATED = 0.05
+BEYOND_BITS_STORED = 0.01  # of the pixels
 SATURATION = 0.995  # a display value at or above it is called saturated
 
 
@@ -42,6 +43,14 @@ class Tone:
 
     contrast: float
     saturated: float
+
+
+def judge_values(frame: Frame) -> list[str]:
+    """Returns the warnings that stored values deserve; a few beyond the range are what wavelets leave."""
+    if frame.is_signed:
+        return []
+    share = float((frame.pixels >= 2**frame.bits_stored).mean())
+    return ["beyond_bits_stored"] if share > BEYOND_BITS_STORED else []
 
 
 def measure_tone(crop: Display) -> Tone:

@@ -12,7 +12,7 @@ from data_prep.frame import Box, Display, Frame, Image, ImageFile
 from data_prep.geometry import find_level, find_support, fit_to_square, place
 from data_prep.intensity import describe_voi, is_padding_bright, to_display, with_voi
 from data_prep.raster import SUFFIXES, RasterFile, open_raster
-from data_prep.review import judge_breast, judge_laterality, judge_tone, measure_tone
+from data_prep.review import judge_breast, judge_laterality, judge_tone, judge_values, measure_tone
 from data_prep.settings import PrepareSettings
 from data_prep.source import Source
 
@@ -82,6 +82,7 @@ def prepare_stages(path: Path, settings: PrepareSettings, *, laterality: str | N
     may_be_cropped = isinstance(file, RasterFile)
     warnings = [
         *search.warnings,
+        *judge_values(search),
         *judge_breast(breast, rows=file.rows, columns=file.columns, may_be_cropped=may_be_cropped),
         *judge_tone(tone),
         *judge_laterality(breast, table=laterality, header=search.laterality),
