@@ -1,6 +1,6 @@
 """Where the breast lies in a frame, and on which side its chest wall is. Knows no files.
 
-The background is one level, seen along the frame's edges; the breast is the one thick region that differs
+The background is one level, seen along the frame's edges; the breast is the thickest region that differs
 from it, even faintly. A threshold that splits the histogram would cut off the dark fat beside the skin.
 """
 
@@ -19,12 +19,15 @@ Mask = NDArray[np.uint8]
 
 SEARCH_SIDE_PX = 160  # the breast is looked for on an image of this longer side
 MARGIN_PX = 2  # of that image, around what was found there
-EVEN = 0.03  # the range of values in a row that shows nothing but a frame or a collimator blade
+EVEN = 0.03  # the range of values along a row that shows nothing but a frame or a collimator blade
 RIM = 0.03  # of the longer side: the strip along the edges that tells the background's level
-NUM_LEVELS = 128
-CLEAR = 0.02  # the least difference from the background that counts
+NUM_LEVELS = 128  # bins of the histogram of that strip
+CLEAR = 0.02, 0.06  # the least difference from the background that counts: without noise, with much noise
 SKIN = 0.05  # of the breast's typical difference from the background: fat beside the skin has more
-THICK = 0.055  # of the longer side: a breast is thicker than that, letters and collimator blades are not
+FLAT = 0.2  # of the rim: the background covers more, a level amid tissue may cover less
+BEYOND = 0.2  # of the pixels on the breast's side of the background: there are fewer on its other side
+GAP_PX = 5  # of the search image: skin and nipple may lie that far from the rest where fat is black
+THICK = 0.055  # of the longer side: a breast is thicker than that, letters and blades are not
 SMALLEST_BREAST = 0.02  # of the frame's area; a smaller region is a marker or noise
 
 
@@ -50,24 +53,24 @@ def find_breast(display: Display, *, rows: int, columns: int) -> Breast:
     # The median removes specks and thin lines, and leaves the skin line where it is.
     smallest = np.ascontiguousarray(shrink(display, SEARCH_SIDE_PX), np.float32)
     small = np.asarray(cv2.medianBlur(smallest, 3), np.float32)
-    contrast, is_bright = measure_contrast(small)
+    contrast, is_inverted = measure_contrast(small)
     mask = find_region(contrast)
     is_found = bool(mask.mean() >= SMALLEST_BREAST)
-    box = Box(0, 0, columns, rows)
-    if is_found:
-        ys, xs = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
-        box = enlarge(
-            Box(int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1), mask.shape, rows, columns
-        )
-        mask = mask[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]
-    on_right = is_heavier_on_right(mask if is_found else contrast)
-    return Breast(box, is_found, chest_wall_on_right=on_right, has_bright_background=is_bright)
+    box = find_box(mask) if is_found else Box(0, 0, mask.shape[1], mask.shape[0])
+    shown = (mask if is_found else small)[box.top : box.bottom, box.left : box.right]
+    return Breast(
+        enlarge(box, mask.shape, rows, columns),
+        is_found,
+        chest_wall_on_right=is_heavier_on_right(shown),
+        has_bright_background=is_inverted,
+    )
 
 
 def measure_contrast(small: Display) -> tuple[Display, bool]:
     """Returns how far each pixel lies on the breast's side of the background, and whether that side is dark.
 
-    The unit is the least difference that counts, so the breast begins at 1. It is 0 outside of frames.
+    The unit is the least difference that counts, so that the breast begins at 1. Frames and blades get 0, and
+    so does a picture that has no background.
     """
     contrast = np.zeros_like(small)
     inner = find_inner(small)
@@ -76,14 +79,17 @@ def measure_contrast(small: Display) -> tuple[Display, bool]:
         return contrast, False
     background = find_mode(rim)
     offsets = abs(rim - background)
-    clear = max(CLEAR, 3 * float(np.median(offsets[offsets < 0.1])))
+    clear = float(np.clip(3 * np.median(offsets[offsets < 0.1]), *CLEAR))
     difference = small[inner] - background
-    tissue = difference[abs(difference) > clear]
-    if not tissue.size:
+    num_above, num_below = np.sum(difference > clear), np.sum(difference < -clear)
+    is_flat = np.mean(offsets < CLEAR[0]) >= FLAT
+    if not is_flat or min(num_above, num_below) >= BEYOND * max(num_above, num_below):
         return contrast, False
-    typical = float(np.median(tissue))
-    contrast[inner] = math.copysign(1 / max(clear, SKIN * abs(typical)), typical) * difference
-    return contrast.clip(min=0), typical < 0
+    is_inverted = bool(num_below > num_above)
+    depth = -difference if is_inverted else difference
+    typical = float(np.median(depth[depth > clear]))
+    contrast[inner] = depth.clip(min=0) / max(clear, SKIN * typical)
+    return contrast, is_inverted
 
 
 def find_inner(small: Display) -> tuple[slice, slice]:
@@ -124,14 +130,12 @@ def find_mode(values: Display) -> float:
 
 def find_region(contrast: Display) -> Mask:
     """Returns the mask of the thickest region and what is part of it; empty where nothing is thick."""
-    size = max(3, round(THICK * max(contrast.shape)))
-    closed = close_chest_wall((contrast > 1).astype(np.uint8))
-    filled = fill(np.asarray(cv2.morphologyEx(closed, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)), np.uint8))
-    core = largest_region(open_(filled, size))
+    joined = morph(close_chest_wall((contrast > 1).astype(np.uint8)), cv2.MORPH_CLOSE, GAP_PX)
+    filled = fill(joined)
+    core = find_largest(open_all_around(filled, max(3, round(THICK * max(contrast.shape)))))
     if not core.any():
         return core
-    smooth = np.asarray(cv2.morphologyEx(filled, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)), np.uint8)
-    region = smooth | core
+    region = morph(filled, cv2.MORPH_OPEN, 3) | core  # cuts what hangs by a thread
     labels = cv2.connectedComponents(region, connectivity=4)[1]
     return (labels == labels[core > 0][0]).astype(np.uint8)
 
@@ -152,21 +156,31 @@ def fill(mask: Mask) -> Mask:
     return np.asarray(cv2.drawContours(mask.copy(), contours, -1, (1,), cv2.FILLED), np.uint8)
 
 
-def open_(mask: Mask, size: int) -> Mask:
-    """Returns what a square of `size` fits into, where beyond the frame there is nothing."""
+def morph(mask: Mask, operation: int, size: int) -> Mask:
+    """Returns the mask opened or closed by a square, where beyond the frame things go on as they are."""
+    return np.asarray(cv2.morphologyEx(mask, operation, np.ones((size, size), np.uint8)), np.uint8)
+
+
+def open_all_around(mask: Mask, size: int) -> Mask:
+    """Returns what a square fits into; beyond the frame there is nothing, so that a blade there is thin."""
     padded = cv2.copyMakeBorder(mask, size, size, size, size, cv2.BORDER_CONSTANT, value=0)
-    opened = np.asarray(cv2.morphologyEx(padded, cv2.MORPH_OPEN, np.ones((size, size), np.uint8)), np.uint8)
-    return opened[size:-size, size:-size]
+    return morph(np.asarray(padded, np.uint8), cv2.MORPH_OPEN, size)[size:-size, size:-size]
 
 
-def largest_region(mask: Mask) -> Mask:
+def find_largest(mask: Mask) -> Mask:
     """Returns the largest connected region; empty where there is none."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
     areas = stats[1:, cv2.CC_STAT_AREA]
     return (labels == 1 + int(areas.argmax())).astype(np.uint8) if areas.size else np.zeros_like(mask)
 
 
-def enlarge(box: Box, shape: tuple[int, int], rows: int, columns: int) -> Box:
+def find_box(mask: Mask) -> Box:
+    """Returns the bounding box of a mask that is not empty."""
+    left, top, width, height = cv2.boundingRect(mask)
+    return Box(left, top, left + width, top + height)
+
+
+def enlarge(box: Box, shape: tuple[int, ...], rows: int, columns: int) -> Box:
     """Returns a box of the search image of `shape` in full-matrix pixels, with a margin."""
     y, x = rows / shape[0], columns / shape[1]
     return Box(

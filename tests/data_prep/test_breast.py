@@ -5,7 +5,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
@@ -45,7 +44,7 @@ def paint(edges: tuple[float, float, float, float], value: float) -> Callable[[D
 
 def add_marker(image: Display) -> Display:
     """A large bright plate in the lower corner away from the chest wall, and letters."""
-    marked = np.ascontiguousarray(image)
+    marked = image.copy()
     is_left = image[:, :20].mean() > image[:, -20:].mean()
     x = 380 if is_left else 40
     cv2.rectangle(marked, (x, 20), (x + 90, 50), (1.0,), -1)
@@ -54,9 +53,32 @@ def add_marker(image: Display) -> Display:
     return np.maximum(marked, letters / np.float32(255))
 
 
+def add_marker_at_skin(image: Display) -> Display:
+    """A bright plate that lies partly on the breast."""
+    marked = image.copy()
+    x = 130 if image[:, :20].mean() > image[:, -20:].mean() else COLUMNS - 200
+    cv2.rectangle(marked, (x, 560), (x + 70, 600), (1.0,), -1)
+    return marked
+
+
+def add_noise(image: Display) -> Display:
+    """Noise in both directions on a grey background, stronger than the skin's contrast."""
+    noise = np.random.default_rng(1).standard_normal(image.shape, np.float32)
+    return (np.float32(0.3) + np.float32(0.7) * image + np.float32(0.04) * noise).clip(0, 1)
+
+
+def add_slanting_blade(image: Display) -> Display:
+    """A blade along the edge opposite the chest wall that is not parallel to it."""
+    bladed = image.copy()
+    is_left = image[:, :20].mean() > image[:, -20:].mean()
+    corners = [(0, 0), (25, 0), (6, 500), (0, 500)]
+    cv2.fillPoly(bladed, [np.array([(COLUMNS - x if is_left else x, y) for x, y in corners])], (0.9,))
+    return bladed
+
+
 def add_implant(image: Display) -> Display:
     """A smooth bright ellipse inside of the breast, some way from the chest wall."""
-    with_implant = np.ascontiguousarray(image)
+    with_implant = image.copy()
     is_left = image[:, :20].mean() > image[:, -20:].mean()
     center = (70, 320) if is_left else (COLUMNS - 70, 320)
     cv2.ellipse(with_implant, center, (50, 90), 0, 0, 360, (0.98,), -1)
@@ -74,6 +96,9 @@ SCENES: dict[str, Callable[[Display], Display]] = {
     "collimator above": paint((0.05, 0, 0, 0), 0.9),
     "collimator below and at the left": paint((0, 0.05, 0.03, 0), 0.8),
     "marker": add_marker,
+    "marker at the skin": add_marker_at_skin,
+    "noise": add_noise,
+    "slanting blade": add_slanting_blade,
     "implant": add_implant,
 }
 
@@ -103,7 +128,8 @@ def test_the_box_holds_the_tissue_and_little_else(phantoms: list[tuple[Display, 
     areas = []
     for image, tissue in phantoms:
         change = SCENES[name]
-        truth = tissue if name in {"marker", "implant"} else visible(tissue, change)
+        is_painted = "frame" in name or name.startswith("collimator")
+        truth = visible(tissue, change) if is_painted else tissue
         breast = find(change(image))
         box, true_box = breast.box, box_of(truth)
         assert breast.is_found
@@ -146,35 +172,49 @@ def test_tiny_and_thin_frames_have_a_box(shape: tuple[int, int]) -> None:
     assert 0 <= box.top < box.bottom <= shape[0]
 
 
-def find_in_file(path: Path) -> tuple[Breast, int, int]:
+def test_a_picture_without_background_falls_back_to_the_whole() -> None:
+    """A magnified view may show nothing but tissue; a part of that is no breast."""
+    texture = cv2.GaussianBlur(np.random.default_rng(0).standard_normal((300, 240)), (0, 0), 4)
+    tissue = (0.5 + 0.15 * texture / texture.std()).clip(0, 1).astype(np.float32)
+    breast = find_breast(tissue, rows=600, columns=480)
+    assert breast.box == Box(0, 0, 480, 600)
+    assert not breast.is_found
+
+
+def find_in_file(path: Path) -> tuple[Display, Breast]:
     frame = open_raster(path).read_frame()
     display = (frame.pixels / 255).astype(np.float32)
-    return find_breast(display, rows=frame.rows, columns=frame.columns), frame.rows, frame.columns
+    return display, find_breast(display, rows=frame.rows, columns=frame.columns)
 
 
 def test_real_crops_stay_nearly_whole(real_data: Path) -> None:
     """They hold nothing but the breast, so a small box is a fragment of it."""
     shares = []
     for path in sorted((real_data / "rsna_png256").rglob("*.png"))[::7]:
-        breast, rows, columns = find_in_file(path)
-        shares.append(breast.box.width * breast.box.height / (rows * columns))
+        display, breast = find_in_file(path)
+        shares.append(breast.box.width * breast.box.height / display.size)
     assert len(shares) > 200
-    assert np.mean(np.array(shares) > 0.9) > 0.95
+    assert np.mean(np.array(shares) > 0.9) > 0.98
     assert min(shares) > 0.5
 
 
-def test_real_frames_have_a_breast_at_an_edge(real_data: Path) -> None:
-    """Which edge does not follow from the laterality: some machines store mirrored images."""
-    folder = real_data / "rsna_png512"
-    table = pd.read_csv(folder / "train.csv", dtype=str).set_index("image_id")
-    agreements = []
-    for path in sorted(folder.rglob("*.png")):
-        breast, rows, columns = find_in_file(path)
+def test_real_frames_show_no_more_than_background_and_text_outside_of_the_box(real_data: Path) -> None:
+    """But for one frame, where two blades stand far from the breast."""
+    shares = []
+    for path in sorted((real_data / "rsna_png512").rglob("*.png")):
+        display, breast = find_in_file(path)
         assert breast.is_found, path.name
         assert not breast.has_bright_background, path.name
-        assert breast.box.width * breast.box.height > 0.1 * rows * columns
-        edge = breast.box.right == columns if breast.chest_wall_on_right else breast.box.left == 0
-        assert edge, path.name
-        agreements.append(breast.chest_wall_on_right == (table.loc[path.stem, "laterality"] == "R"))
-    assert len(agreements) == 39
-    assert np.mean(agreements) > 0.6
+        outside = display.copy()
+        outside[breast.box.top : breast.box.bottom, breast.box.left : breast.box.right] = 0
+        shares.append((outside > 0.05).mean())
+    assert len(shares) == 39
+    assert sorted(shares)[-2] < 0.025
+
+
+def test_the_chest_wall_of_real_frames_and_crops_is_where_the_edge_is_bright(real_data: Path) -> None:
+    """The laterality would be no oracle: one of RSNA's machines stores many images mirrored."""
+    crops = sorted((real_data / "rsna_png256").rglob("*.png"))[::7]
+    for path in [*sorted((real_data / "rsna_png512").rglob("*.png")), *crops]:
+        display, breast = find_in_file(path)
+        assert breast.chest_wall_on_right == (display[:, -1].mean() > display[:, 0].mean()), path.name
