@@ -1,5 +1,6 @@
 """DICOM files to frames: the only reader that knows pydicom. Reads no element that identifies a patient."""
 
+import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -133,7 +134,9 @@ def _open(source: Source) -> DicomFile:
     if not syntax:
         raise ImageError("not_dicom", "the file is not DICOM: it names no transfer syntax")
     if syntax not in codecs.SUPPORTED:
-        raise ImageError("unsupported", f"transfer syntax {syntax} has no decoder here")
+        # A damaged header may hold anything in its place, a name for one.
+        known = syntax if re.fullmatch(r"1\.2\.840\.10008\.[0-9.]{1,40}", syntax) else "of no standard"
+        raise ImageError("unsupported", f"transfer syntax {known} has no decoder here")
     layout = _read_layout(dataset)
     encoded = find_frame(stream, syntax)
     header = _read_header(dataset, layout, syntax)
@@ -195,9 +198,7 @@ def _read_layout(dataset: Dataset) -> codecs.Layout:
 def _read_photometric_interpretation(dataset: Dataset) -> PhotometricInterpretation:
     value = str(dataset.get("PhotometricInterpretation") or "")
     if value not in set(PhotometricInterpretation):
-        raise ImageError(
-            "unsupported", f"PhotometricInterpretation is '{value}'; MONOCHROME1 and 2 are taken"
-        )
+        raise ImageError("unsupported", "PhotometricInterpretation is missing or not MONOCHROME1 or 2")
     return PhotometricInterpretation(value)
 
 
@@ -217,9 +218,7 @@ def _read_window(dataset: Dataset) -> Window | None:
         return None
     function = str(dataset.get("VOILUTFunction") or "LINEAR")
     if function not in set(VoiLutFunction):
-        raise ImageError(
-            "bad_value", f"VOILUTFunction is '{function}'; PS3.3 knows {', '.join(VoiLutFunction)}"
-        )
+        raise ImageError("bad_value", f"VOILUTFunction is none of {', '.join(VoiLutFunction)}")
     center = _first_number(dataset, "WindowCenter", 0.0)
     width = _first_number(dataset, "WindowWidth", 0.0)
     try:
