@@ -19,18 +19,6 @@ Checkpoint = dict[str, Any]
 log = logging.getLogger(__name__)
 
 
-def make_model(settings: ModelSettings) -> VisionTransformer:
-    """Returns a model with one logit; its first weights come from torch's global random stream."""
-    return VisionTransformer(
-        image_size=settings.image_size,
-        patch_size=settings.patch_size,
-        width=settings.width,
-        depth=settings.depth,
-        num_heads=settings.num_heads,
-        mlp_ratio=settings.mlp_ratio,
-    )
-
-
 def save_checkpoint(folder: FoldFolder, checkpoint: Checkpoint) -> None:
     """Writes `last.pt`; what was there becomes `previous.pt`. A kill leaves at least one of them whole."""
     buffer = io.BytesIO()
@@ -79,7 +67,7 @@ def load_weights(folder: FoldFolder, settings: ModelSettings) -> tuple[VisionTra
         with safe_open(folder.weights, framework="pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
             shift = float(file.metadata()["logit_shift"])
-        model = make_model(settings)
+        model = VisionTransformer(settings)
         model.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise UserError(

@@ -12,13 +12,19 @@ Precision = Literal["float32", "bf16", "fp16"]
 
 
 class ModelSettings(StrictSettings):
-    """`[model]`: the Vision Transformer. The defaults are ViT-S/16 at 512 px on grey images."""
+    """`[model]`: the Vision Transformer. The defaults: ViT-S/16, grey images of 512 px, one logit."""
 
     image_size: int = Field(default=512, ge=16, le=4096)
     """Rows and columns of the input, in pixels."""
 
     patch_size: int = Field(default=16, ge=1, le=512)
     """Rows and columns of a patch, in pixels."""
+
+    in_channels: Literal[1, 3] = 1
+    """1 for grey images, 3 for colour."""
+
+    num_classes: int = Field(default=1, ge=1, le=100_000)
+    """Number of logits: 1 for mammograms."""
 
     width: int = Field(default=384, ge=1, le=8192)
     """Length of a token's vector (D in the paper)."""
@@ -32,6 +38,33 @@ class ModelSettings(StrictSettings):
     mlp_ratio: float = Field(default=4.0, gt=0.0, le=16.0)
     """Width of the MLP's hidden layer over `width`."""
 
+    qkv_bias: bool = True
+    """Whether queries, keys and values have biases."""
+
+    attention: Literal["sdpa", "explicit"] = "sdpa"
+    """`sdpa` is torch's fused kernel, `explicit` the paper's formula; the results are equal to rounding."""
+
+    pool: Literal["cls", "gap"] = "cls"
+    """What the head sees: the class token's vector, or the mean of the patches' vectors."""
+
+    head: Literal["linear", "mlp"] = "linear"
+    """One linear layer, or a hidden layer with tanh before it, as the paper pre-trains."""
+
+    pos_embed: Literal["learned", "sincos2d"] = "learned"
+    """Position embeddings: learned for each position, or fixed waves along rows and columns."""
+
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of values dropped after every dense layer but qkv, and after the embedding."""
+
+    drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of images for which the last layer's branches are left out; linearly less for earlier layers."""
+
+    layer_scale: float = Field(default=0.0, ge=0.0, le=1.0)
+    """First value of a learned factor per channel of each branch; 0 has none."""
+
+    gradient_checkpointing: bool = False
+    """Compute each layer again in the backward pass instead of keeping it: less memory, a third more time."""
+
     @model_validator(mode="after")
     def _check_shape(self) -> "ModelSettings":
         if self.image_size % self.patch_size:
@@ -42,7 +75,14 @@ class ModelSettings(StrictSettings):
             raise ValueError(
                 f"model.width {self.width} must be a multiple of model.num_heads {self.num_heads}"
             )
+        if self.pos_embed == "sincos2d" and self.width % 4:
+            raise ValueError(f'model.width {self.width} must be a multiple of 4 with pos_embed "sincos2d"')
         return self
+
+    @property
+    def grid_size(self) -> int:
+        """Patches along each side of an image."""
+        return self.image_size // self.patch_size
 
 
 class AugmentSettings(StrictSettings):

@@ -19,7 +19,7 @@ from data_prep.files import write_csv
 from data_prep.pack import Images, open_images
 from pipeline.aggregate import to_breasts
 from pipeline.augment import Augmentation
-from pipeline.checkpoint import Checkpoint, load_checkpoint, make_model, save_checkpoint, save_weights
+from pipeline.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, save_weights
 from pipeline.dataset import CachedImages, load_batches
 from pipeline.interrupt import StopRequest
 from pipeline.metrics import measure
@@ -36,6 +36,7 @@ from pipeline.progress import Reporter
 from pipeline.run import OOF_COLUMNS, FoldFolder
 from pipeline.sampler import Rows, log_odds, plan_epoch
 from pipeline.settings import Recipe
+from pipeline.vit import VisionTransformer
 
 SECONDS_BETWEEN_SAVES = 300.0
 
@@ -127,7 +128,7 @@ class FoldTrainer:
 
     def _make_state(self, first_logit: float) -> State:
         torch.manual_seed(int(np.random.SeedSequence([self.settings.seed, self.fold]).generate_state(1)[0]))
-        model = make_model(self.model_settings)
+        model = VisionTransformer(self.model_settings)
         nn.init.constant_(model.head.bias, first_logit)
         model.to(self.arithmetic.device)
         return State(

@@ -10,8 +10,9 @@ import safetensors.torch
 import torch
 
 from data_prep.errors import TrainingStopped, UserError
-from pipeline.checkpoint import load_checkpoint, load_weights, make_model, save_checkpoint, save_weights
+from pipeline.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
 from pipeline.run import FoldFolder
+from pipeline.vit import VisionTransformer
 from tests.pipeline.tiny import MODEL
 
 
@@ -131,7 +132,7 @@ def test_code_in_a_checkpoint_is_not_executed(folder: FoldFolder, tmp_path: Path
 
 
 def test_weights_and_logit_shift_come_back_exactly(folder: FoldFolder) -> None:
-    model = make_model(MODEL)
+    model = VisionTransformer(MODEL)
     save_weights(folder, model, logit_shift=-1 / 3)
     loaded, shift = load_weights(folder, MODEL)
     assert shift == -1 / 3
@@ -141,7 +142,7 @@ def test_weights_and_logit_shift_come_back_exactly(folder: FoldFolder) -> None:
 
 
 def test_equal_weights_are_equal_bytes(folder: FoldFolder) -> None:
-    model = make_model(MODEL)
+    model = VisionTransformer(MODEL)
     save_weights(folder, model, logit_shift=0.5)
     first = folder.weights.read_bytes()
     save_weights(folder, model, logit_shift=0.5)
@@ -158,9 +159,11 @@ def foreign(weights: dict[str, torch.Tensor], metadata: dict[str, str] | None) -
         b"",
         b"no safetensors",
         foreign({"weight": torch.ones(2)}, {"logit_shift": "0.0"}),
-        foreign(make_model(MODEL).state_dict(), None),
-        foreign(make_model(MODEL).state_dict(), {"logit_shift": "high"}),
-        foreign(make_model(MODEL.model_copy(update={"width": 32})).state_dict(), {"logit_shift": "0.0"}),
+        foreign(VisionTransformer(MODEL).state_dict(), None),
+        foreign(VisionTransformer(MODEL).state_dict(), {"logit_shift": "high"}),
+        foreign(
+            VisionTransformer(MODEL.model_copy(update={"width": 32})).state_dict(), {"logit_shift": "0.0"}
+        ),
     ],
     ids=["empty", "other format", "other names", "no shift", "bad shift", "other width"],
 )

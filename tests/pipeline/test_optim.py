@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from data_prep.errors import UserError
 from pipeline import optim
-from pipeline.checkpoint import make_model
 from pipeline.optim import (
     autocast,
     choose_device,
@@ -17,11 +16,12 @@ from pipeline.optim import (
     make_optimizer,
     set_learning_rate,
 )
+from pipeline.vit import VisionTransformer
 from tests.pipeline.tiny import MODEL, TRAIN
 
 
 def test_only_matrices_are_decayed() -> None:
-    model = make_model(MODEL)
+    model = VisionTransformer(MODEL)
     groups = make_optimizer(model, TRAIN.model_copy(update={"weight_decay": 0.3})).param_groups
     decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
     names = {name: decay[id(parameter)] for name, parameter in model.named_parameters()}
@@ -37,7 +37,7 @@ def test_only_matrices_are_decayed() -> None:
 
 
 def test_a_learning_rate_is_set_in_all_groups() -> None:
-    optimizer = make_optimizer(make_model(MODEL), TRAIN)
+    optimizer = make_optimizer(VisionTransformer(MODEL), TRAIN)
     set_learning_rate(optimizer, 0.125)
     assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125]
 
@@ -79,7 +79,7 @@ def test_the_average_follows_its_formula() -> None:
 
 
 def test_the_average_starts_as_the_model_in_evaluation_mode() -> None:
-    model = make_model(MODEL)
+    model = VisionTransformer(MODEL)
     average = make_average(model, TRAIN)
     assert not average.module.training
     for name, weight in average.module.state_dict().items():

@@ -38,7 +38,7 @@ def make_pair(**shape) -> tuple[VisionTransformer, TimmTransformer]:
         num_heads=shape["num_heads"],
         mlp_ratio=shape.get("mlp_ratio", 4.0),
     )
-    return VisionTransformer(**shape).eval(), theirs.eval()
+    return VisionTransformer(ModelSettings(**shape)).eval(), theirs.eval()
 
 
 def scatter_weights(model: torch.nn.Module) -> None:
