@@ -113,6 +113,14 @@ class TrainSettings(StrictSettings):
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Draws folds, first weights, order and augmentation."""
 
+    init: str = ""
+    """Where the first weights come from: `timm:<model>`, or the path of a .safetensors or .pth file with
+    timm's names; empty draws them. The head is always new."""
+
+    init_normalization: Literal["half", "imagenet"] = "half"
+    """What the images of a file's model were normalised by: mean and deviation 0.5, as for Google's ViTs, or
+    ImageNet's, as for DeiT and DINO. timm's models and mammo's own files know it themselves."""
+
     num_folds: int = Field(default=5, ge=2, le=100)
     """Folds of the cross-validation, drawn by patient."""
 
