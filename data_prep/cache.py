@@ -16,7 +16,7 @@ import pandas as pd
 
 from data_prep.errors import UserError
 from data_prep.exams import Split, read_exam_table, sort_by_id, write_exam_table
-from data_prep.files import Journal, make_folder, write_bytes, write_csv, write_text
+from data_prep.files import LOCK_NAME, Journal, is_temporary, make_folder, write_bytes, write_csv, write_text
 from data_prep.frame import Image
 from data_prep.settings import PrepareSettings, StrictSettings, differences, dump_settings, load_settings
 
@@ -30,6 +30,7 @@ MANIFEST_COLUMNS = [
     "bytes_read",
     "source_sha256",
     "image_sha256",
+    "laterality",
     "transfer_syntax",
     "photometric_interpretation",
     "window",
@@ -53,6 +54,8 @@ MANIFEST_TYPES |= dict.fromkeys(["source_bytes", "bytes_read", "rows", "columns"
 MANIFEST_TYPES |= dict.fromkeys(["box_left", "box_top", "box_right", "box_bottom"], "Int64")
 MANIFEST_TYPES |= dict.fromkeys(["scale_x", "scale_y", "contrast", "saturated"], "float64")
 MANIFEST_TYPES |= {"flipped": "boolean"}
+NEEDED_COLUMNS = [name for name in MANIFEST_COLUMNS if name not in {"status", "warnings"}]
+"""The cells that every prepared image has."""
 FAILURE_COLUMNS = [*ID_COLUMNS, "reason", "message"]
 TIMING_COLUMNS = [*ID_COLUMNS, "source_mtime_ns", "seconds"]
 
@@ -116,22 +119,29 @@ class Cache:
         """Reads the cache's settings.
 
         Raises:
-            UserError: if the folder is no cache.
+            UserError: if the folder is no cache, or its settings are damaged.
         """
         if not self.settings_path.exists():
             raise UserError(
                 f"{self.folder} is not a cache: it has no settings.toml; `mammo prepare` makes one"
             )
-        return load_settings(CacheSettings, self.settings_path)
+        try:
+            return load_settings(CacheSettings, self.settings_path)
+        except UserError as error:
+            raise UserError(
+                f"{error}; remove {self.folder} and give its `mammo prepare` command again"
+            ) from error
 
     def open_for(self, settings: CacheSettings) -> None:
         """Makes the folder, or checks that what it holds was made in the same way.
 
         Raises:
-            UserError: if it holds another split or images of other settings; names every difference.
+            UserError: if it holds something else, another split, or images of other settings; names every
+                difference.
         """
         make_folder(self.folder)
         if not self.settings_path.exists():
+            self._require_nothing_else()
             write_text(self.settings_path, dump_settings(settings))
             return
         changed = differences(self.settings(), settings)
@@ -141,14 +151,36 @@ class Cache:
                 "choose another --cache, or remove this folder to make it anew"
             )
 
+    def _require_nothing_else(self) -> None:
+        """Refuses a folder with files that are not what a first `prepare` leaves when it is broken off."""
+        for path in sorted(self.folder.iterdir()):
+            is_half_written = is_temporary(path) and path.name.endswith(f"-{self.settings_path.name}")
+            if path.name != LOCK_NAME and not is_half_written:
+                raise UserError(
+                    f"{self.folder} is no cache and holds {path.name}: name an empty or new folder as --cache"
+                )
+
     def read_records(self) -> dict[str, dict[str, Any]]:
-        """Returns the newest outcome of every image by image_id, from the tables and the journal."""
+        """Returns the newest outcome of every image by image_id, from the tables and the journal.
+
+        Raises:
+            UserError: if one of them is damaged.
+        """
+        if self.manifest_path.exists():
+            _read_manifest(self.manifest_path)  # raises now what would be found after the work
         records: dict[str, dict[str, Any]] = {}
-        for path in (self.timings_path, self.manifest_path, self.failures_path):
-            for row in _read_table(path):
+        tables = {
+            self.timings_path: TIMING_COLUMNS,
+            self.manifest_path: MANIFEST_COLUMNS,
+            self.failures_path: FAILURE_COLUMNS,
+        }
+        for path, columns in tables.items():
+            for row in _read_table(path, columns):
                 records.setdefault(row["image_id"], {}).update(row)
-        for row in self.journal.read():
-            records[row["image_id"]] = row
+        for record in self.journal.read():
+            if not all(isinstance(record.get(name), str) for name in ID_COLUMNS):
+                raise damaged(self.journal.path)
+            records[record["image_id"]] = record
         return records
 
     def write_tables(self, records: dict[str, dict[str, Any]]) -> None:
@@ -166,13 +198,25 @@ class Cache:
         """Returns the manifest: text, nullable integers, floats, booleans; a failed image has ids alone.
 
         Raises:
-            UserError: if the folder is no finished cache.
+            UserError: if the folder is no finished cache, or its manifest is damaged.
         """
         self.settings()
         if not self.manifest_path.exists() or not self.exams_path.exists():
-            raise UserError(f"{self.folder} is not finished: give the same `mammo prepare` command again")
-        manifest = pd.read_csv(self.manifest_path, dtype=MANIFEST_TYPES)
-        return manifest.fillna({"warnings": ""})
+            raise self._not_finished()
+        return _read_manifest(self.manifest_path)
+
+    def read_failures(self) -> pd.DataFrame:
+        """Returns the rows of the images that could not be prepared, as text.
+
+        Raises:
+            UserError: if the table is absent or damaged.
+        """
+        if not self.failures_path.exists():
+            raise self._not_finished()
+        return pd.DataFrame(_read_table(self.failures_path, FAILURE_COLUMNS), columns=FAILURE_COLUMNS)
+
+    def _not_finished(self) -> UserError:
+        return UserError(f"{self.folder} is not finished: give the same `mammo prepare` command again")
 
     def write_exams(self, exams: pd.DataFrame) -> None:
         """Writes the exam table."""
@@ -182,10 +226,13 @@ class Cache:
         """Returns the exam table, sorted by id, without the images that could not be prepared.
 
         Raises:
-            UserError: if the folder is no finished cache.
+            UserError: if the folder is no finished cache, or a table is damaged.
         """
         manifest = self.read_manifest()
-        exams = read_exam_table(self.exams_path)
+        try:
+            exams = read_exam_table(self.exams_path)
+        except UserError as error:
+            raise damaged(self.exams_path) from error
         if not prepared_only:
             return exams
         prepared = manifest.loc[manifest["status"] == PREPARED, "image_id"]
@@ -195,12 +242,40 @@ class Cache:
 _ALL_COLUMNS = list(dict.fromkeys(MANIFEST_COLUMNS + FAILURE_COLUMNS + TIMING_COLUMNS))
 
 
-def _read_table(path: Path) -> list[dict[str, str]]:
+def damaged(path: Path) -> UserError:
+    """Returns what to say of a table of a cache that is not as `prepare` left it."""
+    return UserError(f"{path} is damaged: remove it and give the `mammo prepare` command of this cache again")
+
+
+def is_whole(record: dict[str, Any]) -> bool:
+    """Whether an image failed, or has all that the manifest says of a prepared one."""
+    return bool(record.get("reason")) or all(record.get(name) not in {None, ""} for name in NEEDED_COLUMNS)
+
+
+def _read_manifest(path: Path) -> pd.DataFrame:
+    try:
+        manifest = pd.read_csv(path, dtype=MANIFEST_TYPES)[MANIFEST_COLUMNS]
+    except (ValueError, KeyError) as error:
+        raise damaged(path) from error
+    if manifest[ID_COLUMNS].isna().any(axis=None):
+        raise damaged(path)
+    return manifest.fillna({"warnings": ""})
+
+
+def _read_table(path: Path, columns: list[str]) -> list[dict[str, str]]:
     """Returns rows as text, so that a table that is read and written again keeps every byte."""
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            rows, names = list(reader), reader.fieldnames or ()
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise damaged(path) from error
+    is_ragged = any(None in row or None in row.values() for row in rows)
+    if is_ragged or not {*columns} <= {*names} or not all(row["image_id"] for row in rows):
+        raise damaged(path)
+    return rows
 
 
 def write_image(path: Path, image: Image) -> str:
@@ -219,14 +294,34 @@ def read_image(path: Path) -> Image:
     Raises:
         UserError: if it is missing or damaged.
     """
+    return decode_image(read_image_file(path), path)
+
+
+def read_image_file(path: Path) -> bytes:
+    """Returns the bytes of a PNG of the cache.
+
+    Raises:
+        UserError: if it is missing or cannot be read.
+    """
+    again = "give the `mammo prepare` command of this cache again"
     try:
-        image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
-    except (OSError, cv2.error) as error:
-        raise UserError(
-            f"{path} cannot be read: give the `mammo prepare` command of this cache again"
-        ) from error
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"{path} cannot be read, it is missing: {again}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): remove it and {again}") from error
+
+
+def decode_image(content: bytes, path: Path) -> Image:
+    """Returns the image of a PNG that was read from `path`.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:  # the file is empty
+        raise damaged(path) from error
     if image is None:
-        raise UserError(
-            f"{path} is damaged: remove it and give the `mammo prepare` command of this cache again"
-        )
+        raise damaged(path)
     return np.asarray(image, np.uint16) if image.dtype == np.uint16 else np.asarray(image, np.uint8)

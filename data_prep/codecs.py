@@ -39,6 +39,8 @@ NATIVE = {
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
 }
+SAMPLES_AS_THEY_ARE = NATIVE | {RLE_LOSSLESS}
+"""Syntaxes whose samples have unused bits too; what the others decode to are values."""
 JPEG = {JPEG_BASELINE, JPEG_EXTENDED, JPEG_LOSSLESS, JPEG_LOSSLESS_SV1}
 JPEG_LS = {JPEG_LS_LOSSLESS, JPEG_LS_NEAR_LOSSLESS}
 HTJ2K = {HTJ2K_LOSSLESS, HTJ2K_LOSSLESS_RPCL, HTJ2K_ANY}
@@ -61,6 +63,8 @@ class Layout:
         bits_allocated: 8 or 16.
         bits_stored: 1 to bits_allocated; values use that many bits.
         is_signed: whether stored values are two's complement.
+        low_bits: unused bits below the value where samples are stored as they are, uncompressed or RLE:
+            HighBit + 1 - BitsStored.
     """
 
     rows: int
@@ -68,6 +72,7 @@ class Layout:
     bits_allocated: int
     bits_stored: int
     is_signed: bool
+    low_bits: int = 0
 
     def dtype(self, *, big_endian: bool = False) -> np.dtype[np.generic]:
         """The stored values' type."""
@@ -76,7 +81,9 @@ class Layout:
 
 
 def decode(encoded: Span, transfer_syntax: str, layout: Layout, level: int = 0) -> Pixels:
-    """Returns stored pixels at 1 / 2**level of the full size; only JPEG 2000 has levels above 0.
+    """Returns samples at 1 / 2**level of the full size; only JPEG 2000 has levels above 0.
+
+    They are the stored values, but for the syntaxes in `SAMPLES_AS_THEY_ARE`, which need `cut_to_value`.
 
     Raises:
         ImageError: if the frame is cut short, does not fit the layout, or cannot be decoded.
@@ -123,20 +130,26 @@ def _decode_native(encoded: Span, layout: Layout, *, big_endian: bool) -> Pixels
             "truncated", f"{count * dtype.itemsize} bytes of pixels expected, {encoded.size} found"
         )
     pixels = np.frombuffer(encoded.all(), dtype, count).reshape(layout.rows, layout.columns)
-    return _drop_unused_bits(pixels.astype(dtype.newbyteorder("="), copy=False), layout)
+    return np.asarray(pixels.astype(dtype.newbyteorder("="), copy=False))
 
 
-def _drop_unused_bits(pixels: Pixels, layout: Layout) -> Pixels:
-    """Old files keep overlays in the bits above BitsStored; PS3.5 8.1.1 gives them no meaning."""
+def cut_to_value(samples: Pixels, layout: Layout) -> tuple[Pixels, float]:
+    """Returns the stored values, and the share of unsigned samples with something in the bits above them.
+
+    PS3.5 8.1.1 gives the unused bits no meaning; old files keep overlays there.
+    """
     unused = layout.bits_allocated - layout.bits_stored
-    if unused == 0 or (not layout.is_signed and pixels.max() < 2**layout.bits_stored):
-        return pixels
-    return (pixels << unused) >> unused
+    above = unused - layout.low_bits
+    maximum = 2 ** (layout.bits_stored + layout.low_bits) - 1
+    beyond = 0.0 if layout.is_signed or samples.max() <= maximum else float((samples > maximum).mean())
+    if unused == 0 or not (layout.is_signed or layout.low_bits or beyond):
+        return samples, beyond
+    return (samples << above) >> unused, beyond
 
 
 def _decode_rle(encoded: bytes, layout: Layout) -> Pixels:
     pixels = np.frombuffer(imagecodecs.dicomrle_decode(encoded, layout.dtype()), layout.dtype())
-    return _drop_unused_bits(pixels.reshape(layout.rows, layout.columns), layout)
+    return pixels.reshape(layout.rows, layout.columns)
 
 
 def _decode_jpeg(encoded: bytes, transfer_syntax: str, layout: Layout) -> Pixels:

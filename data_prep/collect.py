@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from data_prep.csv_rows import Problem, raise_if_any, read_rows
+from data_prep.csv_rows import Problem, read_rows
 from data_prep.errors import UserError
 from data_prep.exams import (
     IMAGE_SUFFIXES,
@@ -37,12 +37,15 @@ def collect(files: Path, labels: Path, folder: Path, split: Split = "train") -> 
     Raises:
         UserError: naming all rows that break a rule, or what stands in the way; nothing is written then.
     """
+    if not files.is_dir():
+        what = "is no folder" if files.exists() else "does not exist"
+        raise UserError(f"{files} {what}: name the folder that holds your image files")
     rows = read_rows(labels)
     require_columns(rows, ["file", "patient_id", "laterality"], split, source=labels)
     if "image_id" not in rows:
         rows["image_id"] = [str(number) for number in range(1, len(rows) + 1)]
-    sources = _check_files(rows["file"], files, labels)
-    exams = check_exams(rows, split, source=labels)
+    sources, problems = _find_files(rows["file"], files)
+    exams = check_exams(rows, split, source=labels, others=problems)
     links = _make_links(exams, sources, folder / f"{split}_images")
     exams = sort_by_id(exams, ["patient_id", "image_id"])
     _require_same_table(exams, folder, split)
@@ -53,8 +56,8 @@ def collect(files: Path, labels: Path, folder: Path, split: Split = "train") -> 
     return len(exams)
 
 
-def _check_files(names: "pd.Series[str]", files: Path, labels: Path) -> list[Path]:
-    """Returns the absolute path of every file, or names all rows whose file cannot be taken."""
+def _find_files(names: "pd.Series[str]", files: Path) -> tuple[list[Path], list[Problem]]:
+    """Returns the absolute path of every file, and the rows whose file cannot be taken."""
     root = files.resolve()
     sources: dict[Path, None] = {}  # a set that keeps the order
     problems: list[Problem] = []
@@ -67,8 +70,7 @@ def _check_files(names: "pd.Series[str]", files: Path, labels: Path) -> list[Pat
         elif source in sources:
             problems.append(Problem(row, f"file {name!r} stands in an earlier row too"))
         sources[source] = None
-    raise_if_any(problems, source=labels)
-    return list(sources)
+    return list(sources), problems
 
 
 def _make_links(exams: pd.DataFrame, sources: list[Path], images: Path) -> dict[Path, Path]:

@@ -36,6 +36,7 @@ TAGS = [
     "Columns",
     "BitsAllocated",
     "BitsStored",
+    "HighBit",
     "PixelRepresentation",
     "PixelPaddingValue",
     "PixelPaddingRangeLimit",
@@ -88,13 +89,20 @@ class DicomFile:
             ImageError: if the frame cannot be decoded.
         """
         if level == 0 or not self.num_levels:
-            return replace(self.header, pixels=reduce_pixels(self._full_matrix, level), grid=Grid(level))
+            pixels, share_cut = self._full_matrix
+            return replace(
+                self.header, pixels=reduce_pixels(pixels, level), grid=Grid(level), share_cut=share_cut
+            )
         pixels = codecs.decode(self.encoded, self.header.transfer_syntax, self.layout, level)
         return replace(self.header, pixels=pixels, grid=Grid(level, is_even=True))
 
     @cached_property
-    def _full_matrix(self) -> Pixels:
-        return codecs.decode(self.encoded, self.header.transfer_syntax, self.layout)
+    def _full_matrix(self) -> tuple[Pixels, float]:
+        """The stored values, and the share of them that lost bits."""
+        samples = codecs.decode(self.encoded, self.header.transfer_syntax, self.layout)
+        if self.header.transfer_syntax not in codecs.SAMPLES_AS_THEY_ARE:
+            return samples, 0.0
+        return codecs.cut_to_value(samples, self.layout)
 
 
 def read_frame(path: Path, level: int = 0) -> Frame:
@@ -137,7 +145,7 @@ def _open(source: Source) -> DicomFile:
         # A damaged header may hold anything in its place, a name for one.
         known = syntax if re.fullmatch(r"1\.2\.840\.10008\.[0-9.]{1,40}", syntax) else "of no standard"
         raise ImageError("unsupported", f"transfer syntax {known} has no decoder here")
-    layout = _read_layout(dataset)
+    layout = _read_layout(dataset, syntax)
     encoded = find_frame(stream, syntax)
     header = _read_header(dataset, layout, syntax)
     return DicomFile(source, header, layout, encoded, codecs.find_max_level(encoded, syntax))
@@ -171,7 +179,7 @@ def _read_header(dataset: Dataset, layout: codecs.Layout, syntax: str) -> Frame:
     )
 
 
-def _read_layout(dataset: Dataset) -> codecs.Layout:
+def _read_layout(dataset: Dataset, syntax: str) -> codecs.Layout:
     missing = [name for name in ("Rows", "Columns", "BitsAllocated") if not dataset.get(name)]
     if missing:
         raise ImageError("bad_value", f"{', '.join(missing)} missing or zero: the file holds no image")
@@ -192,7 +200,20 @@ def _read_layout(dataset: Dataset) -> codecs.Layout:
         bits_allocated=int(dataset.BitsAllocated),
         bits_stored=bits_stored,
         is_signed=int(dataset.get("PixelRepresentation") or 0) == 1,
+        low_bits=_read_low_bits(dataset, bits_stored) if syntax in codecs.SAMPLES_AS_THEY_ARE else 0,
     )
+
+
+def _read_low_bits(dataset: Dataset, bits_stored: int) -> int:
+    """Returns how many unused bits lie below the value, PS3.5 8.1.1."""
+    value = dataset.get("HighBit")
+    high_bit = bits_stored - 1 if value is None else int(value)
+    if not bits_stored - 1 <= high_bit < int(dataset.BitsAllocated):
+        allowed = f"{bits_stored - 1} to {int(dataset.BitsAllocated) - 1}"
+        raise ImageError(
+            "unsupported", f"HighBit is {high_bit}; with BitsStored {bits_stored} it is {allowed}"
+        )
+    return high_bit + 1 - bits_stored
 
 
 def _read_photometric_interpretation(dataset: Dataset) -> PhotometricInterpretation:

@@ -121,16 +121,18 @@ def write_exam_table(path: Path, exams: pd.DataFrame) -> None:
     write_csv(path, exams[[name for name in COLUMNS if name in exams]])
 
 
-def check_exams(rows: pd.DataFrame, split: Split, *, source: Path) -> pd.DataFrame:
+def check_exams(
+    rows: pd.DataFrame, split: Split, *, source: Path, others: Sequence[Problem] = ()
+) -> pd.DataFrame:
     """Turns text cells, as from `read_rows`, into checked exams in the same order.
 
-    Labels in a test table are not read.
+    Labels in a test table are not read. `others` are problems of the same rows that were found before.
 
     Raises:
         UserError: naming `source` and, by spreadsheet row, everything that breaks a rule.
     """
     require_columns(rows, ["patient_id", "image_id", "laterality"], split, source=source)
-    cells, problems = pd.DataFrame(index=rows.index), []
+    cells, problems = pd.DataFrame(index=rows.index), list(others)
     for name, column in COLUMNS.items():
         if name in rows and (split == "train" or name != "cancer"):
             cells[name], wrong = _check_cells(rows[name], column)

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ import pandas as pd
 
 from data_prep.errors import DiskFull, FolderInUse, UserError
 
-TEMPORARY_PREFIX = ".tmp-"
+LOCK_NAME = ".lock"
+TEMPORARY_PREFIX = ".tmp-"  # then the process that writes it, then the name that it is to get
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -73,9 +75,20 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a writer made this file on its way to a complete one; folders and links are never ours."""
+    is_named_so = re.fullmatch(rf"{re.escape(TEMPORARY_PREFIX)}[0-9]+-.+", path.name) is not None
+    return is_named_so and path.is_file() and not path.is_symlink()
+
+
+def find_temporaries(folder: Path) -> list[Path]:
+    """Returns what killed writers left below a folder, sorted."""
+    return sorted(path for path in folder.rglob(f"{TEMPORARY_PREFIX}*") if is_temporary(path))
+
+
 def remove_temporaries(folder: Path) -> None:
     """Removes what killed writers left below a folder that this process holds."""
-    for path in folder.rglob(f"{TEMPORARY_PREFIX}*"):
+    for path in find_temporaries(folder):
         path.unlink(missing_ok=True)
 
 
@@ -123,7 +136,12 @@ def as_user_error(error: OSError, path: Path) -> UserError:
     """Turns an error of the file system into one sentence with the way out."""
     if error.errno in DISK_FULL:
         return DiskFull(f"disk full at {path.parent}: free some space and give the same command again")
-    return UserError(f"cannot write {path}: {error.strerror}; choose a folder that you may write to")
+    if error.errno == errno.EISDIR:
+        return UserError(f"cannot write {path}: it is a folder; remove it or name another place")
+    if error.errno in {errno.EEXIST, errno.ENOTDIR}:
+        in_the_way = next((place for place in (path, *path.parents) if place.is_file()), path)
+        return UserError(f"cannot write {path}: {in_the_way} is no folder; remove it or name another place")
+    return UserError(f"cannot write {path}: {error.strerror}; name a place that you may write to")
 
 
 class Journal:
@@ -133,11 +151,24 @@ class Journal:
         self.path = path
 
     def read(self) -> list[dict[str, Any]]:
-        """Returns all whole records; a torn last line is dropped."""
+        """Returns all whole records; a torn last line is dropped.
+
+        Raises:
+            UserError: if another line is no record.
+        """
         if not self.path.exists():
             return []
         lines = self.path.read_bytes().split(b"\n")
-        return [json.loads(line) for line in lines[:-1]]  # what follows the last newline is torn or empty
+        damaged = UserError(
+            f"{self.path} is damaged: remove it and give the command that was broken off again"
+        )
+        try:
+            records = [json.loads(line) for line in lines[:-1]]  # what follows the last newline is torn
+        except ValueError as error:
+            raise damaged from error
+        if not all(isinstance(record, dict) for record in records):
+            raise damaged
+        return records
 
     def append(self, record: dict[str, Any]) -> None:
         """Adds one record after the last whole one.
@@ -174,7 +205,7 @@ def locked(folder: Path) -> Iterator[None]:
         FolderInUse: if another process holds it; the message names host and process.
     """
     make_folder(folder)
-    path = folder / ".lock"
+    path = folder / LOCK_NAME
     try:
         stream = path.open("a+")
     except OSError as error:
@@ -198,7 +229,7 @@ def require_unlocked(folder: Path) -> None:
         FolderInUse: if another process holds it; the message names host and process.
     """
     try:
-        stream = (folder / ".lock").open()
+        stream = (folder / LOCK_NAME).open()
     except OSError:  # nobody ever held it, or nobody whom this user could ask
         return
     with stream:

@@ -104,6 +104,7 @@ class Frame:
         grid: where they lie in the full matrix.
         rows, columns: size of the full matrix in pixels.
         bits_stored: 1 to 16; stored values use that many bits.
+        share_cut: of the samples, those that had something in the bits above, which were cut off, 0..1.
         padding: lowest and highest stored value that mark what is no part of the picture; shown black.
         rescale_slope, rescale_intercept: modality values are slope * stored + intercept.
         modality_lut: replaces the rescale where present.
@@ -120,6 +121,7 @@ class Frame:
     columns: int
     bits_stored: int
     grid: Grid = FULL_GRID
+    share_cut: float = 0.0
     is_signed: bool = False
     padding: tuple[int, int] | None = None
     photometric_interpretation: PhotometricInterpretation = PhotometricInterpretation.MONOCHROME2

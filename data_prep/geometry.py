@@ -51,10 +51,17 @@ class Placement:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Placement":
-        """Makes a placement of a manifest's row."""
+        """Makes a placement of a manifest's row, of typed or of text cells.
+
+        Raises:
+            ValueError: if a cell is not what `as_record` gives.
+        """
         box = Box(**{edge: int(record[f"box_{edge}"]) for edge in ("left", "top", "right", "bottom")})
         scales = float(record["scale_x"]), float(record["scale_y"])
-        return cls(box, bool(record["flipped"]), *scales, int(record["top"]))
+        flags = {"True": True, "False": False}  # the text of any other boolean type is one of these
+        if str(record["flipped"]) not in flags:
+            raise ValueError(f"flipped is {record['flipped']!r}; it is True or False")
+        return cls(box, flags[str(record["flipped"])], *scales, int(record["top"]))
 
     def to_image(self, x: float, y: float) -> tuple[float, float]:
         """Returns where a full-matrix point lies in the image."""

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from data_prep import codecs
-from data_prep.errors import ImageError
+from data_prep.errors import ImageError, UserError
 from data_prep.frame import PhotometricInterpretation
 from data_prep.review import LOW_CONTRAST, SATURATED, WARNINGS
 from data_prep.settings import PrepareSettings
@@ -44,6 +44,7 @@ GREYS = {
     PhotometricInterpretation.MONOCHROME2: "MONOCHROME2: large values are bright, shown as they are",
 }
 BOX_COLOUR = "#ffb000"  # seen on black and on white
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PICTURE_INCHES, DOTS_PER_INCH = (12.0, 5.2), 120
 
 
@@ -59,6 +60,23 @@ def inspect_file(path: Path, settings: PrepareSettings) -> Stages:
         raise
     except Exception as error:  # whatever a hostile file brings about; its text may quote the file
         raise ImageError("error", f"the file brought about an unforeseen {type(error).__name__}") from error
+
+
+def require_png(path: Path) -> None:
+    """Makes sure that a picture's path says what it will hold, and that nothing else is lost for it.
+
+    Raises:
+        UserError: if it has another suffix than .png, or is a file that is no PNG.
+    """
+    if path.suffix.lower() != ".png":
+        raise UserError(f"{path} is no name for a PNG, which the picture is: end it with .png")
+    if path.is_file():
+        with path.open("rb") as stream:
+            is_png = stream.read(len(PNG_SIGNATURE)) == PNG_SIGNATURE
+        if not is_png:
+            raise UserError(
+                f"{path} is a file of another kind, which the picture would replace: choose another name"
+            )
 
 
 def describe_stages(stages: Stages) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data_prep.cache import PREPARED, Cache, read_image
+from data_prep.cache import PREPARED, Cache, decode_image, read_image, read_image_file
 from data_prep.engine import map_unordered
 from data_prep.errors import UserError
 from data_prep.files import locked, preallocate, remove_temporaries, write_json
@@ -182,12 +182,13 @@ def read_exactly(path: Path, sha256: str, settings: PrepareSettings) -> Image:
     Raises:
         UserError: if it is missing, damaged, or another one.
     """
-    image = read_image(path)
-    if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+    content = read_image_file(path)
+    if hashlib.sha256(content).hexdigest() != sha256:  # not decoded: libpng talks to the terminal of damage
         raise UserError(
             f"{path} is not the image that manifest.csv knows: remove it and give the `mammo prepare` "
             "command of this cache again"
         )
+    image = decode_image(content, path)
     if image.shape != 2 * (settings.side,) or image.dtype != image_type(settings):
         raise UserError(
             f"{path} is {image.dtype} {list(image.shape)} where settings.toml says {settings.bit_depth} bits "

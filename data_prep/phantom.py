@@ -47,11 +47,13 @@ class Phantom:
         image: display values [H, W].
         tissue: breast and pectoral muscle.
         lesions: what the finding changed in a breast with cancer; empty in the others.
+        benign: what the benign findings changed.
     """
 
     image: Display
     tissue: Mask
     lesions: Mask
+    benign: Mask
 
 
 def draw_anatomy(generator: np.random.Generator) -> Anatomy:
@@ -83,17 +85,19 @@ def make_phantom(
     if view == "MLO":
         parenchyma = add_pectoral_muscle(generator, parenchyma, depth_px=anatomy.depth * rows)
     image = anatomy.brightness * parenchyma * (1 - np.exp(-to_skin / 0.02))
-    lesions = np.zeros_like(tissue)
+    lesions, benign = np.zeros_like(tissue), np.zeros_like(tissue)
     for finding in findings:
         cover = draw_finding(generator, finding, edge_px=edge_px, inside=to_skin > 0.02)
         image += cover * (np.float32(finding.brightness) - image)
         lesions |= (cover > 0.25) & finding.is_cancer
+        benign |= (cover > 0.25) & (not finding.is_cancer)
     noise = generator.standard_normal(image.shape, dtype=np.float32)
     image = np.where(tissue, image + TISSUE_NOISE * noise, AIR + AIR_NOISE * noise)
+    masks = {"tissue": tissue, "lesions": lesions, "benign": benign}
     if laterality == "R":
-        image, tissue, lesions = image[:, ::-1], tissue[:, ::-1], lesions[:, ::-1]
+        image, masks = image[:, ::-1], {name: mask[:, ::-1] for name, mask in masks.items()}
     image = add_marker(image, f"{laterality} {view}", is_left=laterality == "R")
-    return Phantom(image=image, tissue=np.ascontiguousarray(tissue), lesions=np.ascontiguousarray(lesions))
+    return Phantom(image=image, **{name: np.ascontiguousarray(mask) for name, mask in masks.items()})
 
 
 def outline(generator: np.random.Generator, anatomy: Anatomy, *, view: View, rows: int) -> Points:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from data_prep.cache import Cache, CacheSettings, write_image
+from data_prep.cache import Cache, CacheSettings, is_whole, write_image
 from data_prep.engine import Outcome, map_unordered
 from data_prep.errors import ImageError
 from data_prep.files import locked, remove_temporaries
@@ -73,7 +73,8 @@ def prepare(
         cache.open_for(settings)
         remove_temporaries(cache.folder)
         cache.journal.mend()
-        records = cache.read_records()
+        known = cache.read_records()
+        records = {image_id: known[image_id] for image_id in known if is_whole(known[image_id])}
         columns = (exams["patient_id"], exams["image_id"], exams["laterality"], paths)
         tasks = [Task(*row) for row in zip(*columns, strict=True)]
         waiting = [task for task in tasks if not _is_done(task, cache, records)]
@@ -94,7 +95,7 @@ def prepare(
 
 
 def _is_done(task: Task, cache: Cache, records: dict[str, Record]) -> bool:
-    """An image is done when its file has the size and time of last time and its PNG is there."""
+    """An image is done when its file and its side are those of last time and its PNG is there."""
     record = records.get(task.image_id)
     if record is None or record.get("reason"):
         return False
@@ -102,9 +103,9 @@ def _is_done(task: Task, cache: Cache, records: dict[str, Record]) -> bool:
         status = task.path.stat()
     except OSError:
         return False
-    known = (str(record.get("source_bytes")), str(record.get("source_mtime_ns")))
-    same = known == (str(status.st_size), str(status.st_mtime_ns))
-    return same and cache.image_path(task.patient_id, task.image_id).exists()
+    known = [str(record.get(name)) for name in ("source_bytes", "source_mtime_ns", "laterality")]
+    same = known == [str(status.st_size), str(status.st_mtime_ns), task.laterality]
+    return same and cache.image_path(task.patient_id, task.image_id).is_file()
 
 
 def _prepare_into(cache: Cache, settings: PrepareSettings, task: Task) -> Record | ImageError:
@@ -123,6 +124,7 @@ def _prepare_into(cache: Cache, settings: PrepareSettings, task: Task) -> Record
     return stages.record | {
         "source_sha256": stages.source.sha256(),
         "image_sha256": image_sha256,
+        "laterality": task.laterality,
         "source_mtime_ns": status.st_mtime_ns,
         "seconds": round(time.perf_counter() - start, 4),
     }

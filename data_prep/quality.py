@@ -58,7 +58,7 @@ def write_contact_sheet(cache: Cache) -> Path:
         UserError: if the cache is not finished, or the page cannot be written.
     """
     manifest = cache.read_manifest()
-    failures = pd.read_csv(cache.failures_path, dtype="str", keep_default_na=False)
+    failures = cache.read_failures()
     prepared = manifest[manifest["status"] == PREPARED]
     unusual = prepared["warnings"] != ""
     environment = Environment(

@@ -46,10 +46,13 @@ class Tone:
 
 
 def judge_values(frame: Frame) -> list[str]:
-    """Returns the warnings that stored values deserve; a few beyond the range are what wavelets leave."""
+    """Returns the warnings that stored values deserve; a few beyond the range are what wavelets leave.
+
+    Uncompressed and RLE samples had their bits above BitsStored cut off before; the frame counts those.
+    """
     if frame.is_signed:
         return []
-    share = float((frame.pixels >= 2**frame.bits_stored).mean())
+    share = frame.share_cut + float((frame.pixels >= 2**frame.bits_stored).mean())
     return ["beyond_bits_stored"] if share > BEYOND_BITS_STORED else []
 
 

@@ -126,6 +126,8 @@ def _describe(kind: type[BaseModel], problem: Any) -> str:
         return f"unknown setting {name}: {hint}"
     if not name:
         return str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "missing":
+        return f"setting {name} is missing"
     return f"{name} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"
 
 

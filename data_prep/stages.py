@@ -69,7 +69,7 @@ def prepare_stages(path: Path, settings: PrepareSettings, *, laterality: str | N
         ImageError: if the file cannot be used; the reason code says why.
     """
     file = open_image(path, whole=settings.codecs.read == "whole")
-    search = with_voi(file.read_frame(find_search_level(file)))
+    search = read_search_frame(file)
     overview = to_display(search, blacken_padding=True)
     breast = find_breast(overview, rows=file.rows, columns=file.columns)
     placement = place(breast.box, is_flipped=breast.chest_wall_on_right, side=settings.side, fit=settings.fit)
@@ -97,6 +97,18 @@ def prepare_stages(path: Path, settings: PrepareSettings, *, laterality: str | N
         "warnings": " ".join(warnings),
     }
     return Stages(file.source, overview, crop, to_integers(square, settings.bit_depth), record)
+
+
+def read_search_frame(file: ImageFile) -> Frame:
+    """Returns the frame to find the breast on, with a window.
+
+    Where the file brings none, one is made of the full resolution: at a lower one, blends of padding and
+    picture count as picture and the extremes are gone, more or less so in each encoding.
+    """
+    frame = file.read_frame(find_search_level(file))
+    if frame.window is not None or frame.voi_lut is not None:
+        return frame
+    return replace(with_voi(file.read_frame()), pixels=frame.pixels, grid=frame.grid)
 
 
 def find_search_level(file: ImageFile) -> int:

@@ -11,12 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from data_prep.cache import FAILED, ID_COLUMNS, MANIFEST_COLUMNS, PREPARED, Cache
-from data_prep.csv_rows import read_rows
+from data_prep.cache import FAILED, ID_COLUMNS, NEEDED_COLUMNS, PREPARED, Cache
 from data_prep.engine import map_unordered
 from data_prep.errors import UserError
 from data_prep.exams import Split, locate_images, read_exams
-from data_prep.files import TEMPORARY_PREFIX, require_unlocked
+from data_prep.files import find_temporaries, is_temporary, require_unlocked
 from data_prep.pack import find_pack_problem, map_array, pack_path, read_exactly, seal_path, select_prepared
 from data_prep.settings import PrepareSettings
 
@@ -92,7 +91,7 @@ def verify(
     """
     settings = cache.settings()
     require_unlocked(cache.folder)
-    manifest, exams = read_manifest(cache), cache.read_exams(prepared_only=False)
+    manifest, exams = cache.read_manifest(), cache.read_exams(prepared_only=False)
     problems = [
         *_find_remains(cache),
         *_compare_tables(cache, manifest, exams),
@@ -116,25 +115,6 @@ def verify(
     )
 
 
-def read_manifest(cache: Cache) -> pd.DataFrame:
-    """Reads a manifest that may have been damaged.
-
-    Raises:
-        UserError: if it is no manifest, or the folder no finished cache.
-    """
-    try:
-        manifest = cache.read_manifest()
-        if manifest[MANIFEST_COLUMNS][ID_COLUMNS].notna().all(axis=None):
-            return manifest
-    except (ValueError, KeyError) as error:
-        raise _damaged(cache.manifest_path) from error
-    raise _damaged(cache.manifest_path)
-
-
-def _damaged(path: Path) -> UserError:
-    return UserError(f"{path} is damaged: remove the cache and give its `mammo prepare` command again")
-
-
 def _ids(table: pd.DataFrame) -> set[tuple[str, str]]:
     return set(zip(table["patient_id"], table["image_id"], strict=True))
 
@@ -145,7 +125,7 @@ def _ids(table: pd.DataFrame) -> set[tuple[str, str]]:
 def _find_remains(cache: Cache) -> Iterator[str]:
     """Looks for what a killed command left."""
     remains = [cache.journal.path] if cache.journal.path.exists() else []
-    remains += sorted(cache.folder.rglob(f"{TEMPORARY_PREFIX}*"))
+    remains += find_temporaries(cache.folder)
     for path in remains:
         name = path.relative_to(cache.folder)
         yield f"{name} was left by a command that was broken off: give that `mammo prepare` command again"
@@ -160,10 +140,11 @@ def _compare_tables(cache: Cache, manifest: pd.DataFrame, exams: pd.DataFrame) -
         yield f"{patient_id}/{image_id}: a row in exams.csv and none in manifest.csv; {again}"
     for patient_id, image_id in sorted(_ids(manifest[~manifest["status"].isin([PREPARED, FAILED])])):
         yield f"{patient_id}/{image_id}: neither prepared nor failed in manifest.csv; {again}"
-    incomplete = manifest[CHECKSUMS].isna().any(axis="columns") & (manifest["status"] == PREPARED)
-    for patient_id, image_id in sorted(_ids(manifest[incomplete])):
-        yield f"{patient_id}/{image_id}: no size or checksum in manifest.csv; remove its PNG and {again}"
-    failed, failures = _ids(manifest[manifest["status"] == FAILED]), _ids(read_rows(cache.failures_path))
+    prepared = select_prepared(manifest)
+    for _, row in prepared[prepared[NEEDED_COLUMNS].isna().any(axis="columns")].iterrows():
+        empty = ", ".join(name for name in NEEDED_COLUMNS if pd.isna(row[name]))
+        yield f"{row['patient_id']}/{row['image_id']}: no {empty} in manifest.csv; {again}"
+    failed, failures = _ids(manifest[manifest["status"] == FAILED]), _ids(cache.read_failures())
     for patient_id, image_id in sorted(failed - failures):
         yield f"{patient_id}/{image_id}: failed in manifest.csv and no row in failures.csv; {again}"
     for patient_id, image_id in sorted(failures - failed):
@@ -176,7 +157,7 @@ def _find_strays(cache: Cache, manifest: pd.DataFrame) -> Iterator[str]:
     known = set(cache.image_paths(select_prepared(manifest)))
     for folder, _, names in sorted(os.walk(cache.folder / "images")):
         for path in sorted(Path(folder, name) for name in names):
-            if path not in known and not path.name.startswith(TEMPORARY_PREFIX):
+            if path not in known and not is_temporary(path):
                 yield f"{path.relative_to(cache.folder)} is no prepared image of manifest.csv{way_out}"
 
 

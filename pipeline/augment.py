@@ -35,6 +35,7 @@ class Augmentation:
                     p=settings.tone,
                 ),
                 A.RandomGamma(gamma_limit=(80, 125), p=settings.tone),
+                A.HorizontalFlip(p=settings.horizontal_flip),  # last: a 0 here moves no other draw
             ]
         )
 

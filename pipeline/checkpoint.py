@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from data_prep.errors import TrainingStopped, UserError
 from data_prep.files import write_bytes
-from pipeline.run import FoldFolder
+from pipeline.run import TrainingFolder
 from pipeline.settings import ModelSettings
 from pipeline.vit import VisionTransformer
 
@@ -19,7 +19,7 @@ Checkpoint = dict[str, Any]
 log = logging.getLogger(__name__)
 
 
-def save_checkpoint(folder: FoldFolder, checkpoint: Checkpoint) -> None:
+def save_checkpoint(folder: TrainingFolder, checkpoint: Checkpoint) -> None:
     """Writes `last.pt`; what was there becomes `previous.pt`. A kill leaves at least one of them whole."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
@@ -28,7 +28,7 @@ def save_checkpoint(folder: FoldFolder, checkpoint: Checkpoint) -> None:
     write_bytes(folder.last, buffer.getvalue())
 
 
-def load_checkpoint(folder: FoldFolder) -> Checkpoint | None:
+def load_checkpoint(folder: TrainingFolder) -> Checkpoint | None:
     """Reads the newest readable checkpoint onto the CPU; None where training has not begun.
 
     Raises:
@@ -51,13 +51,13 @@ def load_checkpoint(folder: FoldFolder) -> Checkpoint | None:
     return None
 
 
-def save_weights(folder: FoldFolder, model: VisionTransformer, *, logit_shift: float) -> None:
+def save_weights(folder: TrainingFolder, model: VisionTransformer, *, logit_shift: float) -> None:
     """Writes the model that predicts, with the shift that undoes the sampler's prior."""
     weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_bytes(folder.weights, safetensors.torch.save(weights, {"logit_shift": repr(logit_shift)}))
 
 
-def load_weights(folder: FoldFolder, settings: ModelSettings) -> tuple[VisionTransformer, float]:
+def load_weights(folder: TrainingFolder, settings: ModelSettings) -> tuple[VisionTransformer, float]:
     """Returns a fold's model in evaluation mode, and its logit shift.
 
     Raises:

@@ -26,8 +26,10 @@ from pipeline.progress import Reporter
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pipeline.class_metrics import ClassEvaluation
     from pipeline.evaluate import Evaluation
-    from pipeline.run import Run
+    from pipeline.run import ClassRun, Run
+    from pipeline.settings import Recipe
 
 MAX_PROBLEMS_SHOWN = 20
 NOT_CLEAN = 1  # exit code: finished, but something needs a look
@@ -116,7 +118,7 @@ def phantom(
             workers=count_workers(),
             progress=advance,
         )
-    _say(f"{patients} patients for training and some for the test: {out}")
+    _say(f"{patients} {'patient' if patients == 1 else 'patients'} for training and some for the test: {out}")
 
 
 @app.command()
@@ -213,7 +215,7 @@ def inspect(
     """
     from data_prep.errors import ImageError
     from data_prep.files import require_writable, write_bytes
-    from data_prep.inspection import describe_stages, draw_stages, inspect_file
+    from data_prep.inspection import describe_stages, draw_stages, inspect_file, require_png
     from pipeline.settings import load_recipe
 
     target = out or Path(f"{file.stem}_inspect.png")
@@ -221,6 +223,7 @@ def inspect(
         raise UserError(f"{file} is no file: name one mammogram")
     if target.exists() and target.samefile(file):
         raise UserError(f"{target} is the mammogram itself: choose another --out")
+    require_png(target)
     require_writable(target)
     try:
         stages = inspect_file(file, load_recipe(config, overrides or ()).prepare)
@@ -238,44 +241,79 @@ def inspect(
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Recipe, such as configs/smoke.toml.")],
-    cache: Annotated[Path, typer.Option(help="Cache of the train split that `mammo prepare` made.")],
+    cache: Annotated[
+        Path | None, typer.Option(help="Cache of the train split that `mammo prepare` made.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Instead of --cache: images in a folder per class, or Oxford-IIIT Pet."),
+    ] = None,
     run: Annotated[
         Path | None, typer.Option(help="Run folder.", show_default="reports/<name of CONFIG>")
     ] = None,
     fold: Annotated[list[int] | None, typer.Option(help="Only this fold; may be repeated.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Cross-validate a Vision Transformer, then evaluate it.
+    """Train a Vision Transformer, then evaluate it.
 
-    Goes on where it was stopped, to the same weights.
+    With --cache, cross-validates on mammograms. With --data, learns the classes of a folder of images and
+    reports on its test split. Goes on where it was stopped, to the same weights.
     """
+    from pipeline.settings import load_recipe
+
+    if (data is None) == (cache is None):
+        raise UserError("give either --cache CACHE or --data FOLDER, so that it is clear what to train on")
+    if data is not None and fold:
+        raise UserError("--fold goes with --cache: a folder of classes has one test split and no folds")
+    recipe = load_recipe(config, overrides or ())
+    folder = run or Path("reports") / config.stem
+    if data is not None:
+        _train_classes(recipe, data, folder)
+    else:
+        assert cache is not None
+        _train_folds(recipe, cache, folder, fold)
+
+
+def _train_classes(recipe: "Recipe", data: Path, folder: Path) -> None:
+    from pipeline.classify import train_classes
+    from pipeline.run import ClassRun
+
+    train_classes(recipe, data, ClassRun(folder), reporter=Reporter(console))
+    evaluate(folder)
+
+
+def _train_folds(recipe: "Recipe", cache: Path, folder: Path, folds: list[int] | None) -> None:
     from data_prep.cache import Cache
     from pipeline.cross_validate import cross_validate
     from pipeline.run import Run
-    from pipeline.settings import load_recipe
 
-    folder = Run(run or Path("reports") / config.stem)
-    cross_validate(
-        load_recipe(config, overrides or ()), Cache(cache), folder, reporter=Reporter(console), folds=fold
-    )
-    missing = folder.unfinished_folds()
+    run = Run(folder)
+    cross_validate(recipe, Cache(cache), run, reporter=Reporter(console), folds=folds)
+    missing = run.unfinished_folds()
     if missing:
-        _say(f"{folder.folder}: folds {', '.join(map(str, missing))} still to be trained")
+        _say(f"{folder}: folds {', '.join(map(str, missing))} still to be trained")
         return
-    evaluate(folder.folder)
+    evaluate(folder)
 
 
 @app.command()
 def evaluate(run: RunFolder) -> None:
     """Compute the figures of a run and write its report."""
+    from pipeline.class_metrics import evaluate_classes
+    from pipeline.class_report import write_class_report
     from pipeline.evaluate import evaluate_run
     from pipeline.report import write_report
-    from pipeline.run import Run
+    from pipeline.run import ClassRun, Run
 
-    folder = Run(run)
-    evaluation = evaluate_run(folder)
-    write_report(folder, evaluation)
-    _show_evaluation(folder, evaluation)
+    classes, folds = ClassRun(run), Run(run)
+    if classes.exists:
+        of_classes = evaluate_classes(classes)
+        write_class_report(classes, of_classes)
+        _show_class_evaluation(classes, of_classes)
+    else:
+        evaluation = evaluate_run(folds)
+        write_report(folds, evaluation)
+        _show_evaluation(folds, evaluation)
 
 
 @app.command()
@@ -306,6 +344,7 @@ def predict(
             "give either --data DATA or --cache CACHE, so that it is clear which images to predict"
         )
     folder, reporter = Run(run), Reporter(console)
+    folder.require_finished()
     target = out or folder.submission
     require_writable(target)
     if data is not None:
@@ -323,6 +362,47 @@ def predict(
     if len(predictions.failures):
         write_csv(failures_path, predictions.failures)
         _finish_with_failures(Counter(predictions.failures["reason"]), failures_path, allowed=allow_failures)
+
+
+@app.command()
+def explain(
+    run: RunFolder,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A mammogram: DICOM, PNG, JPEG or PGM.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Picture to write.", show_default="<name of IMAGE>_explain.png")
+    ] = None,
+) -> None:
+    """Show where a run's models look in one mammogram.
+
+    Prints each fold's probability and writes a picture of the mammogram with what the models attend to laid
+    over it. A file that cannot be used ends with the reason and exit code 1.
+    """
+    from data_prep.errors import ImageError
+    from data_prep.files import require_writable, write_bytes
+    from data_prep.inspection import require_png
+    from pipeline.explain import draw_explanation
+    from pipeline.explain import explain as explain_image
+    from pipeline.run import Run
+
+    target = out or Path(f"{image.stem}_explain.png")
+    if not image.is_file():
+        raise UserError(f"{image} is no file: name one mammogram")
+    if target.exists() and target.samefile(image):
+        raise UserError(f"{target} is the mammogram itself: choose another --out")
+    require_png(target)
+    require_writable(target)
+    try:
+        explanation = explain_image(Run(run), image)
+    except ImageError as error:
+        error_console.print(f"{image}: {error.reason}: {error}", markup=False, highlight=False)
+        raise typer.Exit(NOT_CLEAN) from error
+    table = Table("fold", "probability")
+    for fold, probability in explanation.probabilities.items():
+        table.add_row(str(fold), f"{probability:.4f}")
+    table.add_row("mean", f"{explanation.probability:.4f}", style="bold")
+    console.print(table)
+    write_bytes(target, draw_explanation(explanation))
+    _say(f"picture: {target}")
 
 
 @app.command()
@@ -358,11 +438,12 @@ def verify(
     Changes nothing; the exit code is 1 if anything is wrong.
     """
     from data_prep.cache import Cache
-    from data_prep.verify import read_manifest
+    from data_prep.files import require_unlocked
     from data_prep.verify import verify as verify_cache
 
     store = Cache(cache)
-    with Reporter(console).track("verify", _count_prepared(read_manifest(store))) as advance:
+    require_unlocked(cache)
+    with Reporter(console).track("verify", _count_prepared(store.read_manifest())) as advance:
         found = verify_cache(
             store, data, workers=count_workers() if workers is None else workers, on_image=advance
         )
@@ -384,9 +465,11 @@ def pack(cache: CacheFolder, workers: Workers = None) -> None:
     single images again until it is packed anew.
     """
     from data_prep.cache import Cache
+    from data_prep.files import require_unlocked
     from data_prep.pack import write_pack
 
     store = Cache(cache)
+    require_unlocked(cache)
     with Reporter(console).track("pack", _count_prepared(store.read_manifest())) as advance:
         path = write_pack(store, workers=count_workers() if workers is None else workers, on_image=advance)
     _say(f"{path}: {path.stat().st_size / 1e6:,.1f} MB")
@@ -421,6 +504,23 @@ def _show_evaluation(run: "Run", evaluation: "Evaluation") -> None:
     _say(f"report: {run.report}")
 
 
+def _show_class_evaluation(run: "ClassRun", evaluation: "ClassEvaluation") -> None:
+    low, high = evaluation.accuracy_interval
+    rows = {
+        "test images": f"{evaluation.num_images:,}",
+        "accuracy": f"{evaluation.accuracy:.3f}, 95 % interval {low:.3f} to {high:.3f}",
+        f"always {evaluation.guess}": f"{evaluation.guess_accuracy:.3f}",
+        "top-5 accuracy": _show_figure(evaluation.top_5_accuracy),
+        "balanced accuracy": f"{evaluation.balanced_accuracy:.3f}",
+        "cross-entropy": f"{evaluation.cross_entropy:.3f}",
+    }
+    table = Table(show_header=False, box=None)
+    for name, value in rows.items():
+        table.add_row(Text(name, "bold"), Text(value))
+    console.print(table)
+    _say(f"confusion matrix and report: {run.report}")
+
+
 def _show_figure(figure: float | None) -> str:
     return "undefined" if figure is None else f"{figure:.3f}"
 
@@ -438,9 +538,13 @@ def main() -> None:
         app()
     except UserError as error:
         _leave(error, f"mammo: {error}", error.exit_code)
+    except OSError as error:  # of a path that nobody could foresee: no permission, a name too long
+        what = f"cannot use {error.filename}: " if error.filename else ""
+        _leave(error, f"mammo: {what}{error.strerror or error}", UserError.exit_code)
     except Interrupted as error:
         command = shlex.join(["mammo", *sys.argv[1:]])
-        way_on = "what was done is kept, go on with" if RESUMABLE & set(sys.argv) else "start again with"
+        is_resumable = next((word for word in sys.argv[1:] if not word.startswith("-")), "") in RESUMABLE
+        way_on = "what was done is kept, go on with" if is_resumable else "start again with"
         _leave(error, f"mammo: stopped by {error}; {way_on}: {command}", error.exit_code)
 
 

@@ -1,38 +1,24 @@
 """All folds of a run: starts the run folder or goes on with it, fold after fold. Knows no training loop."""
 
-import importlib.metadata
-import platform
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
-import torch
 
 from data_prep.cache import Cache
-from data_prep.engine import count_workers
 from data_prep.errors import UserError
 from data_prep.exams import Split
-from data_prep.files import locked, make_folder, remove_temporaries, write_csv, write_json, write_text
+from data_prep.files import locked, remove_temporaries
 from data_prep.folds import make_folds
-from data_prep.settings import differences, dump_settings
+from data_prep.settings import differences
+from pipeline.fold import FoldImages, FoldTask
 from pipeline.interrupt import StopRequest
-from pipeline.predict import Arithmetic
 from pipeline.progress import Reporter
 from pipeline.run import FOLDS_COLUMNS, Run
-from pipeline.settings import Recipe, load_recipe
-from pipeline.train import FoldImages, FoldTrainer
+from pipeline.settings import Recipe
+from pipeline.start_run import resolve, start_run
+from pipeline.train import Trainer
 
 TRAIN: Split = "train"
-PACKAGES = [
-    "torch",
-    "timm",
-    "numpy",
-    "pandas",
-    "scikit-learn",
-    "albumentations",
-    "opencv-python-headless",
-    "pydicom",
-]
 
 
 def cross_validate(
@@ -58,15 +44,8 @@ def cross_validate(
                     reporter.say(f"fold {fold}: finished before")
                     continue
                 remove_temporaries(folder.folder)
-                images = FoldImages.split(exams, fold_table, fold, cache)
-                FoldTrainer(recipe, images, folder, fold=fold, reporter=reporter).run(stop)
-
-
-def resolve(recipe: Recipe) -> Recipe:
-    """Returns the recipe with device and precision as this machine has them, which is what a run keeps."""
-    chosen = Arithmetic.choose(recipe.train.device, recipe.train.precision)
-    train = recipe.train.model_copy(update={"device": chosen.device, "precision": chosen.precision})
-    return recipe.model_copy(update={"train": train})
+                task = FoldTask(recipe, FoldImages.split(exams, fold_table, fold, cache), fold=fold)
+                Trainer(recipe, task, folder, reporter=reporter).run(stop)
 
 
 def _read_exams(recipe: Recipe, cache: Cache) -> pd.DataFrame:
@@ -79,11 +58,22 @@ def _read_exams(recipe: Recipe, cache: Cache) -> pd.DataFrame:
             f"{cache.folder} was made with other settings than the recipe's (prepare: {'; '.join(changed)}): "
             "prepare another cache, or change the recipe's [prepare]"
         )
-    if recipe.model.image_size != recipe.prepare.side:
-        raise UserError(
-            f"model.image_size {recipe.model.image_size} and prepare.side {recipe.prepare.side} must be equal"
-        )
+    _require_mammogram_model(recipe)
     return cache.read_exams()
+
+
+def _require_mammogram_model(recipe: Recipe) -> None:
+    model = recipe.model
+    if model.image_size != recipe.prepare.side:
+        raise UserError(
+            f"model.image_size {model.image_size} and prepare.side {recipe.prepare.side} must be equal"
+        )
+    for name, value in {"in_channels": model.in_channels, "num_classes": model.num_classes}.items():
+        if value != 1:
+            raise UserError(
+                f"model.{name} is {value} and must be 1 for mammograms, which are grey and have one logit: "
+                f"add --set model.{name}=1, or give a folder of classes with --data instead of the cache"
+            )
 
 
 def _tabulate_folds(exams: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
@@ -104,31 +94,6 @@ def _check_folds(folds: Sequence[int] | None, num_folds: int) -> list[int]:
 
 def _start(recipe: Recipe, cache: Cache, run: Run, fold_table: pd.DataFrame) -> None:
     """Makes the run folder, or checks that it was made by the same recipe on the same patients."""
-    make_folder(run.folder)
-    if not run.settings.exists():
-        write_csv(run.folds, fold_table)
-        write_json(run.environment, describe_environment(recipe, cache))
-        write_text(run.settings, dump_settings(recipe))
-        return
-    changed = differences(load_recipe(run.settings), recipe)
-    if changed:
-        raise UserError(
-            f"{run.folder} was started with other settings ({'; '.join(changed)}): "
-            f"choose another --run, or go on with {run.settings} as the recipe"
-        )
+    start_run(run, recipe, table=fold_table, path=run.folds, source={"cache": str(cache.folder)})
     if not run.read_folds().equals(fold_table):
         raise UserError(f"{run.folder} has other images or labels than {cache.folder}: choose another --run")
-
-
-def describe_environment(recipe: Recipe, cache: Cache) -> dict[str, Any]:
-    """Returns versions and machine, for people who want to repeat a run."""
-    device = recipe.train.device
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "cores": count_workers(),
-        "threads": torch.get_num_threads(),
-        "cache": str(cache.folder),
-        "versions": {name: importlib.metadata.version(name) for name in ["mammo-vit", *PACKAGES]},
-    }

@@ -1,4 +1,4 @@
-"""Cached images to batches for the model. Knows no labels' meaning and no order: the sampler gives rows."""
+"""Images to batches for the model. Knows no labels' meaning and no order: the sampler gives rows."""
 
 import signal
 from collections.abc import Iterator, Sequence
@@ -28,13 +28,14 @@ Batch = tuple[Tensor, Tensor]
 
 
 def to_tensor(image: Image) -> Tensor:
-    """Returns image_CHW, float32, -2 to 2, of an image [H, W], 0..255 or 0..65535."""
+    """Returns image_CHW, float32, -2 to 2, of an image [H, W] or [H, W, 3], 0..255 or 0..65535."""
     brightest = float(np.iinfo(image.dtype).max)
-    return torch.from_numpy(image).float().div_(brightest).sub_(MEAN).div_(STD).unsqueeze(0)
+    pixels = torch.from_numpy(image).float().div_(brightest).sub_(MEAN).div_(STD)
+    return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
 
 class CachedImages(Dataset[Sample | UserError]):
-    """Samples of a cache by (epoch, row); without an augmentation the epoch makes no difference.
+    """Samples by (epoch, row); without an augmentation the epoch makes no difference.
 
     An image that cannot be read is returned as the error: torch would hide one that a worker raises behind
     the worker's traceback.

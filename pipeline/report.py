@@ -1,18 +1,16 @@
 """The page that people read: `report.html`, one self-contained file. Computes no figure; `evaluate` did."""
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from data_prep.files import write_text
 from pipeline import figures
 from pipeline.bootstrap import NUM_REPLICATES, Interval
 from pipeline.evaluate import Evaluation
+from pipeline.inside import look_inside
 from pipeline.metrics import all_ones_pf1
+from pipeline.page import Picture, render_page
 from pipeline.run import Run
 
 FEW_CANCERS = 100
@@ -27,28 +25,12 @@ FIGURE_NAMES = {
 }
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A curve with its caption."""
-
-    title: str
-    svg: str
-    caption: str
-
-
 def write_report(run: Run, evaluation: Evaluation) -> Path:
     """Writes `report.html` and returns its path."""
-    environment = Environment(
-        loader=PackageLoader("pipeline", "."),
-        autoescape=True,  # names of folders and settings come from outside
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["figure"] = format_figure
-    environment.filters["interval"] = format_interval
-    page = environment.get_template("report.html.j2").render(
-        run_name=run.name,
+    page = render_page(
+        "report.html.j2",
+        run,
+        filters={"figure": format_figure, "interval": format_interval},
         evaluation=evaluation,
         num_patients=evaluation.breasts["patient_id"].nunique(),
         num_replicates=NUM_REPLICATES,
@@ -58,8 +40,7 @@ def write_report(run: Run, evaluation: Evaluation) -> Path:
         undefined=explain_undefined(evaluation),
         curves=draw_curves(evaluation),
         learning_curves=draw_learning_curves(read_histories(run, list(evaluation.folds))),
-        settings=run.settings.read_text("utf-8") if run.settings.exists() else "",
-        machine=read_environment(run.environment),
+        inside=look_inside(run.settings, {f"fold {fold}": run.fold(fold) for fold in evaluation.folds}),
     )
     write_text(run.report, page)
     return run.report
@@ -158,20 +139,5 @@ def read_histories(run: Run, folds: list[int]) -> dict[int, pd.DataFrame]:
     return {fold: pd.read_csv(path) for fold, path in paths.items() if path.exists()}
 
 
-def read_environment(path: Path) -> dict[str, str]:
-    """Reads `environment.json` as names and values, nested names joined by a dot; empty without the file."""
-    return dict(_flatten(json.loads(path.read_text("utf-8")))) if path.exists() else {}
-
-
 def _percent(share: float) -> str:
     return f"{100 * share:.0f}\u00a0%"
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows = []
-    for name, value in values.items():
-        if isinstance(value, dict):
-            rows += _flatten(value, f"{prefix}{name}.")
-        else:
-            rows.append((f"{prefix}{name}", str(value)))
-    return rows

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -20,12 +21,18 @@ FOLD_METRICS_COLUMNS = [
     "auc",
     "average_precision",
 ]
+IMAGES_COLUMNS = ["image", "label", "split"]
+CLASS_PREDICTION_COLUMNS = ["image", "label", "predicted", "probability"]
 ID_TYPES = {"patient_id": "str", "image_id": "str"}
+AS_WRITTEN = {  # a class may be called 007 or NA
+    "dtype": {"image": "str", "label": "str", "predicted": "str"},
+    "keep_default_na": False,
+}
 
 
 @dataclass(frozen=True)
-class FoldFolder:
-    """`fold_<k>/` of a run: what one fold's training leaves."""
+class TrainingFolder:
+    """What the training of one model leaves; some of it in a folder of its own, some in the run's."""
 
     folder: Path
 
@@ -41,12 +48,12 @@ class FoldFolder:
 
     @property
     def weights(self) -> Path:
-        """The model that `predict` uses."""
+        """The model that predicts."""
         return self.folder / "model.safetensors"
 
     @property
     def history(self) -> Path:
-        """One row per epoch: losses, learning rate, validation metrics."""
+        """One row per epoch: losses, learning rate, metrics of the held-out images."""
         return self.folder / "history.csv"
 
     @property
@@ -55,19 +62,44 @@ class FoldFolder:
         return self.folder / "throughput.csv"
 
     @property
+    def initial_weights(self) -> Path:
+        """What became of each tensor of `train.init`: tensor, outcome, detail."""
+        return self.folder / "initial_weights.csv"
+
+    @property
+    def attention(self) -> Path:
+        """Mean attention distance in pixels of each layer's heads."""
+        return self.folder / "attention.csv"
+
+    @property
+    def predictions(self) -> Path:
+        """Predictions of the held-out images; the last file that a finished training writes."""
+        return self.folder / "predictions.csv"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether this training has ended."""
+        return self.predictions.exists()
+
+
+@dataclass(frozen=True)
+class FoldFolder(TrainingFolder):
+    """`fold_<k>/` of a run: what one fold's training leaves."""
+
+    @property
     def oof(self) -> Path:
         """Out-of-fold predictions of this fold's images; the last file that a finished fold writes."""
         return self.folder / "oof.csv"
 
     @property
-    def is_finished(self) -> bool:
-        """Whether this fold's training has ended."""
-        return self.oof.exists()
+    def predictions(self) -> Path:
+        """The same, by the name that every training has for it."""
+        return self.oof
 
 
 @dataclass(frozen=True)
-class Run:
-    """`reports/<name>/`: everything that a training run leaves."""
+class RunFolder:
+    """`reports/<name>/`: what every training run leaves."""
 
     folder: Path
 
@@ -82,14 +114,29 @@ class Run:
         return self.folder / "settings.toml"
 
     @property
-    def folds(self) -> Path:
-        """One row per patient: patient_id, fold, num_images, num_cancers."""
-        return self.folder / "folds.csv"
-
-    @property
     def environment(self) -> Path:
         """Versions, machine and device."""
         return self.folder / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        """All figures, with intervals."""
+        return self.folder / "metrics.json"
+
+    @property
+    def report(self) -> Path:
+        """The page that people read."""
+        return self.folder / "report.html"
+
+
+@dataclass(frozen=True)
+class Run(RunFolder):
+    """A cross-validation on mammograms."""
+
+    @property
+    def folds(self) -> Path:
+        """One row per patient: patient_id, fold, num_images, num_cancers."""
+        return self.folder / "folds.csv"
 
     @property
     def oof(self) -> Path:
@@ -100,16 +147,6 @@ class Run:
     def fold_metrics(self) -> Path:
         """One row of breast-level metrics per fold."""
         return self.folder / "fold_metrics.csv"
-
-    @property
-    def metrics(self) -> Path:
-        """Metrics per fold and pooled, with intervals and the threshold."""
-        return self.folder / "metrics.json"
-
-    @property
-    def report(self) -> Path:
-        """The page that people read."""
-        return self.folder / "report.html"
 
     @property
     def submission(self) -> Path:
@@ -124,11 +161,16 @@ class Run:
         """Reads `folds.csv`.
 
         Raises:
-            UserError: if the folder is no run.
+            UserError: if the folder is no run, or one of an image folder.
         """
+        if not self.folds.exists() and ClassRun(self.folder).exists:
+            raise UserError(
+                f"{self.folder} classifies an image folder and has no folds and no submission: its "
+                f"predictions of the test split stand in {ClassRun(self.folder).training.predictions}"
+            )
         if not self.folds.exists():
             raise UserError(f"{self.folder} is no run folder: it has no folds.csv; `mammo train` makes one")
-        return _read_csv(self.folds, FOLDS_COLUMNS)
+        return _read_csv(self.folds, FOLDS_COLUMNS, dtype=ID_TYPES)
 
     def list_folds(self) -> list[int]:
         """Returns all folds' numbers.
@@ -158,22 +200,78 @@ class Run:
         return folds
 
 
+@dataclass(frozen=True)
+class ClassRun(RunFolder):
+    """A classification of an image folder: one training, one test split, no folds."""
+
+    @property
+    def images(self) -> Path:
+        """The images that it was started with: image, label, split (train or test); classes in order."""
+        return self.folder / "images.csv"
+
+    @property
+    def training(self) -> TrainingFolder:
+        """What the training leaves, in the run's own folder."""
+        return TrainingFolder(self.folder)
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder is such a run."""
+        return self.images.exists()
+
+    def read_images(self) -> pd.DataFrame:
+        """Reads `images.csv`.
+
+        Raises:
+            UserError: if the folder is no such run.
+        """
+        if not self.exists:
+            raise UserError(
+                f"{self.folder} is no run on an image folder: it has no images.csv; "
+                "`mammo train CONFIG --data FOLDER` makes one"
+            )
+        return _read_csv(self.images, IMAGES_COLUMNS, **AS_WRITTEN)
+
+    def read_predictions(self, labels: list[str]) -> pd.DataFrame:
+        """Reads `predictions.csv`, one row per test image.
+
+        Raises:
+            UserError: if the training has not ended, or a column is missing.
+        """
+        if not self.training.is_finished:
+            raise UserError(
+                f"{self.folder} is not finished: go on with `mammo train {self.settings} "
+                f"--run {self.folder}` and the same --data"
+            )
+        return _read_csv(self.training.predictions, prediction_columns(labels), **AS_WRITTEN)
+
+
+def prediction_columns(labels: list[str]) -> list[str]:
+    """Returns the columns of a class run's `predictions.csv`, one per class at the end."""
+    return [*CLASS_PREDICTION_COLUMNS, *map(probability_column, labels)]
+
+
+def probability_column(label: str) -> str:
+    """Returns the name of the column with a class's probability, which no other column has."""
+    return f"p_{label}"
+
+
 def read_oof(path: Path) -> pd.DataFrame:
     """Reads a table of out-of-fold predictions, one row per image.
 
     Raises:
         UserError: if a column is missing or an image stands there twice.
     """
-    table = _read_csv(path, OOF_COLUMNS)
+    table = _read_csv(path, OOF_COLUMNS, dtype=ID_TYPES)
     twice = table["image_id"][table["image_id"].duplicated()]
     if len(twice):
         raise UserError(f"{path} holds image {twice.iloc[0]} twice; each image is predicted exactly once")
     return table
 
 
-def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
+def _read_csv(path: Path, columns: list[str], **options: Any) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path, dtype=ID_TYPES)
+        table: pd.DataFrame = pd.read_csv(path, **options)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}): remove it and train again") from error
     missing = [name for name in columns if name not in table]

@@ -91,6 +91,9 @@ class AugmentSettings(StrictSettings):
     vertical_flip: float = Field(default=0.5, ge=0.0, le=1.0)
     """Probability of turning the image upside down; the chest wall stays at the left."""
 
+    horizontal_flip: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Probability of changing left and right; not for mammograms, whose chest wall is at the left."""
+
     affine: float = Field(default=0.5, ge=0.0, le=1.0)
     """Probability of a shift, a change of scale and a rotation."""
 

@@ -1,28 +1,26 @@
-"""The training of one fold: a plain loop that can be stopped anywhere and goes on from its checkpoint.
+"""The training of one model: a plain loop that can be stopped anywhere and goes on from its checkpoint.
 
-Knows nothing of the other folds and of the run's reports.
+Knows nothing of labels, losses and metrics: a `Task` does. Knows nothing of reports.
 """
 
 import math
 import time
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data_prep.cache import Cache
 from data_prep.errors import TrainingStopped
 from data_prep.files import write_csv
-from data_prep.pack import Images, open_images
-from pipeline.aggregate import to_breasts
-from pipeline.augment import Augmentation
+from data_prep.pack import Images
+from pipeline.attention import measure_attention
 from pipeline.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, save_weights
-from pipeline.dataset import CachedImages, load_batches
+from pipeline.dataset import CachedImages, load_batches, to_tensor
 from pipeline.interrupt import StopRequest
-from pipeline.metrics import measure
 from pipeline.optim import (
     Average,
     autocast,
@@ -31,44 +29,66 @@ from pipeline.optim import (
     make_optimizer,
     set_learning_rate,
 )
-from pipeline.predict import Arithmetic, predict_cached
+from pipeline.predict import Arithmetic
 from pipeline.progress import Reporter
-from pipeline.run import OOF_COLUMNS, FoldFolder
-from pipeline.sampler import Rows, log_odds, plan_epoch
+from pipeline.run import TrainingFolder
+from pipeline.sampler import Rows
 from pipeline.settings import Recipe
 from pipeline.vit import VisionTransformer
+from pipeline.weights import load_initial_weights
 
 SECONDS_BETWEEN_SAVES = 300.0
+NUM_IMAGES_OBSERVED = 16
 
 
-@dataclass(frozen=True)
-class FoldImages:
-    """The images of one fold's training and validation.
+class Task(Protocol):
+    """What is learned from which images: all that the trainer does not know."""
 
-    Attributes:
-        training, validation: exam tables.
-        training_images, validation_images: each row's image.
-    """
+    @property
+    def name(self) -> str:
+        """What progress and errors call this training."""
 
-    training: pd.DataFrame
-    validation: pd.DataFrame
-    training_images: Images
-    validation_images: Images
+    @property
+    def seed(self) -> int:
+        """Draws the first weights and all that is random inside the model."""
 
-    @classmethod
-    def split(cls, exams: pd.DataFrame, folds: pd.DataFrame, fold: int, cache: Cache) -> "FoldImages":
-        """Takes a fold's patients for validation and all others for training."""
-        held_out = set(folds.loc[folds["fold"] == fold, "patient_id"])
-        is_held_out = exams["patient_id"].isin(held_out)
-        training, validation = (exams[rows].reset_index(drop=True) for rows in (~is_held_out, is_held_out))
-        return cls(training, validation, open_images(cache, training), open_images(cache, validation))
+    @property
+    def dataset(self) -> CachedImages:
+        """The training images."""
+
+    @property
+    def first_logits(self) -> NDArray[np.float64]:
+        """What the head's biases start at, one per output."""
+
+    @property
+    def logit_shift(self) -> float:
+        """What is added to the trained model's logits, and kept beside its weights."""
+
+    @property
+    def held_out(self) -> Images:
+        """The images that `predict` predicts."""
+
+    def plan(self, epoch: int) -> list[Rows]:
+        """Returns the rows of each batch of an epoch, the same number of batches in each."""
+
+    def loss(self, logits_BK: Tensor, rows_B: Tensor) -> Tensor:
+        """Returns the mean loss of a batch."""
+
+    def name_rows(self, rows: list[int]) -> list[str]:
+        """Returns the names by which a user finds training images."""
+
+    def predict(self, model: nn.Module, arithmetic: Arithmetic, reporter: Reporter) -> pd.DataFrame:
+        """Returns a table with a row for each held-out image."""
+
+    def measure(self, predicted: pd.DataFrame) -> dict[str, float]:
+        """Returns the figures of such a table for `history.csv`; NaN is undefined."""
 
 
 @dataclass
 class State:
-    """All that changes while a fold is trained, and so all that a checkpoint holds."""
+    """All that changes during a training, and so all that a checkpoint holds."""
 
-    model: nn.Module
+    model: VisionTransformer
     average: Average
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -103,33 +123,49 @@ class State:
         self.history, self.throughput = checkpoint["history"], checkpoint["throughput"]
 
 
-class FoldTrainer:
-    """Trains one fold's model and predicts its held-out images."""
+class Trainer:
+    """Trains the model of a task and predicts the task's held-out images.
 
-    def __init__(
-        self, recipe: Recipe, images: FoldImages, folder: FoldFolder, *, fold: int, reporter: Reporter
-    ) -> None:
+    Raises:
+        TrainingStopped: if there are checkpoints and none can be read.
+    """
+
+    def __init__(self, recipe: Recipe, task: Task, folder: TrainingFolder, *, reporter: Reporter) -> None:
+        self.recipe = recipe
         self.settings = recipe.train
-        self.model_settings = recipe.model
-        self.images = images
+        self.task = task
         self.folder = folder
-        self.fold = fold
         self.reporter = reporter
         self.arithmetic = Arithmetic.choose(recipe.train.device, recipe.train.precision)
-        self.labels = images.training["cancer"].to_numpy()
-        self.dataset = CachedImages(
-            images.training_images, augmentation=Augmentation(recipe.augment), seed=recipe.train.seed
-        )
-        plan = self.plan(0)
-        self.batches_per_epoch = len(plan)
-        share = log_odds(self.labels[np.concatenate(plan)])
-        self.logit_shift = log_odds(self.labels) - share
-        self.state = self._make_state(first_logit=share)
+        self.batches_per_epoch = len(task.plan(0))
+        checkpoint = load_checkpoint(folder)
+        self.state = self._begin() if checkpoint is None else self._go_on(checkpoint)
 
-    def _make_state(self, first_logit: float) -> State:
-        torch.manual_seed(int(np.random.SeedSequence([self.settings.seed, self.fold]).generate_state(1)[0]))
-        model = VisionTransformer(self.model_settings)
-        nn.init.constant_(model.head.bias, first_logit)
+    def _begin(self) -> State:
+        torch.manual_seed(self.task.seed)
+        return self._make_state(self._make_first_model())
+
+    def _go_on(self, checkpoint: Checkpoint) -> State:
+        state = self._make_state(VisionTransformer(self.recipe.model))
+        state.restore(checkpoint)
+        self.reporter.say(f"{self.task.name}: goes on after epoch {state.epoch}, batch {state.batch}")
+        return state
+
+    def _make_first_model(self) -> VisionTransformer:
+        """Returns the model as it is before the first step; a training that goes on does not ask for it."""
+        model = VisionTransformer(self.recipe.model)
+        if self.settings.init:
+            rows = load_initial_weights(model, self.settings.init, self.settings.init_normalization)
+            write_csv(self.folder.initial_weights, rows)
+            counts = ", ".join(
+                f"{count} {outcome}" for outcome, count in rows["outcome"].value_counts().items()
+            )
+            self.reporter.say(f"{self.task.name}: starts from {self.settings.init}: tensors {counts}")
+        with torch.no_grad():
+            model.head.bias.copy_(torch.from_numpy(self.task.first_logits))
+        return model
+
+    def _make_state(self, model: VisionTransformer) -> State:
         model.to(self.arithmetic.device)
         return State(
             model,
@@ -138,30 +174,13 @@ class FoldTrainer:
             torch.amp.GradScaler(self.arithmetic.device, enabled=self.arithmetic.precision == "fp16"),
         )
 
-    def plan(self, epoch: int) -> list[Rows]:
-        """Returns the rows of each batch of an epoch."""
-        return plan_epoch(
-            self.labels,
-            batch_size=self.settings.batch_size,
-            positive_share=self.settings.positive_share,
-            seed=self.settings.seed,
-            fold=self.fold,
-            epoch=epoch,
-        )
-
     def run(self, stop: StopRequest) -> None:
-        """Trains from the newest checkpoint, or the start, to the end; `oof.csv` is written last.
+        """Trains from the newest checkpoint, or the start, to the end; the predictions are written last.
 
         Raises:
             Interrupted: if a stop was asked for; a checkpoint is saved.
             TrainingStopped: if loss or gradient is not finite; the last checkpoint is kept.
         """
-        checkpoint = load_checkpoint(self.folder)
-        if checkpoint is not None:
-            self.state.restore(checkpoint)
-            self.reporter.say(
-                f"fold {self.fold}: goes on after epoch {self.state.epoch}, batch {self.state.batch}"
-            )
         predicted = None
         while self.state.epoch < self.settings.epochs:
             speed = self._train_epoch(stop)
@@ -169,19 +188,23 @@ class FoldTrainer:
             self._end_epoch(predicted, speed)
         if predicted is None:
             predicted = self._predict()
-        save_weights(self.folder, self.state.average.module, logit_shift=self.logit_shift)
-        write_csv(self.folder.oof, predicted)
+        save_weights(self.folder, self.state.average.module, logit_shift=self.task.logit_shift)
+        write_csv(self.folder.attention, measure_attention(self.state.average.module, self._pick_held_out()))
+        write_csv(self.folder.predictions, predicted)
 
     def _train_epoch(self, stop: StopRequest) -> dict[str, float]:
         """Returns how many images this process trained on, and in how many seconds."""
         state, start = self.state, time.perf_counter()
         saved = start
-        plan = self.plan(state.epoch)
+        plan = self.task.plan(state.epoch)
         keys = [[(state.epoch, int(row)) for row in rows] for rows in plan[state.batch :]]
         batches = load_batches(
-            self.dataset, keys, workers=self.settings.workers, pin_memory=self.arithmetic.device == "cuda"
+            self.task.dataset,
+            keys,
+            workers=self.settings.workers,
+            pin_memory=self.arithmetic.device == "cuda",
         )
-        title = f"fold {self.fold} epoch {state.epoch + 1}/{self.settings.epochs}"
+        title = f"{self.task.name} epoch {state.epoch + 1}/{self.settings.epochs}"
         num_images = sum(map(len, keys))
         with self.reporter.track(title, num_images) as advance:
             for images_BCHW, rows_B in batches:
@@ -200,12 +223,9 @@ class FoldTrainer:
         step = state.epoch * self.batches_per_epoch + state.batch
         set_learning_rate(state.optimizer, self._learning_rate(step))
         images_BCHW = images_BCHW.to(self.arithmetic.device, non_blocking=True)
-        labels_B = torch.as_tensor(
-            self.labels[rows_B.numpy()], dtype=torch.float32, device=images_BCHW.device
-        )
         with autocast(self.arithmetic.precision, self.arithmetic.device):
-            logits_B = state.model(images_BCHW).squeeze(1)
-        loss = F.binary_cross_entropy_with_logits(logits_B.float(), labels_B)
+            logits_BK = state.model(images_BCHW)
+        loss = self.task.loss(logits_BK.float(), rows_B)
         value = loss.item()
         self._require_finite("loss", value, rows_B)
         state.optimizer.zero_grad(set_to_none=True)
@@ -230,28 +250,21 @@ class FoldTrainer:
     def _require_finite(self, name: str, value: float, rows_B: Tensor) -> None:
         if math.isfinite(value):
             return
-        names = ", ".join(self.images.training["image_id"].iloc[rows_B.tolist()])
+        names = ", ".join(self.task.name_rows(rows_B.tolist()))
         raise TrainingStopped(
-            f"the {name} is {value} in fold {self.fold}, epoch {self.state.epoch + 1}, images {names}: lower "
+            f"the {name} is {value} in {self.task.name}, epoch {self.state.epoch + 1}, images {names}: lower "
             "train.learning_rate or look at these images; the last checkpoint is kept"
         )
 
     def _predict(self) -> pd.DataFrame:
-        """Returns the averaged weights' predictions of the held-out images, an OOF table."""
-        table = self.images.validation
-        batches = predict_cached(
-            self.state.average.module,
-            self.images.validation_images,
-            logit_shift=self.logit_shift,
-            arithmetic=self.arithmetic,
-            workers=self.settings.workers,
-        )
-        probabilities = []
-        with self.reporter.track(f"fold {self.fold} validation", len(table)) as advance:
-            for probabilities_B in batches:
-                probabilities.append(probabilities_B)
-                advance(len(probabilities_B))
-        return table.assign(fold=self.fold, probability=np.concatenate(probabilities))[OOF_COLUMNS]
+        """Returns the averaged weights' predictions of the held-out images."""
+        return self.task.predict(self.state.average.module, self.arithmetic, self.reporter)
+
+    def _pick_held_out(self) -> Tensor:
+        """Returns some of the held-out images, evenly spread."""
+        images = self.task.held_out
+        rows = np.unique(np.linspace(0, len(images) - 1, NUM_IMAGES_OBSERVED).astype(int))
+        return torch.stack([to_tensor(images[row]) for row in rows])
 
     def _end_epoch(self, predicted: pd.DataFrame, speed: dict[str, float]) -> None:
         """Writes history and checkpoint; nothing that was learned is lost from here on.
@@ -265,7 +278,7 @@ class FoldTrainer:
                 "step": (state.epoch + 1) * self.batches_per_epoch,
                 "learning_rate": state.optimizer.param_groups[0]["lr"],
                 "train_loss": state.loss_sum / state.batch,
-                **_validation_figures(predicted),
+                **self.task.measure(predicted),
             }
         )
         state.throughput.append({"epoch": state.epoch + 1, **speed})
@@ -273,21 +286,3 @@ class FoldTrainer:
         write_csv(self.folder.history, pd.DataFrame(state.history))
         write_csv(self.folder.throughput, pd.DataFrame(state.throughput))
         save_checkpoint(self.folder, state.to_checkpoint())
-
-
-def _validation_figures(predicted: pd.DataFrame) -> dict[str, float]:
-    """Returns loss per image and figures per breast; NaN is undefined."""
-    cancer = predicted["cancer"].to_numpy()
-    probability = predicted["probability"].clip(1e-7, 1 - 1e-7).to_numpy()
-    breasts = to_breasts(predicted)
-    figures = measure(breasts["cancer"], breasts["probability"], num_images=len(predicted))
-    return {
-        "val_loss": float(-np.log(np.where(cancer == 1, probability, 1 - probability)).mean()),
-        "val_pf1": _or_nan(figures.pf1),
-        "val_auc": _or_nan(figures.auc),
-        "val_average_precision": _or_nan(figures.average_precision),
-    }
-
-
-def _or_nan(figure: float | None) -> float:
-    return math.nan if figure is None else figure

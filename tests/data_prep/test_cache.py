@@ -1,7 +1,8 @@
 """The cache folder: images, tables, and the outcomes that a killed run leaves in its journal."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,12 @@ from data_prep.cache import (
     TIMING_COLUMNS,
     Cache,
     CacheSettings,
+    is_whole,
     read_image,
     write_image,
 )
 from data_prep.errors import UserError
+from data_prep.files import TEMPORARY_PREFIX
 from data_prep.settings import PrepareSettings
 
 SETTINGS = CacheSettings(split="train", prepare=PrepareSettings(side=32))
@@ -144,3 +147,122 @@ def test_only_prepared_images_are_exams_to_train_on(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_cache_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not a cache.*mammo prepare"):
         Cache(tmp_path / "absent").read_exams()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "train.csv", ".tmp-12-notes.txt", "images"])
+def test_a_folder_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir() if name == "images" else (tmp_path / name).write_text("mine")
+    with pytest.raises(
+        UserError, match=rf"is no cache and holds {name}: name an empty or new folder as --cache"
+    ):
+        Cache(tmp_path).open_for(SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_what_a_first_command_leaves_that_is_broken_off_at_once_is_gone_on_with(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text("process 7 on here")
+    (tmp_path / f"{TEMPORARY_PREFIX}7-settings.toml").write_text("[prep")
+    Cache(tmp_path).open_for(SETTINGS)
+    assert Cache(tmp_path).settings() == SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("", "setting split is missing; setting prepare is missing"), ("split = = 2", "cannot be read as TOML")],
+)
+def test_damaged_settings_are_one_sentence_with_a_way_out(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "settings.toml").write_text(text)
+    with pytest.raises(
+        UserError, match=rf"{sentence}.*; remove .* and give its `mammo prepare` command again"
+    ):
+        Cache(tmp_path).settings()
+
+
+def finished(folder: Path) -> Cache:
+    """A cache of one prepared and one failed image."""
+    cache = Cache(folder)
+    cache.open_for(SETTINGS)
+    rows = {"patient_id": ["7", "7"], "image_id": ["70", "71"], "laterality": ["L", "R"], "cancer": [0, 1]}
+    cache.write_exams(pd.DataFrame(rows))
+    cache.write_tables(by_id(success("70"), failure("71")))
+    return cache
+
+
+def cut_a_column_off(content: bytes) -> bytes:
+    return b"\n".join(line.partition(b",")[2] for line in content.splitlines())
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "binary": lambda _: bytes(range(256)),
+    "empty": lambda _: b"",
+    "no column": cut_a_column_off,
+    "cut": lambda content: content[: content.rstrip().rfind(b"7")],
+    "open quote": lambda content: content + b'7,"72',
+}
+READERS: dict[str, Callable[[Cache], object]] = {
+    "manifest.csv": lambda cache: cache.read_manifest(),
+    "failures.csv": lambda cache: cache.read_failures(),
+    "exams.csv": lambda cache: cache.read_exams(),
+    "timings.csv": lambda cache: cache.read_records(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("name", READERS)
+def test_a_damaged_table_is_one_sentence_with_a_way_out(
+    tmp_path: Path, name: str, damage: Callable[[bytes], bytes]
+) -> None:
+    cache = finished(tmp_path)
+    path = tmp_path / name
+    path.write_bytes(damage(path.read_bytes()))
+    readers = [READERS[name]] if name == "exams.csv" else [READERS[name], READERS["timings.csv"]]
+    for read in readers:
+        with pytest.raises(UserError, match=rf"{name} is damaged: remove it and give the `mammo prepare`"):
+            read(cache)
+
+
+def test_a_cell_that_is_no_number_is_found_before_the_work(tmp_path: Path) -> None:
+    cache = finished(tmp_path)
+    text = cache.manifest_path.read_text()
+    cache.manifest_path.write_text(text.replace(str(1 / 3), "a third"))
+    with pytest.raises(UserError, match=r"manifest\.csv is damaged"):
+        cache.read_records()
+
+
+@pytest.mark.parametrize("record", [{}, {"image_id": "70"}, {"image_id": [], "patient_id": "7"}])
+def test_a_journal_of_something_else_is_one_sentence(tmp_path: Path, record: dict[str, Any]) -> None:
+    cache = finished(tmp_path)
+    cache.journal.append(record)
+    with pytest.raises(UserError, match=r"journal\.jsonl is damaged"):
+        cache.read_records()
+
+
+@pytest.mark.parametrize("column", ["level", "box_left", "scale_x", "image_sha256", "laterality"])
+def test_an_image_whose_row_lost_a_cell_is_not_whole(tmp_path: Path, column: str) -> None:
+    cache = finished(tmp_path)
+    rows = pd.read_csv(cache.manifest_path, dtype=str, keep_default_na=False)
+    rows.loc[rows["image_id"] == "70", column] = ""
+    rows.to_csv(cache.manifest_path, index=False)
+    records = cache.read_records()
+    assert (is_whole(records["70"]), is_whole(records["71"])) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (FileNotFoundError(2, "No such file"), "cannot be read, it is missing: give the `mammo prepare`"),
+        (
+            PermissionError(13, "Permission denied"),
+            r"cannot be read \(Permission denied\): remove it and give",
+        ),
+    ],
+)
+def test_an_image_that_cannot_be_read_has_a_way_out_that_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, sentence: str
+) -> None:
+    def refuse(_: Path) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UserError, match=sentence):
+        read_image(tmp_path / "70.png")

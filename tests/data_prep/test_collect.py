@@ -137,6 +137,23 @@ def test_labels_that_break_a_rule_are_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_missing_files_and_broken_rules_are_told_in_one_round(files: Path, tmp_path: Path) -> None:
+    text = "file,patient_id,laterality,cancer\nabsent.dcm,7,L,0\ntwo.PNG,8,up,3\n"
+    message = refusal(files, text, tmp_path / "out")
+    assert "has 3 problems to mend" in message
+    assert "row 2: file 'absent.dcm' is not in" in message
+    assert "row 3: laterality 'up' must be L or R" in message
+    assert "row 3: cancer '3' must be 0 or 1" in message
+
+
+def test_a_folder_of_files_that_is_absent_is_named(files: Path, tmp_path: Path) -> None:
+    labels = write_labels(files, LABELS)
+    with pytest.raises(UserError, match="absent does not exist: name the folder that holds your image files"):
+        collect(tmp_path / "absent", labels, tmp_path / "out")
+    with pytest.raises(UserError, match=r"labels\.csv is no folder: name the folder that holds"):
+        collect(labels, labels, tmp_path / "out")
+
+
 def test_other_labels_for_the_same_folder_are_refused(files: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     collect(files, write_labels(files, LABELS), out)

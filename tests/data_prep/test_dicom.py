@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pydicom.encaps import encapsulate
 
 from data_prep import codecs
@@ -76,6 +77,30 @@ def test_signed_pixels_stay_signed(tmp_path: Path) -> None:
     assert frame.is_signed
 
 
+@pytest.mark.parametrize("syntax", [codecs.EXPLICIT_VR_LITTLE_ENDIAN, codecs.RLE_LOSSLESS])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("high_bit", [11, 13, 15, None])
+def test_the_value_lies_below_high_bit(
+    tmp_path: Path, syntax: str, signed: bool, high_bit: int | None
+) -> None:
+    """Left-aligned samples too; what stands in the other bits has no meaning."""
+    values = (PIXELS.astype(np.int32) - 2000 * signed).astype(np.int16 if signed else np.uint16)
+    shift = (high_bit or 11) - 11
+    others = np.random.default_rng(0).integers(0, 2**16, values.shape) & ~(0x0FFF << shift)
+    samples = (((values.astype(np.int32) & 0x0FFF) << shift) | others).astype(np.uint16).view(values.dtype)
+    path = write_dicom(tmp_path / "a.dcm", samples, transfer_syntax=syntax)
+    dataset = dcmread(path)
+    dataset.BitsStored, dataset.HighBit = 12, high_bit
+    dataset.save_as(path)
+    np.testing.assert_array_equal(read_frame(path).pixels, values)
+
+
+def test_high_bit_says_nothing_of_what_a_decoder_gives(tmp_path: Path) -> None:
+    syntax = codecs.JPEG_2000_LOSSLESS
+    path = write_dicom(tmp_path / "a.dcm", PIXELS, transfer_syntax=syntax, BitsStored=12, HighBit=3)
+    np.testing.assert_array_equal(read_frame(path).pixels, PIXELS)
+
+
 def test_the_header_tells_how_to_show_the_pixels(tmp_path: Path) -> None:
     path = written(
         tmp_path,
@@ -135,6 +160,8 @@ BAD_ELEMENTS = {
     "no photometric interpretation": ({"PhotometricInterpretation": None}, "unsupported"),
     "32 bits": ({"BitsAllocated": 32}, "unsupported"),
     "more bits stored than allocated": ({"BitsStored": 17}, "bad_value"),
+    "high bit below the value": ({"BitsStored": 12, "HighBit": 7}, "unsupported"),
+    "high bit beyond the sample": ({"BitsStored": 12, "HighBit": 16}, "unsupported"),
     "no rows": ({"Rows": 0}, "bad_value"),
     "no columns": ({"Columns": None}, "bad_value"),
     "fewer pixels than rows": ({"Rows": 6_000, "Columns": 6_000}, "truncated"),

@@ -124,6 +124,36 @@ def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
     assert names_in(tmp_path / "images/7") == ["70.png"]
 
 
+def test_what_only_looks_like_a_killed_writers_file_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    kept = [f"{files.TEMPORARY_PREFIX}notes.txt", "mine/.tmp-", "mine/.tmp-12", "mine/x.tmp-12-a"]
+    for name in kept:
+        (tmp_path / name).write_text("mine")
+    (tmp_path / f"{files.TEMPORARY_PREFIX}12-folder").mkdir()
+    (tmp_path / f"{files.TEMPORARY_PREFIX}12-link").symlink_to(tmp_path / "mine/.tmp-12")
+    before = sorted(tmp_path.rglob("*"))
+    files.remove_temporaries(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for write in (make_folder, lambda path: write_text(path / "inside", "")):
+        with pytest.raises(UserError, match="file is no folder; remove it or name another place"):
+            write(tmp_path / "file")
+    with pytest.raises(UserError, match=r"folder: it is a folder; remove it or name another place"):
+        write_text(tmp_path / "folder", "")
+
+
+@pytest.mark.parametrize("content", [b"\x00\xff\x93binary\n", b"{}\n{\n{}\n", b"\n", b"3\n", b"[]\n"])
+def test_a_damaged_journal_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.path.write_bytes(content)
+    with pytest.raises(UserError, match=r"journal\.jsonl is damaged: remove it and give the command"):
+        journal.read()
+
+
 @given(numbers=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
 def test_numbers_come_back_from_csv_exactly(
     tmp_path_factory: pytest.TempPathFactory, numbers: list[float]

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -84,13 +85,21 @@ def test_every_point_maps_back_also_from_the_manifest(
     placement = place(box, is_flipped=flipped, side=side, fit=fit)
     assert placement.to_full_matrix(*placement.to_image(x, y)) == pytest.approx((x, y), abs=1e-6)
     written = {name: str(value) for name, value in placement.as_record().items()}
-    written["flipped"] = placement.is_flipped
     assert Placement.from_record(written) == placement
+    assert Placement.from_record(written | {"flipped": flipped}) == placement
+    assert Placement.from_record(written | {"flipped": np.bool_(flipped)}) == placement
     corners = [placement.to_image(box.left, box.top), placement.to_image(box.right, box.bottom)]
     assert sorted(corner[0] for corner in corners) == pytest.approx([0, placement.width])
     assert [corner[1] for corner in corners] == pytest.approx(
         [placement.top, placement.top + placement.height]
     )
+
+
+@pytest.mark.parametrize("flipped", ["", "false", "0", 1, None, float("nan"), pd.NA])
+def test_a_cell_that_is_no_truth_value_is_refused(flipped: Any) -> None:
+    record = place(Box(0, 0, 9, 9), is_flipped=False, side=16, fit="letterbox").as_record()
+    with pytest.raises(ValueError, match=r"flipped is .*; it is True or False"):
+        Placement.from_record(record | {"flipped": flipped})
 
 
 @pytest.mark.parametrize("fit", ["letterbox", "stretch"])

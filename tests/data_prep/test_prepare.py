@@ -149,6 +149,64 @@ def test_only_what_changed_or_went_missing_is_done_again(data: Path, tmp_path: P
     assert after["images/5/97.png"] == after["images/5/90.png"] != before["images/5/97.png"]
 
 
+def test_a_changed_side_is_done_again_and_leaves_what_a_fresh_cache_has(data: Path, tmp_path: Path) -> None:
+    copy, cache = copy_data(data, tmp_path / "data"), tmp_path / "cache"
+    prepare_folder(copy, cache)
+    sound = snapshot(cache)
+    labels = (copy / "train.csv").read_text()
+    swapped = labels.replace(",L,", ",?,").replace(",R,", ",L,").replace(",?,", ",R,")
+    (copy / "train.csv").write_text(swapped)
+    assert prepare_folder(copy, cache).num_prepared == 8
+    prepare_folder(copy, tmp_path / "fresh")
+    assert snapshot(cache) == snapshot(tmp_path / "fresh") != sound
+    assert (cache / "manifest.csv").read_text().count("laterality_picture") == 8
+
+
+def test_an_image_whose_row_lost_its_geometry_is_done_again(data: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    prepare_folder(data, cache)
+    sound = snapshot(cache)
+    rows = pd.read_csv(cache / "manifest.csv", dtype=str, keep_default_na=False)
+    rows.loc[rows["image_id"] == "97", ["rows", "level", "box_left", "scale_x"]] = ""
+    rows.to_csv(cache / "manifest.csv", index=False)
+    assert prepare_folder(data, cache).num_prepared == 1
+    assert snapshot(cache) == sound
+
+
+@pytest.mark.parametrize("name", ["manifest.csv", "failures.csv", "timings.csv"])
+def test_a_damaged_table_that_is_removed_comes_back(data: Path, tmp_path: Path, name: str) -> None:
+    """As the sentence about it says."""
+    cache = tmp_path / "cache"
+    prepare_folder(data, cache)
+    sound = snapshot(cache)
+    (cache / name).unlink()
+    prepare_folder(data, cache)
+    assert snapshot(cache) == sound
+    assert (cache / name).exists()
+
+
+def test_a_folder_in_the_place_of_an_image_is_named(data: Path, tmp_path: Path) -> None:
+    prepare_folder(data, tmp_path / "cache")
+    path = next((tmp_path / "cache").rglob("97.png"))
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match=r"97\.png: it is a folder; remove it"):
+        prepare_folder(data, tmp_path / "cache")
+    path.rmdir()
+    assert prepare_folder(data, tmp_path / "cache").num_prepared == 1
+
+
+def test_files_of_the_user_in_the_folder_are_neither_removed_nor_mixed_with(
+    data: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "documents/.tmp-12-report.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(UserError, match=r"is no cache and holds \.tmp-12-report\.txt"):
+        prepare_folder(data, mine.parent)
+    assert mine.read_text() == "mine"
+
+
 def test_bad_files_are_quarantined_and_tried_again(data: Path, tmp_path: Path) -> None:
     copy, cache = copy_data(data, tmp_path / "data"), tmp_path / "cache"
     whole = find_image(copy, "97").read_bytes()

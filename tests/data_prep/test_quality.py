@@ -85,7 +85,9 @@ def read_page(cache: Cache) -> Page:
 def test_the_headline_counts_images_failures_by_reason_and_what_deserves_a_look(tmp_path: Path) -> None:
     failures = [("truncated", "cut off"), ("not_dicom", "text"), ("truncated", "cut off")]
     records = make_records(["", "small_box", "small_box saturated", "", ""], failures)
-    text = read_page(write_cache(tmp_path, records)).text.replace("\xa0", " ")
+    text = write_contact_sheet(write_cache(tmp_path, records)).read_text("utf-8")
+    assert "1&nbsp;not_dicom, 2&nbsp;truncated" in text, "a count stays on the line of its reason"
+    text = Page(text).text.replace("\xa0", " ")
     for expected in (
         "Images 8 ",
         "Prepared 5 62.5 %",

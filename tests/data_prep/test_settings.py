@@ -158,5 +158,5 @@ def test_settings_cannot_be_changed_and_defaults_are_checked() -> None:
         PrepareSettings().side = 3  # type: ignore[misc]
     with pytest.raises(UserError, match=r"split = 'validation'.*train"):
         validate_settings(CacheSettings, {"split": "validation", "prepare": {}}, "test")
-    with pytest.raises(UserError, match="split"):
+    with pytest.raises(UserError, match="test: setting split is missing; setting prepare is missing"):
         validate_settings(CacheSettings, {}, "test")

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 from data_prep import codecs
 from data_prep.cache import read_image, write_image
@@ -135,3 +136,46 @@ def test_a_file_without_a_window_says_so(tmp_path: Path) -> None:
     _, record = prepare_image(path, PrepareSettings(side=64))
     assert record["warnings"] == "no_window"
     assert record["window"].endswith("(percentiles)")
+
+
+@each_syntax
+@pytest.mark.parametrize("padding", [None, 4095])
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_window_of_its_own_is_that_of_the_full_frame_in_every_encoding(
+    tmp_path: Path, syntax: str, padding: int | None, exact: bool
+) -> None:
+    pixels = make_breast(1000, 700, maximum=3500)
+    pixels[:, 460:] = 4095
+    picture = pixels if padding is None else pixels[pixels != padding]
+    low, high = np.percentile(picture, (0.5, 99.5))
+    elements = {} if padding is None else {"PixelPaddingValue": padding}
+    path = write_dicom(tmp_path / "a.dcm", pixels, transfer_syntax=syntax, BitsStored=12, **elements)
+    record = prepare_stages(path, PrepareSettings(side=64, codecs=CodecSettings(exact=exact))).record
+    function, numbers, origin = record["window"].split()
+    center, width = map(float, numbers.split("/"))
+    assert (function, origin) == ("LINEAR_EXACT", "(percentiles)")
+    assert (center - width / 2, center + width / 2) == pytest.approx((low, high), abs=1)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "share", "is_told"),
+    [
+        (codecs.EXPLICIT_VR_LITTLE_ENDIAN, 0.5, True),
+        (codecs.RLE_LOSSLESS, 0.5, True),
+        (codecs.JPEG_2000_LOSSLESS, 0.5, True),
+        (codecs.EXPLICIT_VR_LITTLE_ENDIAN, 0.005, False),
+        (codecs.EXPLICIT_VR_LITTLE_ENDIAN, 0.0, False),
+    ],
+)
+def test_values_beyond_bits_stored_are_told_be_they_cut_off_or_not(
+    tmp_path: Path, syntax: str, share: float, is_told: bool
+) -> None:
+    """An uncompressed frame loses them, as old files keep overlays there; a codestream brings its own."""
+    pixels = make_breast(400, 300)
+    pixels[: round(400 * share)] |= 0x2000
+    path = write_dicom(tmp_path / "a.dcm", pixels, transfer_syntax=syntax, BitsStored=14)
+    dataset = dcmread(path)
+    dataset.BitsStored, dataset.HighBit = 12, 11
+    dataset.save_as(path)
+    record = prepare_stages(path, PrepareSettings(side=64)).record
+    assert ("beyond_bits_stored" in record["warnings"].split()) is is_told

@@ -216,7 +216,11 @@ PLANTED: dict[str, tuple[Callable[[Made], object], list[str]]] = {
     ),
     "no checksum": (
         lambda made: edit(made.cache.manifest_path, put("11", source_sha256="")),
-        ["1/11: no size or checksum in manifest.csv; remove its PNG", "images.npy is no whole"],
+        ["1/11: no source_sha256 in manifest.csv; give the `mammo prepare`", "images.npy is no whole"],
+    ),
+    "no geometry": (
+        lambda made: edit(made.cache.manifest_path, put("11", rows="", level="", box_left="", scale_x="")),
+        ["1/11: no rows, level, box_left, scale_x in manifest.csv; give the `mammo pr", "images.npy is no"],
     ),
     "failure without a row": (
         lambda made: edit(made.cache.failures_path, drop("13")),
@@ -272,6 +276,13 @@ def test_each_problem_is_named_and_nothing_else(made: Made, planted: str) -> Non
         assert "\n" not in problem
 
 
+def test_a_damaged_image_leaves_the_terminal_alone(made: Made, capfd: pytest.CaptureFixture[str]) -> None:
+    flip_bit(made.png("11"), 60)
+    cut(made.png("10"), 200)
+    assert len(check(made)) == 2
+    assert capfd.readouterr().err == ""
+
+
 def test_an_image_of_another_form_is_named(tmp_path: Path) -> None:
     made = make_cache(tmp_path)
     checksum = write_image(made.png("11"), DEEP)
@@ -320,14 +331,14 @@ def test_a_cache_that_is_not_finished_is_refused(made: Made) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [put("11", rows="many"), put("11", image_id=""), rename_column],
-    ids=["text", "no id", "no column"],
+    [put("11", rows="many"), put("11", image_id=""), rename_column, lambda table: table.iloc[:, :0]],
+    ids=["text", "no id", "no column", "empty"],
 )
 def test_a_damaged_manifest_is_one_sentence(
     made: Made, change: Callable[[pd.DataFrame], pd.DataFrame]
 ) -> None:
     edit(made.cache.manifest_path, change)
-    with pytest.raises(UserError, match=r"manifest\.csv is damaged: remove the cache"):
+    with pytest.raises(UserError, match=r"manifest\.csv is damaged: remove it and give"):
         check(made)
 
 

@@ -104,9 +104,20 @@ def test_a_flip_turns_upside_down_and_keeps_the_chest_wall_at_the_left() -> None
     assert np.array_equal(only(vertical_flip=1.0)(noise(0), seed=0, epoch=0, row=0), noise(0)[::-1])
 
 
+def test_left_and_right_change_alone_and_move_no_other_draw() -> None:
+    """The same images as without it, mirrored; in colours the same for all three channels."""
+    image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    straight, mirrored = (
+        Augmentation(ALWAYS.model_copy(update={"horizontal_flip": share})) for share in (0.0, 1.0)
+    )
+    for row in range(20):
+        expected = straight(image, seed=0, epoch=0, row=row)[:, ::-1]
+        assert np.array_equal(mirrored(image, seed=0, epoch=0, row=row), expected)
+
+
 def test_each_probability_is_the_share_of_images_that_it_changes() -> None:
     image = phantom()
-    for name in ("vertical_flip", "affine"):
+    for name in ("vertical_flip", "horizontal_flip", "affine"):
         augment = only(**{name: 0.3})
         marked = image if name == "affine" else noise(0)
         same = [np.array_equal(augment(marked, seed=0, epoch=0, row=row), marked) for row in range(400)]

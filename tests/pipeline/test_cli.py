@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import pandas as pd
 import pytest
@@ -19,6 +19,7 @@ from data_prep.cache import Cache
 from data_prep.settings import dump_settings
 from pipeline import cli
 from pipeline.cross_validate import cross_validate
+from pipeline.interrupt import Interrupted
 from pipeline.run import Run
 from tests.pipeline.tiny import make_exams, make_recipe, quiet, results, write_test_data
 
@@ -155,6 +156,43 @@ def test_a_submission_with_problems_exits_1_and_names_them(mammo: Mammo, data: P
     problems = ended.errors.splitlines()
     assert len(problems) == 2
     assert all(problem.startswith(f"{path}: ") for problem in problems)
+
+
+def test_one_patient_is_no_patients(mammo: Mammo, tmp_path: Path) -> None:
+    ended = mammo("phantom", tmp_path / "new", "--patients", 1, "--rows", 64, "--columns", 64)
+    assert ended.output.splitlines()[-1].startswith("1 patient for training and some")
+
+
+def test_a_path_that_the_system_refuses_is_one_sentence(mammo: Mammo, data: Path) -> None:
+    name = 300 * "x"
+    for command in (["verify", name], ["pack", name], ["inspect", name], ["prepare", name, "--cache", "c"]):
+        assert_one_sentence(mammo(*command), 2, "File name too long")
+    assert_one_sentence(mammo("inspect", name), 2, f"mammo: cannot use {name}: File name too long")
+    ended = mammo("--debug", "inspect", name)
+    assert "Traceback" in ended.errors
+    assert ended.errors.splitlines()[-1] == f"mammo: cannot use {name}: File name too long"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "way_on"),
+    [
+        (["prepare", "data", "--cache", "cache"], "what was done is kept, go on with"),
+        (["--debug", "train", "recipe.toml", "--cache", "cache"], "what was done is kept, go on with"),
+        (["verify", "train"], "start again with"),
+        (["predict", "run", "--data", "demo"], "start again with"),
+    ],
+)
+def test_only_the_command_itself_says_whether_it_can_go_on(
+    mammo: Mammo, monkeypatch: pytest.MonkeyPatch, arguments: list[str], way_on: str
+) -> None:
+    def stop() -> NoReturn:
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(cli, "app", stop)
+    ended = mammo(*arguments)
+    assert ended.exit_code == 143
+    sentence = f"mammo: stopped by SIGTERM; {way_on}: mammo {' '.join(arguments)}"
+    assert ended.errors.splitlines()[-1] == sentence
 
 
 # Images that cannot be used
@@ -354,9 +392,7 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(mammo: Mammo, tmp_pat
     assert ended.errors.splitlines()[-1].startswith(f"mammo: {tmp_path} is no run folder")
 
 
-@pytest.mark.parametrize(
-    "arguments", [["evaluate"], ["train", "x.toml"], ["nonsense"], ["evaluate", "--x", "y"]]
-)
+@pytest.mark.parametrize("arguments", [["evaluate"], ["train"], ["nonsense"], ["evaluate", "--x", "y"]])
 def test_wrong_usage_exits_2_and_shows_how(mammo: Mammo, arguments: list[str]) -> None:
     ended = mammo(*arguments)
     assert ended.exit_code == 2

@@ -6,7 +6,8 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from data_prep.errors import UserError
+from data_prep.errors import FolderInUse, UserError
+from data_prep.files import locked
 from data_prep.pack import is_packed
 from pipeline.cli import app
 from tests.data_prep.cache_folder import Made, make_cache
@@ -57,6 +58,22 @@ def test_of_many_problems_twenty_are_shown_and_the_others_counted(made: Made) ->
     lines = ended.stderr.splitlines()
     assert len(lines) == 21
     assert lines[-1] == "and 5 problems more"
+
+
+@pytest.mark.parametrize("command", ["verify", "pack"])
+def test_a_cache_that_its_first_command_still_makes_is_in_use(made: Made, command: str) -> None:
+    made.cache.manifest_path.unlink()
+    with locked(made.cache.folder):
+        ended = mammo(command, made.cache.folder, "--workers", 0)
+    assert isinstance(ended.exception, FolderInUse)
+
+
+@pytest.mark.parametrize("command", ["verify", "pack"])
+def test_a_damaged_manifest_is_one_sentence(made: Made, command: str) -> None:
+    made.cache.manifest_path.write_bytes(bytes(range(256)))
+    ended = mammo(command, made.cache.folder, "--workers", 0)
+    assert isinstance(ended.exception, UserError)
+    assert "manifest.csv is damaged: remove it and give the `mammo prepare`" in str(ended.exception)
 
 
 @pytest.mark.parametrize("command", ["verify", "pack"])

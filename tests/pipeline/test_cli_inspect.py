@@ -77,3 +77,27 @@ def test_the_mammogram_is_never_overwritten(mammogram: Path) -> None:
     ended = inspect(mammogram, "--out", "files/../files/one.dcm")
     assert isinstance(ended.exception, UserError)
     assert mammogram.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["stages.jpg", "stages", "files/stages.png.dcm"])
+def test_a_picture_that_is_named_as_something_else_is_refused(mammogram: Path, name: str) -> None:
+    ended = inspect(mammogram, "--out", name)
+    assert isinstance(ended.exception, UserError)
+    assert str(ended.exception) == f"{name} is no name for a PNG, which the picture is: end it with .png"
+    assert not Path(name).exists()
+
+
+def test_a_file_that_is_no_png_is_not_overwritten_whatever_its_name(mammogram: Path) -> None:
+    other = write_dicom(mammogram.with_name("other.png"), make_breast())
+    before = other.read_bytes()
+    ended = inspect(mammogram, "--out", other)
+    assert isinstance(ended.exception, UserError)
+    assert "is a file of another kind" in str(ended.exception)
+    assert other.read_bytes() == before
+
+
+def test_an_older_picture_is_replaced(mammogram: Path) -> None:
+    inspect(mammogram, "--set", "prepare.side=64")
+    before = Path("one_inspect.png").read_bytes()
+    assert inspect(mammogram).exit_code == 0
+    assert Path("one_inspect.png").read_bytes() != before

@@ -13,11 +13,21 @@ from data_prep.errors import FolderInUse, UserError
 from data_prep.files import locked
 from data_prep.folds import make_folds
 from data_prep.settings import PrepareSettings
-from pipeline.cross_validate import cross_validate, resolve
+from pipeline.cross_validate import cross_validate
 from pipeline.evaluate import evaluate_run
 from pipeline.run import OOF_COLUMNS, Run, read_oof
 from pipeline.settings import Recipe, load_recipe
-from tests.pipeline.tiny import PREPARE, heard, make_exams, make_recipe, quiet, results, write_cache
+from pipeline.start_run import resolve
+from tests.pipeline.tiny import (
+    PREPARE,
+    heard,
+    make_class_recipe,
+    make_exams,
+    make_recipe,
+    quiet,
+    results,
+    write_cache,
+)
 
 
 def contents(run: Run) -> dict[Path, tuple[int, bytes]]:
@@ -31,7 +41,15 @@ def contents(run: Run) -> dict[Path, tuple[int, bytes]]:
 
 def test_a_run_folder_holds_the_files_that_are_promised(unbroken: Run) -> None:
     names = {str(path.relative_to(unbroken.folder)) for path in contents(unbroken)}
-    of_a_fold = ["last.pt", "previous.pt", "model.safetensors", "history.csv", "throughput.csv", "oof.csv"]
+    of_a_fold = [
+        "last.pt",
+        "previous.pt",
+        "model.safetensors",
+        "history.csv",
+        "throughput.csv",
+        "oof.csv",
+        "attention.csv",
+    ]
     assert names == {
         "settings.toml",
         "folds.csv",
@@ -174,8 +192,18 @@ def test_a_cache_that_does_not_fit_is_one_sentence_and_changes_nothing(
             None,
             "model.image_size 512 and prepare.side 32 must be equal",
         ),
+        (
+            make_class_recipe(1),
+            None,
+            "model.in_channels is 3 and must be 1 for mammograms, .* --set model.in_cha",
+        ),
+        (
+            make_class_recipe(3, in_channels=1),
+            None,
+            "model.num_classes is 3 and must be 1 for .* with --data",
+        ),
     ],
-    ids=["settings", "folds", "fold", "negative fold", "image size"],
+    ids=["settings", "folds", "fold", "negative fold", "image size", "channels", "classes"],
 )
 def test_a_recipe_that_does_not_fit_is_one_sentence_and_changes_nothing(
     cache: Cache, finished: Run, recipe: Recipe, folds: list[int] | None, sentence: str

@@ -39,6 +39,17 @@ def test_a_tensor_is_the_normalised_image(bit_depth: int) -> None:
     np.testing.assert_allclose(tensor[0].numpy(), (image / brightest - MEAN) / STD, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_colour_images_channels_come_first(dtype: type[np.integer]) -> None:
+    brightest = np.iinfo(dtype).max
+    image = np.random.default_rng(0).integers(0, brightest, (32, 48, 3), dtype=dtype, endpoint=True)
+    tensor = to_tensor(image)
+    assert (tensor.shape, tensor.dtype) == ((3, 32, 48), torch.float32)
+    for channel in range(3):
+        expected = (image[..., channel] / brightest - MEAN) / STD
+        np.testing.assert_allclose(tensor[channel].numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_come_in_the_order_of_their_keys(paths: list[Path], workers: int) -> None:
     keys = [[(0, 3), (0, 1)], [(5, 6)], [(0, 0), (0, 2), (9, 4)]]

@@ -10,6 +10,8 @@ from pipeline.settings import Recipe, load_recipe
 from pipeline.vit import VisionTransformer
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
+OF_IMAGE_FOLDERS = [path for path in CONFIGS if path.stem == "pets"]
+OF_MAMMOGRAMS = [path for path in CONFIGS if path not in OF_IMAGE_FOLDERS]
 
 
 def test_defaults_are_vit_s16_at_512_px() -> None:
@@ -24,13 +26,28 @@ def test_defaults_are_vit_s16_at_512_px() -> None:
     assert load_recipe(None).prepare.side == model.image_size
 
 
+@pytest.mark.parametrize("path", OF_MAMMOGRAMS, ids=lambda path: path.stem)
+def test_a_shipped_recipe_for_mammograms_has_1025_tokens_one_channel_and_one_logit(path: Path) -> None:
+    recipe = load_recipe(path)
+    model = recipe.model
+    assert (model.image_size, model.patch_size, model.in_channels, model.num_classes) == (512, 16, 1, 1)
+    assert recipe.prepare.side == 512
+    assert recipe.augment.horizontal_flip == 0  # the chest wall stays at the left
+
+
+@pytest.mark.parametrize("path", OF_IMAGE_FOLDERS, ids=lambda path: path.stem)
+def test_a_shipped_recipe_for_image_folders_is_in_colour(path: Path) -> None:
+    """Oxford-IIIT Pet's 37 breeds; animals stand upright and look to either side."""
+    recipe = load_recipe(path)
+    assert (recipe.model.in_channels, recipe.model.num_classes) == (3, 37)
+    assert (recipe.augment.horizontal_flip, recipe.augment.vertical_flip) == (0.5, 0)
+    assert recipe.train.learning_rate == 1e-3
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_shipped_recipe_is_valid_and_has_1025_tokens(path: Path) -> None:
-    model = load_recipe(path).model
-    assert (model.image_size, model.patch_size) == (512, 16)
-    assert load_recipe(path).prepare.side == 512
-    VisionTransformer(model.model_copy(update={"depth": 1}))
-    head = path.read_text().split("[")[0]
+def test_a_shipped_recipe_makes_a_model_and_says_what_it_costs(path: Path) -> None:
+    VisionTransformer(load_recipe(path).model.model_copy(update={"depth": 1}))
+    head = path.read_text().split("\n[")[0]
     for needed in (f"mammo train configs/{path.name}", "Expected time:", "Expected result:"):
         assert needed in head
 

@@ -1,15 +1,25 @@
 """The report: self-contained, complete, honest where something is missing, and fit for a browser."""
 
+import base64
+import io
 import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
 
+import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
+from data_prep.files import write_csv
 from pipeline import figures
+from pipeline.attention import ATTENTION_COLUMNS
 from pipeline.evaluate import evaluate_run
+from pipeline.inside import look_inside
 from pipeline.report import describe_auc, describe_pf1, explain_undefined, write_report
+from pipeline.settings import ModelSettings
+from pipeline.vit import VisionTransformer
 from tests.pipeline.synthetic_run import make_history, make_oof, write_run
 
 VOID_TAGS = {"meta", "link", "br", "img"}
@@ -55,13 +65,33 @@ def write_page(tmp_path, *, name="night run", **options):
     return write_report(run, evaluate_run(run)).read_text("utf-8")
 
 
-def test_the_page_is_self_contained_and_well_formed(tmp_path):
+def write_distances(run, folds=(0, 1)):
+    """What training leaves of attention: the deeper, the farther."""
+    for fold in folds:
+        rows = [(layer, head, 3.0 * layer + head + 0.5 * fold) for layer in (1, 2) for head in (1, 2)]
+        write_csv(run.fold(fold).attention, pd.DataFrame(rows, columns=ATTENTION_COLUMNS))
+
+
+def write_whole_page(run):
+    """The page of a run that has everything."""
+    write_distances(run)
+    return write_report(run, evaluate_run(run)).read_text("utf-8")
+
+
+def look(run, folds=(0, 1)):
+    return look_inside(run.settings, {f"fold {fold}": run.fold(fold) for fold in folds})
+
+
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_the_page_is_self_contained_and_well_formed(tmp_path, finished, is_whole):
     """No script, no address but those inside the page, no id twice, under 3 MB."""
-    text = write_page(tmp_path)
+    text = write_whole_page(finished) if is_whole else write_page(tmp_path)
     page = Page(text)
     assert not {"script", "link", "img", "iframe"} & set(page.tags)
     assert page.addresses
-    assert all(address.removeprefix("#") in page.ids for address in page.addresses)
+    drawn = [address for address in page.addresses if address.startswith("data:image/png;base64,")]
+    assert len(drawn) == (3 if is_whole else 0)  # filters, positions, and the scale of the positions
+    assert all(address.removeprefix("#") in page.ids for address in page.addresses if address not in drawn)
     assert len(page.ids) == len(set(page.ids))
     assert all(name in page.ids for name in re.findall(r"url\(#([^)]+)\)", text))
     assert len(text.encode()) < 3_000_000
@@ -138,6 +168,115 @@ def test_a_run_without_cancer_has_a_report_without_curves(tmp_path):
     assert "pF1 is undefined: there is no breast with cancer." in page.text
 
 
+def test_the_inside_of_the_model_is_shown_in_three_pictures(finished):
+    text = write_whole_page(finished)
+    section = re.search(r"<h2>Inside the model</h2>.*?</section>", text, re.DOTALL)[0]
+    assert re.findall(r"<h3>(.*?)</h3>", section) == [
+        "Patch filters",
+        "Position embeddings",
+        "Attention distance",
+    ]
+    drawings = re.findall(r"<svg.*?</svg>", section, re.DOTALL)
+    assert all(re.match(r'<svg role="img" aria-label="[^"]{20,}"', drawing) for drawing in drawings)
+    assert all(figures.INK not in drawing for drawing in drawings)
+    assert section.count("Fold 0: ") == 2
+    assert text.index("Learning curves") < text.index("Inside the model") < text.index("<h2>Settings")
+    assert "<p>" not in section
+
+
+def test_what_is_missing_inside_is_said_and_the_rest_is_shown(finished):
+    titles = ["Patch filters", "Position embeddings", "Attention distance"]
+    for fold in (0, 1):
+        finished.fold(fold).attention.unlink()
+    seen = look(finished)
+    assert [picture.title for picture in seen.pictures] == titles[:2]
+    assert seen.missing == ["No attention distance: fold 0 and fold 1 have no attention.csv."]
+    write_distances(finished, folds=[1])
+    finished.fold(0).weights.write_bytes(b"damaged")
+    seen = look(finished)
+    assert [picture.title for picture in seen.pictures] == titles[2:]
+    assert ">fold 1</text>" in seen.pictures[0].svg
+    assert ">fold 0</text>" not in seen.pictures[0].svg
+    assert seen.missing == ["No patch filters and positions: fold 0 has no readable model.safetensors."]
+    finished.settings.unlink()
+    seen = look(finished)
+    assert not seen.pictures
+    assert seen.missing == ["Not drawn: the run's settings.toml does not describe a model."]
+    page = Page(write_report(finished, evaluate_run(finished)).read_text("utf-8"))
+    assert seen.missing[0] in page.text
+
+
+def test_positions_that_were_not_learned_are_not_shown(finished, monkeypatch):
+    fixed = VisionTransformer(
+        ModelSettings(image_size=32, patch_size=8, width=16, depth=2, num_heads=2, pos_embed="sincos2d")
+    )
+    monkeypatch.setattr("pipeline.inside.load_weights", lambda folder, settings: (fixed, 0.0))
+    settings = finished.settings.read_text("utf-8")
+    finished.settings.write_text(settings.replace('pos_embed = "learned"', 'pos_embed = "sincos2d"'), "utf-8")
+    for fold in (0, 1):
+        finished.fold(fold).attention.unlink()
+    seen = look(finished)
+    assert [picture.title for picture in seen.pictures] == ["Patch filters"]
+    assert "No positions: the position embeddings are fixed waves, not learned." in seen.missing
+
+
+def read_pixels(drawing):
+    """The first embedded picture of a drawing as [H, W, 4], 0..255."""
+    encoded = re.search(r'href="data:image/png;base64,([^"]+)"', drawing)[1]
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as picture:
+        return np.asarray(picture.convert("RGBA"), int)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_each_filter_is_a_tile_around_middle_grey(channels):
+    """Nine filters of 8 x 8 pixels in rows of seven: a gap of one pixel, nothing where there is no filter."""
+    filters = np.zeros((9, channels, 8, 8))
+    filters[8, :, 2, 3], filters[8, :, 4, 4] = 0.5, -0.5
+    pixels = read_pixels(figures.draw_patch_filters(filters))
+    assert pixels.shape == (17, 62, 4)
+    assert set(pixels[0, 0, :3]) <= {127, 128}
+    assert pixels[9 + 2, 9 + 3].tolist() == [255, 255, 255, 255]
+    assert pixels[9 + 4, 9 + 4].tolist() == [0, 0, 0, 255]
+    assert (pixels[8, :, 3] == 0).all()
+    assert (pixels[:8, 8, 3] == 0).all()
+    assert (pixels[9:, 18:, 3] == 0).all()
+
+
+def test_a_filter_of_three_channels_is_coloured():
+    filters = np.zeros((1, 3, 8, 8))
+    filters[0, 0], filters[0, 2] = 1.0, -1.0
+    colours = read_pixels(figures.draw_patch_filters(filters))[..., :3].reshape(-1, 3)
+    assert np.abs(colours - [255, 127.5, 0]).max() <= 0.5
+
+
+@pytest.mark.parametrize(("grid_size", "num_tiles", "first"), [(4, 4, 1), (8, 8, 1), (14, 7, 1), (32, 8, 2)])
+def test_each_tile_of_the_positions_shows_the_place_that_its_row_and_column_name(grid_size, num_tiles, first):
+    """A position is like itself alone; of many positions, every second, third, ... has a tile."""
+    drawing = figures.draw_position_similarity(np.eye(grid_size**2).reshape(4 * [grid_size]))
+    pixels, gap = read_pixels(drawing), max(1, grid_size // 16)
+    step = grid_size + gap
+    assert len(pixels) == num_tiles * step - gap
+    is_like = (pixels[..., 0] > 200) & (pixels[..., 3] > 0)  # viridis is yellow at 1 and green at 0
+    rows, columns = np.nonzero(is_like)
+    assert len(rows) == num_tiles**2
+    shown = np.arange(first - 1, grid_size, -(-grid_size // 8))
+    np.testing.assert_array_equal(rows % step, shown[rows // step])
+    np.testing.assert_array_equal(columns % step, shown[columns // step])
+    assert all(drawing.count(f">{place + 1}</text>") == 2 for place in shown)
+
+
+def test_attention_distances_have_a_dot_per_head_and_all_lie_within_the_axes():
+    distances = {"layer": [1, 1, 2], "head": [1, 2, 1], "distance_px": [0.0, 50.0, 900.0]}
+    tables = {f"fold {fold}": pd.DataFrame(distances) for fold in range(3)}
+    drawing = figures.draw_attention_distance(tables, 267.0)
+    assert all(drawing.count(f">fold {fold}</text>") == 1 for fold in range(3))
+    dots = re.findall(r'<use [^>]*? x="([\d.]+)" y="([\d.]+)" style="fill: #(3987e5|d95926|199e70)', drawing)
+    assert len(dots) == 3 * (3 + 1)  # and one each in the legend
+    width, height = map(float, re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawing).groups())
+    assert all(0 < float(x) < width and 0 < float(y) < height for x, y, _ in dots)
+    assert len({x for x, _, _ in dots}) >= 6  # the folds stand side by side
+
+
 @pytest.mark.parametrize(
     ("skill", "verdict"),
     [(2.0, "; a coin would in"), (0.0, "which cannot be told from a coin"), (-2.0, "worse than a coin")],
@@ -158,13 +297,13 @@ def test_gaps_in_a_history_are_drawn_as_gaps():
 
 
 @pytest.mark.slow
-def test_a_browser_opens_the_page_and_shows_every_curve(tmp_path):
+def test_a_browser_opens_the_page_and_shows_every_curve(tmp_path, finished):
     """Headless Chromium lays out the page without complaint and without a sideways scroll bar."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium on this machine")
-    run = write_run(tmp_path / "run", make_oof())
-    report = write_report(run, evaluate_run(run))
+    write_whole_page(finished)
+    report = finished.report
     probe = (
         "<script>addEventListener('load', () => { const shown = [...document.querySelectorAll('svg')]"
         ".filter(svg => svg.getBoundingClientRect().height > 100).length;"
@@ -187,5 +326,5 @@ def test_a_browser_opens_the_page_and_shows_every_curve(tmp_path):
         timeout=120,
         check=True,
     )
-    assert "<title>curves 5 fits true</title>" in opened.stdout
+    assert "<title>curves 8 fits true</title>" in opened.stdout
     assert "CONSOLE" not in opened.stderr

@@ -17,10 +17,11 @@ from data_prep.pack import open_images
 from pipeline import train
 from pipeline.checkpoint import load_checkpoint
 from pipeline.cross_validate import cross_validate
+from pipeline.fold import FoldImages, FoldTask
 from pipeline.interrupt import Interrupted, StopRequest
 from pipeline.run import Run, read_oof
 from pipeline.settings import AugmentSettings
-from pipeline.train import FoldImages, FoldTrainer
+from pipeline.train import Trainer
 from tests.pipeline.tiny import StopAfter, heard, make_exams, make_recipe, noise, quiet, results, write_cache
 
 NUM_BATCHES = 3  # in an epoch of the tiny recipe
@@ -79,6 +80,45 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(
     cross_validate(make_recipe(), cache, run, reporter=reporter)
     assert f"fold {fold}: goes on after epoch {counters['epoch']}, batch" in heard(reporter)
     assert results(run) == results(unbroken)
+
+
+def test_first_weights_are_made_where_there_is_no_checkpoint_and_never_again(
+    cache: Cache, unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, make = [], Trainer._make_first_model
+    monkeypatch.setattr(
+        Trainer, "_make_first_model", lambda trainer: (made.append(trainer), make(trainer))[1]
+    )
+    run = Run(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.cross_validate.StopRequest", lambda: StopAfter(2))
+        for _ in range(3):
+            with pytest.raises(Interrupted):
+                cross_validate(make_recipe(), cache, run, reporter=quiet(), folds=[0])
+    cross_validate(make_recipe(), cache, run, reporter=quiet())
+    assert [trainer.task.name for trainer in made] == ["fold 0", "fold 1"]
+    assert results(run) == results(unbroken)
+
+
+def test_a_training_starts_from_the_weights_it_is_given_and_goes_on_without_them(
+    cache: Cache, unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = tmp_path / "start.safetensors"
+    start.write_bytes(unbroken.fold(1).weights.read_bytes())
+    recipe = make_recipe(init=str(start))
+    whole, run, reporter = Run(tmp_path / "whole"), Run(tmp_path / "run"), quiet()
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.cross_validate.StopRequest", lambda: StopAfter(0))
+        with pytest.raises(Interrupted):
+            cross_validate(recipe, cache, run, reporter=reporter, folds=[0])
+    rows = pd.read_csv(run.fold(0).initial_weights)
+    assert rows["outcome"].value_counts().to_dict() == {"loaded": 30, "left out": 2, "new": 2}
+    assert f"fold 0: starts from {start}: tensors 30 loaded, 2 left out, 2 new" in heard(reporter)
+    cross_validate(recipe, cache, whole, reporter=quiet(), folds=[0])
+    start.unlink()
+    cross_validate(recipe, cache, run, reporter=quiet(), folds=[0])
+    assert results(run) == results(whole)
+    assert run.fold(0).weights.read_bytes() != unbroken.fold(0).weights.read_bytes()
 
 
 def test_a_stop_every_few_batches_changes_nothing_either(
@@ -183,7 +223,7 @@ def test_a_number_that_is_not_finite_stops_the_training_and_names_the_images(
         )
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "F", SimpleNamespace(binary_cross_entropy_with_logits=spoilt))
+        patch.setattr("pipeline.fold.F", SimpleNamespace(binary_cross_entropy_with_logits=spoilt))
         with pytest.raises(TrainingStopped, match=f"the {what} is nan in fold 0, epoch 2, images 1") as stop:
             cross_validate(make_recipe(), cache, run, reporter=quiet())
     assert stop.value.exit_code == 3
@@ -213,7 +253,7 @@ def test_a_damaged_image_is_one_sentence(tmp_path: Path, workers: int) -> None:
 # What is learned, and what is told of it
 
 
-def overfit(tmp_path: Path, exams: pd.DataFrame, **settings: float) -> FoldTrainer:
+def overfit(tmp_path: Path, exams: pd.DataFrame, **settings: float) -> Trainer:
     """Trains on a few images that come many times an epoch; validates on them too."""
     cache = write_cache(tmp_path / "cache", exams)
     many = pd.concat(16 * [exams], ignore_index=True)
@@ -221,7 +261,7 @@ def overfit(tmp_path: Path, exams: pd.DataFrame, **settings: float) -> FoldTrain
     recipe = make_recipe(**settings).model_copy(update={"augment": UNCHANGED})
     run = Run(tmp_path / "run")
     run.fold(0).folder.mkdir(parents=True)
-    trainer = FoldTrainer(recipe, images, run.fold(0), fold=0, reporter=quiet())
+    trainer = Trainer(recipe, FoldTask(recipe, images, fold=0), run.fold(0), reporter=quiet())
     with StopRequest() as stop:
         trainer.run(stop)
     return trainer

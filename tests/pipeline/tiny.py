@@ -6,13 +6,14 @@ from typing import Self
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 from rich.console import Console
 
 from data_prep.cache import Cache, CacheSettings, write_image
 from data_prep.settings import PrepareSettings
 from pipeline.interrupt import Interrupted, StopRequest
 from pipeline.progress import Reporter
-from pipeline.run import Run
+from pipeline.run import RunFolder
 from pipeline.settings import AugmentSettings, ModelSettings, Recipe, TrainSettings
 
 SIDE = 32
@@ -88,6 +89,46 @@ def write_test_data(folder: Path, exams: pd.DataFrame) -> Path:
     return folder
 
 
+COLOURS = {"blue": (30, 60, 220), "green": (40, 190, 60), "red": (220, 50, 40)}
+
+
+def make_class_recipe(num_classes=3, *, in_channels=3, **train) -> Recipe:
+    """A recipe for the classes of an image folder that trains in a second or two."""
+    model = MODEL.model_copy(update={"num_classes": num_classes, "in_channels": in_channels})
+    settings = {"learning_rate": 5e-3, "ema_decay": 0.9} | train
+    return make_recipe(**settings).model_copy(update={"model": model})
+
+
+def coloured(colour: tuple[int, int, int], seed: int, *, height=40, width=48) -> Image.Image:
+    """A noisy picture of one colour that is not square."""
+    spread = np.random.default_rng(seed).normal(0, 25, (height, width, 3))
+    return Image.fromarray(np.clip(np.array(colour) + spread, 0, 255).astype(np.uint8))
+
+
+def write_class_folder(folder: Path, *, per_class=10, suffix=".png") -> Path:
+    """A folder per colour, with pictures of it."""
+    for number, (label, colour) in enumerate(COLOURS.items()):
+        (folder / label).mkdir(parents=True)
+        for row in range(per_class):
+            coloured(colour, 100 * number + row).save(folder / label / f"{row:03d}{suffix}")
+    return folder
+
+
+def write_pets(folder: Path) -> Path:
+    """The layout of Oxford-IIIT Pet: three breeds, each with three images to learn from, two for the test."""
+    for name in ("images", "annotations"):
+        (folder / name).mkdir(parents=True)
+    breeds = {"Abyssinian": "1 1 1", "american_bulldog": "2 2 1", "Bengal": "3 1 2"}
+    lists: dict[str, list[str]] = {"trainval": [], "test": []}
+    for (breed, ids), colour in zip(breeds.items(), COLOURS.values(), strict=True):
+        for number in range(1, 6):
+            coloured(colour, number).save(folder / f"images/{breed}_{number}.jpg", quality=95)
+            lists["trainval" if number <= 3 else "test"].append(f"{breed}_{number} {ids}\n")
+    for name, lines in lists.items():
+        (folder / f"annotations/{name}.txt").write_text("".join(lines))
+    return folder
+
+
 def quiet() -> Reporter:
     """A reporter that nobody hears."""
     return Reporter(Console(file=io.StringIO(), width=200))
@@ -98,9 +139,10 @@ def heard(reporter: Reporter) -> str:
     return reporter.console.file.getvalue()
 
 
-def results(run: Run) -> dict[str, bytes]:
+def results(run: RunFolder) -> dict[str, bytes]:
     """All files of a run that are equal between two equal runs, checkpoints and times left out."""
-    names = {"settings.toml", "folds.csv", "model.safetensors", "history.csv", "oof.csv"}
+    names = {"settings.toml", "folds.csv", "images.csv", "model.safetensors", "history.csv"}
+    names |= {"oof.csv", "predictions.csv"}
     paths = sorted(path for path in run.folder.rglob("*") if path.name in names)
     return {str(path.relative_to(run.folder)): path.read_bytes() for path in paths}
 

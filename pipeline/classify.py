@@ -1,0 +1,149 @@
+"""An image folder's classes as a task for the trainer, and a run of it. Knows no folds and no mammograms.
+
+Of `[train]` everything counts but `num_folds` and `positive_share`: each epoch goes once through all training
+images, in an order drawn from (seed, epoch). `[prepare]` does not count: images are squares of
+`model.image_size`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from data_prep.errors import UserError
+from data_prep.files import locked, remove_temporaries
+from pipeline.augment import Augmentation
+from pipeline.class_metrics import cross_entropy, number_labels, top_k_accuracy
+from pipeline.dataset import CachedImages, in_order, load_batches
+from pipeline.image_folder import TEST, TRAIN, ImageFolder, read_image_folder
+from pipeline.interrupt import StopRequest
+from pipeline.optim import autocast
+from pipeline.predict import BATCH_SIZE, Arithmetic
+from pipeline.progress import Reporter
+from pipeline.run import ClassRun, prediction_columns, probability_column
+from pipeline.sampler import Rows
+from pipeline.settings import ModelSettings, Recipe
+from pipeline.start_run import resolve, start_run
+from pipeline.train import Trainer
+
+
+def train_classes(recipe: Recipe, data: Path, run: ClassRun, *, reporter: Reporter) -> None:
+    """Trains on a folder's training images and predicts its test images; a run that was broken off goes on.
+
+    Raises:
+        UserError: if recipe, folder and run do not fit together, or an image cannot be read.
+        Interrupted: after a signal; a checkpoint is saved.
+        TrainingStopped: if a loss is not finite or no checkpoint can be read.
+    """
+    recipe = resolve(recipe)
+    folder = read_image_folder(data, seed=recipe.train.seed)
+    require_model_fits(recipe.model, folder)
+    with StopRequest() as stop, locked(run.folder):
+        _start(recipe, folder, run)
+        if run.training.is_finished:
+            reporter.say(f"{run.name}: finished before")
+            return
+        remove_temporaries(run.folder)
+        task = ClassTask(recipe, folder, name=run.name)
+        reporter.say(
+            f"{len(folder.labels)} classes, {len(task.training)} images for training, {len(task.test)} for "
+            f"the test ({folder.origin})"
+        )
+        Trainer(recipe, task, run.training, reporter=reporter).run(stop)
+
+
+def require_model_fits(model: ModelSettings, folder: ImageFolder) -> None:
+    """Makes sure that the model has an output for each class.
+
+    Raises:
+        UserError: with the number that it must have.
+    """
+    num_classes = len(folder.labels)
+    if model.num_classes != num_classes:
+        raise UserError(
+            f"model.num_classes is {model.num_classes} and must be {num_classes}, the number of classes in "
+            f"{folder.folder}: add --set model.num_classes={num_classes}"
+        )
+
+
+def _start(recipe: Recipe, folder: ImageFolder, run: ClassRun) -> None:
+    """Makes the run folder, or checks that it was made by the same recipe on the same images."""
+    source = {"data": str(folder.folder), "split": folder.origin}
+    start_run(run, recipe, table=folder.images, path=run.images, source=source)
+    if not run.read_images().equals(folder.images):
+        raise UserError(f"{run.folder} has other images or labels than {folder.folder}: choose another --run")
+
+
+class ClassTask:
+    """Learns a folder's classes; `pipeline.train.Task` says what each part is for."""
+
+    logit_shift = 0.0
+
+    def __init__(self, recipe: Recipe, folder: ImageFolder, *, name: str) -> None:
+        self.settings = recipe.train
+        self.name = name
+        self.seed = recipe.train.seed
+        self.labels = folder.labels
+        self.training, self.test = folder.split(TRAIN), folder.split(TEST)
+        shape = {"side": recipe.model.image_size, "channels": recipe.model.in_channels}
+        self.held_out = folder.open_images(self.test, **shape)
+        self.dataset = CachedImages(
+            folder.open_images(self.training, **shape),
+            augmentation=Augmentation(recipe.augment),
+            seed=recipe.train.seed,
+        )
+        self._classes = number_labels(self.training["label"], self.labels)
+        shares = np.bincount(self._classes, minlength=len(self.labels)) / len(self.training)
+        self.first_logits: NDArray[np.float64] = np.log(shares)  # each class has a training image
+
+    def plan(self, epoch: int) -> list[Rows]:
+        """Returns the rows of each batch of an epoch: every image once, in parts of equal size."""
+        shuffled = np.random.default_rng([self.settings.seed, epoch]).permutation(len(self.training))
+        return np.array_split(shuffled, -(-len(shuffled) // self.settings.batch_size))
+
+    def loss(self, logits_BK: Tensor, rows_B: Tensor) -> Tensor:
+        """Returns the cross-entropy."""
+        classes_B = torch.as_tensor(self._classes[rows_B.numpy()], device=logits_BK.device)
+        return F.cross_entropy(logits_BK, classes_B)
+
+    def name_rows(self, rows: list[int]) -> list[str]:
+        """Returns paths below the folder."""
+        return list(self.training["image"].iloc[rows])
+
+    @torch.inference_mode()
+    def predict(self, model: nn.Module, arithmetic: Arithmetic, reporter: Reporter) -> pd.DataFrame:
+        """Returns the predictions of the test images, the table of `predictions.csv`."""
+        batches = load_batches(
+            CachedImages(self.held_out),
+            in_order(len(self.test), BATCH_SIZE),
+            workers=self.settings.workers,
+        )
+        probabilities = []
+        with reporter.track(f"{self.name} test", len(self.test)) as advance:
+            for images_BCHW, rows_B in batches:
+                with autocast(arithmetic.precision, arithmetic.device):
+                    logits_BK = model(images_BCHW.to(arithmetic.device, non_blocking=True))
+                probabilities.append(logits_BK.double().softmax(dim=1).cpu().numpy())
+                advance(len(rows_B))
+        return self._tabulate(np.concatenate(probabilities))
+
+    def _tabulate(self, probabilities_NK: NDArray[np.float64]) -> pd.DataFrame:
+        predicted = probabilities_NK.argmax(axis=1)
+        table = self.test[["image", "label"]].assign(
+            predicted=np.array(self.labels, dtype=object)[predicted], probability=probabilities_NK.max(axis=1)
+        )
+        columns = pd.DataFrame(probabilities_NK, columns=[*map(probability_column, self.labels)])
+        return pd.concat([table, columns], axis=1)[prediction_columns(self.labels)]
+
+    def measure(self, predicted: pd.DataFrame) -> dict[str, float]:
+        """Returns loss and accuracy of the test images; nothing is chosen by them."""
+        classes = number_labels(predicted["label"], self.labels)
+        probabilities_NK = predicted[[*map(probability_column, self.labels)]].to_numpy()
+        return {
+            "test_loss": cross_entropy(classes, probabilities_NK),
+            "test_accuracy": top_k_accuracy(classes, probabilities_NK, k=1),
+        }

@@ -1,0 +1,122 @@
+"""One fold of a cross-validation as a task for the trainer: mammograms, balanced batches, a table per image.
+
+Knows nothing of the other folds and of the run's reports.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from data_prep.cache import Cache
+from data_prep.pack import Images, open_images
+from pipeline.aggregate import to_breasts
+from pipeline.augment import Augmentation
+from pipeline.dataset import CachedImages
+from pipeline.metrics import measure
+from pipeline.predict import Arithmetic, predict_cached
+from pipeline.progress import Reporter
+from pipeline.run import OOF_COLUMNS
+from pipeline.sampler import Rows, log_odds, plan_epoch
+from pipeline.settings import Recipe
+
+
+@dataclass(frozen=True)
+class FoldImages:
+    """The images of one fold's training and validation.
+
+    Attributes:
+        training, validation: exam tables.
+        training_images, validation_images: each row's image.
+    """
+
+    training: pd.DataFrame
+    validation: pd.DataFrame
+    training_images: Images
+    validation_images: Images
+
+    @classmethod
+    def split(cls, exams: pd.DataFrame, folds: pd.DataFrame, fold: int, cache: Cache) -> "FoldImages":
+        """Takes a fold's patients for validation and all others for training."""
+        held_out = set(folds.loc[folds["fold"] == fold, "patient_id"])
+        is_held_out = exams["patient_id"].isin(held_out)
+        training, validation = (exams[rows].reset_index(drop=True) for rows in (~is_held_out, is_held_out))
+        return cls(training, validation, open_images(cache, training), open_images(cache, validation))
+
+
+class FoldTask:
+    """Learns cancer from the other folds' patients; `pipeline.train.Task` says what each part is for."""
+
+    def __init__(self, recipe: Recipe, images: FoldImages, *, fold: int) -> None:
+        self.settings = recipe.train
+        self.images = images
+        self.fold = fold
+        self.name = f"fold {fold}"
+        self.seed = int(np.random.SeedSequence([recipe.train.seed, fold]).generate_state(1)[0])
+        self.held_out = images.validation_images
+        self.labels = images.training["cancer"].to_numpy()
+        self.dataset = CachedImages(
+            images.training_images, augmentation=Augmentation(recipe.augment), seed=recipe.train.seed
+        )
+        share_of_batches = log_odds(self.labels[np.concatenate(self.plan(0))])
+        self.first_logits: NDArray[np.float64] = np.array([share_of_batches])
+        self.logit_shift = log_odds(self.labels) - share_of_batches
+
+    def plan(self, epoch: int) -> list[Rows]:
+        """Returns the rows of each batch of an epoch, balanced."""
+        return plan_epoch(
+            self.labels,
+            batch_size=self.settings.batch_size,
+            positive_share=self.settings.positive_share,
+            seed=self.settings.seed,
+            fold=self.fold,
+            epoch=epoch,
+        )
+
+    def loss(self, logits_BK: Tensor, rows_B: Tensor) -> Tensor:
+        """Returns the binary cross-entropy of logits_B1."""
+        labels_B = torch.as_tensor(self.labels[rows_B.numpy()], dtype=torch.float32, device=logits_BK.device)
+        return F.binary_cross_entropy_with_logits(logits_BK.squeeze(1), labels_B)
+
+    def name_rows(self, rows: list[int]) -> list[str]:
+        """Returns image ids."""
+        return list(self.images.training["image_id"].iloc[rows])
+
+    def predict(self, model: nn.Module, arithmetic: Arithmetic, reporter: Reporter) -> pd.DataFrame:
+        """Returns the predictions of the held-out images, an OOF table."""
+        table = self.images.validation
+        batches = predict_cached(
+            model,
+            self.held_out,
+            logit_shift=self.logit_shift,
+            arithmetic=arithmetic,
+            workers=self.settings.workers,
+        )
+        probabilities = []
+        with reporter.track(f"{self.name} validation", len(table)) as advance:
+            for probabilities_B in batches:
+                probabilities.append(probabilities_B)
+                advance(len(probabilities_B))
+        return table.assign(fold=self.fold, probability=np.concatenate(probabilities))[OOF_COLUMNS]
+
+    def measure(self, predicted: pd.DataFrame) -> dict[str, float]:
+        """Returns loss per image and figures per breast."""
+        cancer = predicted["cancer"].to_numpy()
+        probability = predicted["probability"].clip(1e-7, 1 - 1e-7).to_numpy()
+        breasts = to_breasts(predicted)
+        figures = measure(breasts["cancer"], breasts["probability"], num_images=len(predicted))
+        return {
+            "val_loss": float(-np.log(np.where(cancer == 1, probability, 1 - probability)).mean()),
+            "val_pf1": _or_nan(figures.pf1),
+            "val_auc": _or_nan(figures.auc),
+            "val_average_precision": _or_nan(figures.average_precision),
+        }
+
+
+def _or_nan(figure: float | None) -> float:
+    return math.nan if figure is None else figure
