@@ -19,8 +19,8 @@ from torch import Tensor
 from data_prep.frame import Box, Display
 from data_prep.geometry import Placement, find_level, shrink
 from data_prep.inspection import BOX_COLOUR, inspect_file
-from data_prep.intensity import to_display, with_voi
-from data_prep.stages import find_search_level, open_image
+from data_prep.intensity import to_display
+from data_prep.stages import open_image, read_search_frame
 from pipeline.attention import Array, find_maps, to_full_matrix
 from pipeline.checkpoint import load_weights
 from pipeline.dataset import to_tensor
@@ -109,7 +109,7 @@ def explain(run: Run, path: Path) -> Explanation:
 def read_mammogram(path: Path, box: Box) -> Display:
     """Returns display values of the whole frame as it lies in the file, fine enough to show the box."""
     file = open_image(path)
-    search = with_voi(file.read_frame(find_search_level(file)))
+    search = read_search_frame(file)
     level = find_level(box, side=BOX_SIDE_PX, oversampling=1.0, max_level=file.max_level)
     frame = replace(search, pixels=file.read_frame(level).pixels)
     return shrink(to_display(frame, blacken_padding=True), MAMMOGRAM_SIDE_PX)
