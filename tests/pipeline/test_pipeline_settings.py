@@ -1,5 +1,6 @@
 """Recipes: strict, all problems at once, and the shipped files are valid and say what they cost."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,9 @@ def test_a_shipped_recipe_makes_a_model_and_says_what_it_costs(path: Path) -> No
 def test_the_baseline_spells_the_defaults_out() -> None:
     (path,) = [path for path in CONFIGS if path.stem == "vit_s16_512"]
     assert load_recipe(path) == Recipe()
+    spelt, all_of_them = (tomllib.loads(text) for text in (path.read_text(), dump_settings(Recipe())))
+    for table, settings in all_of_them.items():
+        assert spelt[table].keys() == settings.keys()
 
 
 def test_a_recipe_comes_back_from_its_text(tmp_path: Path) -> None:
