@@ -75,6 +75,7 @@ def load_batches(
         pin_memory=pin_memory,
         collate_fn=_collate,
         worker_init_fn=_ignore_interrupts,
+        generator=torch.Generator(),  # else it draws from the stream of dropout, once more for every resume
     )
     for batch in loader:
         if isinstance(batch, UserError):

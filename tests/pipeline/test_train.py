@@ -202,6 +202,21 @@ def test_a_damaged_checkpoint_costs_the_time_since_the_one_before_and_nothing_el
     assert results(finished) == results(unbroken)
 
 
+def test_a_stop_changes_nothing_that_dropout_draws(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, whole, run = make_recipe(), Run(tmp_path / "whole"), Run(tmp_path / "run")
+    dropping = recipe.model.model_copy(update={"dropout": 0.1, "drop_path": 0.2})
+    recipe = recipe.model_copy(update={"model": dropping})
+    cross_validate(recipe, cache, whole, reporter=quiet(), folds=[0])
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.cross_validate.StopRequest", lambda: StopAfter(2))
+        with pytest.raises(Interrupted):
+            cross_validate(recipe, cache, run, reporter=quiet(), folds=[0])
+    cross_validate(recipe, cache, run, reporter=quiet(), folds=[0])
+    assert results(run) == results(whole)
+
+
 # Not finite
 
 
