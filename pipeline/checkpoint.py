@@ -1,6 +1,7 @@
 """What a fold's training leaves on disk: checkpoints to go on from, and the weights that predict."""
 
 import io
+import json
 import logging
 from typing import Any
 
@@ -10,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from data_prep.errors import TrainingStopped, UserError
 from data_prep.files import write_bytes
-from pipeline.run import TrainingFolder
+from pipeline.run import WEIGHTS_ENTRY, TrainingFolder
 from pipeline.settings import ModelSettings
 from pipeline.vit import VisionTransformer
 
@@ -54,7 +55,9 @@ def load_checkpoint(folder: TrainingFolder) -> Checkpoint | None:
 def save_weights(folder: TrainingFolder, model: VisionTransformer, *, logit_shift: float) -> None:
     """Writes the model that predicts, with the shift that undoes the sampler's prior."""
     weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_bytes(folder.weights, safetensors.torch.save(weights, {"logit_shift": repr(logit_shift)}))
+    about = {"logit_shift": logit_shift, "num_heads": model.settings.num_heads}
+    # One entry alone: several come in another order each time, and equal weights would be unequal bytes.
+    write_bytes(folder.weights, safetensors.torch.save(weights, {WEIGHTS_ENTRY: json.dumps(about)}))
 
 
 def load_weights(folder: TrainingFolder, settings: ModelSettings) -> tuple[VisionTransformer, float]:
@@ -66,7 +69,7 @@ def load_weights(folder: TrainingFolder, settings: ModelSettings) -> tuple[Visio
     try:
         with safe_open(folder.weights, framework="pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
-            shift = float(file.metadata()["logit_shift"])
+            shift = float(json.loads(file.metadata()[WEIGHTS_ENTRY])["logit_shift"])
         model = VisionTransformer(settings)
         model.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:

@@ -27,8 +27,10 @@ from pipeline.progress import Reporter
 from pipeline.run import ClassRun, prediction_columns, probability_column
 from pipeline.sampler import Rows
 from pipeline.settings import ModelSettings, Recipe
-from pipeline.start_run import resolve, start_run
+from pipeline.start_run import has_begun, resolve, start_run
 from pipeline.train import Trainer
+
+MOST_NAMED = 5  # of the images that cannot be read
 
 
 def train_classes(recipe: Recipe, data: Path, run: ClassRun, *, reporter: Reporter) -> None:
@@ -48,12 +50,16 @@ def train_classes(recipe: Recipe, data: Path, run: ClassRun, *, reporter: Report
             reporter.say(f"{run.name}: finished before")
             return
         remove_temporaries(run.folder)
+        is_new = not has_begun(run.folder)
         task = ClassTask(recipe, folder, name=run.name)
         reporter.say(
             f"{len(folder.labels)} classes, {len(task.training)} images for training, {len(task.test)} for "
             f"the test ({folder.origin})"
         )
-        Trainer(recipe, task, run.training, reporter=reporter).run(stop)
+        trainer = Trainer(recipe, task, run.training, reporter=reporter)  # a wrong train.init shows at once
+        if is_new:
+            _require_readable(folder, recipe.model, stop, reporter)
+        trainer.run(stop)
 
 
 def require_model_fits(model: ModelSettings, folder: ImageFolder) -> None:
@@ -78,6 +84,26 @@ def _start(recipe: Recipe, folder: ImageFolder, run: ClassRun) -> None:
         raise UserError(f"{run.folder} has other images or labels than {folder.folder}: choose another --run")
 
 
+def _require_readable(
+    folder: ImageFolder, model: ModelSettings, stop: StopRequest, reporter: Reporter
+) -> None:
+    """Reads every image once, so that all broken ones are known before the training and not in its midst."""
+    images = folder.open_images(folder.images, side=model.image_size, channels=model.in_channels)
+    broken: list[str] = []
+    with reporter.track("reading every image once", len(images)) as advance:
+        for path in images.find_unreadable():
+            stop.raise_if_made()
+            broken += [path.relative_to(folder.folder).as_posix()] if path else []
+            advance(note=f"{len(broken)} broken" if broken else "")
+    if broken:
+        more = f" and {len(broken) - MOST_NAMED} more" if len(broken) > MOST_NAMED else ""
+        raise UserError(
+            f"{len(broken)} of the {len(images)} images in {folder.folder} cannot be read: "
+            f"{', '.join(broken[:MOST_NAMED])}{more}; replace them, or remove them and their lines in any "
+            "list, and give the same command again"
+        )
+
+
 class ClassTask:
     """Learns a folder's classes; `pipeline.train.Task` says what each part is for."""
 
@@ -87,6 +113,7 @@ class ClassTask:
         self.settings = recipe.train
         self.name = name
         self.seed = recipe.train.seed
+        self.init = recipe.train.init
         self.labels = folder.labels
         self.training, self.test = folder.split(TRAIN), folder.split(TEST)
         shape = {"side": recipe.model.image_size, "channels": recipe.model.in_channels}

@@ -4,7 +4,9 @@ Knows nothing of the other folds and of the run's reports.
 """
 
 import math
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data_prep.cache import Cache
+from data_prep.errors import UserError
 from data_prep.pack import Images, open_images
 from pipeline.aggregate import to_breasts
 from pipeline.augment import Augmentation
@@ -21,7 +24,7 @@ from pipeline.dataset import CachedImages
 from pipeline.metrics import measure
 from pipeline.predict import Arithmetic, predict_cached
 from pipeline.progress import Reporter
-from pipeline.run import OOF_COLUMNS
+from pipeline.run import OOF_COLUMNS, Run
 from pipeline.sampler import Rows, log_odds, plan_epoch
 from pipeline.settings import Recipe
 
@@ -60,6 +63,8 @@ class FoldTask:
         self.seed = int(np.random.SeedSequence([recipe.train.seed, fold]).generate_state(1)[0])
         self.held_out = images.validation_images
         self.labels = images.training["cancer"].to_numpy()
+        self.init = recipe.train.init.replace("{fold}", str(fold))
+        require_unseen(self.init, images.validation, fold=fold)
         self.dataset = CachedImages(
             images.training_images, augmentation=Augmentation(recipe.augment), seed=recipe.train.seed
         )
@@ -116,6 +121,27 @@ class FoldTask:
             "val_auc": _or_nan(figures.auc),
             "val_average_precision": _or_nan(figures.average_precision),
         }
+
+
+def require_unseen(init: str, held_out: pd.DataFrame, *, fold: int) -> None:
+    """Makes sure that first weights of another run have not learned from patients that this fold holds out.
+
+    A file that has been moved away from its run's folds.csv cannot be judged.
+
+    Raises:
+        UserError: if they have.
+    """
+    folder = Path(init).parent
+    number, run = re.fullmatch(r"fold_(\d+)", folder.name), Run(folder.parent)
+    if number is None or not run.folds.exists():
+        return
+    folds = run.read_folds()
+    seen = set(held_out["patient_id"]) & set(folds.loc[folds["fold"] != int(number[1]), "patient_id"])
+    if seen:
+        raise UserError(
+            f"train.init {init} was trained on {len(seen)} of the patients that fold {fold} holds out: write "
+            "{fold} for the fold's number in its path, and give both runs the same images and train.seed"
+        )
 
 
 def _or_nan(figure: float | None) -> float:

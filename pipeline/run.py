@@ -23,6 +23,9 @@ FOLD_METRICS_COLUMNS = [
 ]
 IMAGES_COLUMNS = ["image", "label", "split"]
 CLASS_PREDICTION_COLUMNS = ["image", "label", "predicted", "probability"]
+WEIGHTS_ENTRY = "mammo"
+"""Of a weights file's metadata: a JSON object with `logit_shift` and `num_heads`."""
+
 ID_TYPES = {"patient_id": "str", "image_id": "str"}
 AS_WRITTEN = {  # a class may be called 007 or NA
     "dtype": {"image": "str", "label": "str", "predicted": "str"},

@@ -118,11 +118,12 @@ class TrainSettings(StrictSettings):
 
     init: str = ""
     """Where the first weights come from: `timm:<model>`, or the path of a .safetensors or .pth file with
-    timm's names; empty draws them. The head is always new."""
+    timm's names, in which {fold} stands for the fold's number; empty draws them. The head is always new. A
+    file of others does not tell its number of heads: set `model.num_heads` to it."""
 
-    init_normalization: Literal["half", "imagenet"] = "half"
-    """What the images of a file's model were normalised by: mean and deviation 0.5, as for Google's ViTs, or
-    ImageNet's, as for DeiT and DINO. timm's models and mammo's own files know it themselves."""
+    init_normalization: Literal["half", "imagenet", "mammo"] = "half"
+    """What the images of a file's model were normalised by: mean and deviation 0.5, as for Google's ViTs,
+    ImageNet's, as for DeiT and DINO, or mammo's own. timm's models and mammo's model.safetensors tell it."""
 
     num_folds: int = Field(default=5, ge=2, le=100)
     """Folds of the cross-validation, drawn by patient."""
@@ -130,8 +131,8 @@ class TrainSettings(StrictSettings):
     epochs: int = Field(default=20, ge=1, le=10_000)
     """Passes over all negatives."""
 
-    batch_size: int = Field(default=32, ge=1, le=65_536)
-    """Images per optimizer step."""
+    batch_size: int = Field(default=32, ge=2, le=65_536)
+    """Images per optimizer step: of mammograms at least one positive and one negative."""
 
     positive_share: float = Field(default=0.125, gt=0.0, lt=1.0)
     """Share of positives in every batch; they are used again and again, negatives once per epoch."""
@@ -159,14 +160,6 @@ class TrainSettings(StrictSettings):
 
     workers: int = Field(default=2, ge=0, le=256)
     """Processes that load and augment images; 0 loads in the training process."""
-
-    @model_validator(mode="after")
-    def _check_batch(self) -> "TrainSettings":
-        if self.batch_size < 2:
-            raise ValueError(
-                f"train.batch_size {self.batch_size} must be 2 or more: one positive, one negative"
-            )
-        return self
 
 
 class Recipe(StrictSettings):

@@ -53,6 +53,10 @@ class Task(Protocol):
         """Draws the first weights and all that is random inside the model."""
 
     @property
+    def init(self) -> str:
+        """`train.init`, as it is meant for this training."""
+
+    @property
     def dataset(self) -> CachedImages:
         """The training images."""
 
@@ -154,13 +158,13 @@ class Trainer:
     def _make_first_model(self) -> VisionTransformer:
         """Returns the model as it is before the first step; a training that goes on does not ask for it."""
         model = VisionTransformer(self.recipe.model)
-        if self.settings.init:
-            rows = load_initial_weights(model, self.settings.init, self.settings.init_normalization)
+        if self.task.init:
+            rows = load_initial_weights(model, self.task.init, self.settings.init_normalization)
             write_csv(self.folder.initial_weights, rows)
             counts = ", ".join(
                 f"{count} {outcome}" for outcome, count in rows["outcome"].value_counts().items()
             )
-            self.reporter.say(f"{self.task.name}: starts from {self.settings.init}: tensors {counts}")
+            self.reporter.say(f"{self.task.name}: starts from {self.task.init}: tensors {counts}")
         with torch.no_grad():
             model.head.bias.copy_(torch.from_numpy(self.task.first_logits))
         return model

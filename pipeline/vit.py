@@ -28,7 +28,10 @@ VARIANTS: dict[str, dict[str, int]] = {  # table 1; Ti and S are DeiT's (Touvron
 
 
 def make_variant(variant: str, **changes: Any) -> "VisionTransformer":
-    """Returns a published model, such as "B/16", with some of its settings changed.
+    """Returns a model of a published size, such as "B/16", with other settings changed.
+
+    What is not changed is as for mammograms: 512 px, one channel, one logit. 14-pixel patches need an
+    `image_size` that they divide.
 
     Raises:
         ValueError: if there is no such variant, or the changed settings do not fit together.
@@ -185,7 +188,10 @@ class VisionTransformer(nn.Module):
         return self.pos_embed.shape[1]
 
     def init_weights(self) -> None:
-        """Draws truncated normals of 0.02 from torch's global stream; biases and the head start at zero."""
+        """Draws linear layers and positions from truncated normals of 0.02, by torch's global stream.
+
+        Their biases and the head start at zero; the patch embedding keeps torch's start of a convolution.
+        """
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -209,7 +215,7 @@ class VisionTransformer(nn.Module):
         return self.norm(x_BTD)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Returns logits_BK for images_BCHW, float; no sigmoid or softmax inside."""
+        """Returns logits_BK for images_BCHW; no sigmoid or softmax inside."""
         return self.head(self.pre_logits(self.pool(self.forward_features(images_BCHW))))
 
     def pool(self, x_BTD: Tensor) -> Tensor:

@@ -149,8 +149,8 @@ def test_equal_weights_are_equal_bytes(folder: FoldFolder) -> None:
     assert folder.weights.read_bytes() == first
 
 
-def foreign(weights: dict[str, torch.Tensor], metadata: dict[str, str] | None) -> bytes:
-    return safetensors.torch.save(weights, metadata)
+def foreign(weights: dict[str, torch.Tensor], about: str | None) -> bytes:
+    return safetensors.torch.save(weights, None if about is None else {"mammo": about})
 
 
 @pytest.mark.parametrize(
@@ -158,11 +158,11 @@ def foreign(weights: dict[str, torch.Tensor], metadata: dict[str, str] | None) -
     [
         b"",
         b"no safetensors",
-        foreign({"weight": torch.ones(2)}, {"logit_shift": "0.0"}),
+        foreign({"weight": torch.ones(2)}, '{"logit_shift": 0.0}'),
         foreign(VisionTransformer(MODEL).state_dict(), None),
-        foreign(VisionTransformer(MODEL).state_dict(), {"logit_shift": "high"}),
+        foreign(VisionTransformer(MODEL).state_dict(), '{"logit_shift": "high"}'),
         foreign(
-            VisionTransformer(MODEL.model_copy(update={"width": 32})).state_dict(), {"logit_shift": "0.0"}
+            VisionTransformer(MODEL.model_copy(update={"width": 32})).state_dict(), '{"logit_shift": 0.0}'
         ),
     ],
     ids=["empty", "other format", "other names", "no shift", "bad shift", "other width"],

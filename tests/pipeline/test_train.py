@@ -121,6 +121,27 @@ def test_a_training_starts_from_the_weights_it_is_given_and_goes_on_without_them
     assert run.fold(0).weights.read_bytes() != unbroken.fold(0).weights.read_bytes()
 
 
+def test_first_weights_that_have_seen_a_folds_held_out_patients_are_refused(
+    cache: Cache, unbroken: Run, tmp_path: Path
+) -> None:
+    """Unless it is the same fold of the same folds, which `{fold}` stands for."""
+    run = Run(tmp_path / "run")
+    of_fold_0 = str(unbroken.fold(0).weights)
+    with pytest.raises(
+        UserError, match=r"trained on \d+ of the patients that fold 1 holds out: write {fold}"
+    ):
+        cross_validate(make_recipe(init=of_fold_0), cache, run, reporter=quiet(), folds=[1])
+    reporter, same = quiet(), Run(tmp_path / "same")
+    of_each = str(unbroken.folder / "fold_{fold}" / "model.safetensors")
+    cross_validate(make_recipe(init=of_each, epochs=1), cache, same, reporter=reporter)
+    for fold in (0, 1):
+        assert f"fold {fold}: starts from {unbroken.fold(fold).weights}" in heard(reporter)
+    with pytest.raises(UserError, match="trained on"):  # other folds
+        cross_validate(
+            make_recipe(init=of_each, seed=5), cache, Run(tmp_path / "other"), reporter=quiet(), folds=[0]
+        )
+
+
 def test_a_stop_every_few_batches_changes_nothing_either(
     cache: Cache, unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

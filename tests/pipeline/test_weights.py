@@ -10,15 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_prep.errors import UserError
-from pipeline import weights
+from pipeline import weight_sources
 from pipeline.checkpoint import save_weights
 from pipeline.dataset import MEAN, STD
 from pipeline.run import FoldFolder
 from pipeline.settings import ModelSettings
 from pipeline.vit import VisionTransformer
-from pipeline.weights import NORMALIZATIONS, Normalization, load_initial_weights
+from pipeline.weight_sources import NORMALIZATIONS, Normalization
+from pipeline.weights import load_initial_weights, resample_patch_embed
 
-timm = weights.timm
+timm = weight_sources.timm
 
 THEIRS = {"img_size": 48, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 10}
 OURS = {"image_size": 48, "patch_size": 8, "width": 24, "depth": 2, "num_heads": 3}
@@ -26,7 +27,7 @@ OURS = {"image_size": 48, "patch_size": 8, "width": 24, "depth": 2, "num_heads":
 
 def make_theirs(**changes) -> nn.Module:
     torch.manual_seed(0)
-    model = weights.TimmTransformer(**THEIRS | changes).eval()
+    model = weight_sources.TimmTransformer(**THEIRS | changes).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
@@ -66,7 +67,7 @@ def assert_same_tokens(ours: nn.Module, theirs: nn.Module, grey_B1HW: Tensor, no
         assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("normalization", ["half", "imagenet"])
 def test_a_grey_image_gives_the_tokens_of_its_colour_copy(tmp_path: Path, normalization: str) -> None:
     ours, theirs = make_ours(), make_theirs()
     load(ours, tmp_path, theirs, normalization)
@@ -105,7 +106,7 @@ def test_a_resampled_kernel_gives_an_enlarged_image_the_same_tokens(tmp_path: Pa
 def test_a_resampled_kernel_is_timms(tmp_path: Path) -> None:
     ours, theirs = make_ours(in_channels=3), make_theirs(img_size=42, patch_size=7)
     rows = load(ours, tmp_path, theirs)
-    kernel = weights.resample_patch_embed(theirs.patch_embed.proj.weight, [8, 8])
+    kernel = resample_patch_embed(theirs.patch_embed.proj.weight, [8, 8])
     torch.testing.assert_close(ours.patch_embed.proj.weight, kernel * STD / 0.5)
     (row,) = rows[rows["tensor"] == "patch_embed.proj.weight"].itertuples()
     assert (row.outcome, row.detail.startswith("[24, 3, 7, 7] to [24, 3, 8, 8]")) == ("converted", True)
@@ -243,9 +244,79 @@ def test_without_a_network_the_file_is_named(monkeypatch: pytest.MonkeyPatch) ->
         load_initial_weights(make_ours(), "timm:vit_tiny_patch16_224.augreg_in21k", "half")
 
 
+@pytest.mark.parametrize("name", ["", "resnet18", "vit_tiny_patch16_224.foo", "vit_base_patch16_18x2_224"])
+def test_what_timm_has_no_weights_of_is_refused_without_asking_the_network(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.delattr(timm, "create_model")
+    with pytest.raises(UserError, match=f"timm has no pretrained Vision Transformer '{name}'"):
+        load_initial_weights(make_ours(), f"timm:{name}", "half")
+
+
 def test_a_misspelt_model_is_refused_with_the_nearest() -> None:
-    with pytest.raises(UserError, match="no model vit_tinny_patch16_224; did you mean vit_tiny_patch16_224"):
+    with pytest.raises(
+        UserError,
+        match="'vit_tinny_patch16_224'; did you mean vit_tiny_patch16_224",
+    ):
         load_initial_weights(make_ours(), "timm:vit_tinny_patch16_224", "half")
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("patch_embed.proj.weight", torch.ones(24, 192), r"no square kernels \[D, C, p, p\]"),
+        ("patch_embed.proj.weight", torch.ones(24, 3, 16, 8), r"is \[24, 3, 16, 8\], no square kernels"),
+        ("patch_embed.proj.bias", torch.ones(1), r"its width is 1, model\.width is 24"),
+        ("patch_embed.proj.bias", torch.tensor(1.0), r"its width is 0, model\.width is 24"),
+        ("cls_token", torch.tensor(1.0), r"its cls_token is \[\], the model's is \[1, 1, 24\]"),
+        ("pos_embed", torch.ones(37), r"its pos_embed is \[37\], not \[1, T, D\]"),
+        ("norm.weight", torch.ones(24, dtype=torch.int8), r"norm\.weight holds values that are no finite"),
+        ("norm.bias", torch.full((24,), torch.nan), r"norm\.bias holds values that are no finite"),
+        ("fc_norm.weight", torch.ones(24), r"it has fc_norm\.weight, for which the model has no place"),
+    ],
+    ids=str,
+)
+def test_a_tensor_that_is_not_what_it_should_be_is_refused(
+    tmp_path: Path, name: str, tensor: Tensor, message: str
+) -> None:
+    path = save(tmp_path, make_theirs().state_dict() | {name: tensor})
+    with pytest.raises(UserError, match=message):
+        load_initial_weights(make_ours(), path, "half")
+
+
+def test_foreign_names_are_told_as_such(tmp_path: Path) -> None:
+    tensors = {f"backbone.{name}": tensor for name, tensor in make_theirs().state_dict().items()}
+    with pytest.raises(UserError, match=r"do not have timm's names; the first is backbone\.blocks\.0"):
+        load_initial_weights(make_ours(), save(tmp_path, tensors), "half")
+
+
+def test_grey_weights_have_one_mean(tmp_path: Path) -> None:
+    theirs = make_theirs(in_chans=1)
+    with pytest.raises(UserError, match='"imagenet" is not theirs'):
+        load(make_ours(), tmp_path, theirs, "imagenet")
+    ours, pixels_B1HW = make_ours(), torch.rand(2, 1, 48, 48)
+    load(ours, tmp_path, theirs, "mammo")
+    assert torch.equal(ours.patch_embed.proj.weight, theirs.patch_embed.proj.weight)
+    load(ours, tmp_path, theirs, "half")
+    torch.testing.assert_close(
+        ours.patch_embed(as_we_show_them(pixels_B1HW)), theirs.patch_embed((pixels_B1HW - 0.5) / 0.5)
+    )
+
+
+def test_our_own_files_know_their_number_of_heads(tmp_path: Path) -> None:
+    folder = FoldFolder(tmp_path)
+    save_weights(folder, make_ours(), logit_shift=0.0)
+    with pytest.raises(UserError, match=r"its num_heads is 3, model\.num_heads is 4"):
+        load_initial_weights(make_ours(num_heads=4), str(folder.weights), "half")
+
+
+def test_a_checkpoint_is_refused_with_the_file_to_take(tmp_path: Path) -> None:
+    path = tmp_path / "last.pth"
+    torch.save({"model": {}, "average": {}}, path)
+    with pytest.raises(UserError, match=r"checkpoint of mammo's: name the model\.safetensors beside it"):
+        load_initial_weights(make_ours(), str(path), "half")
+    with pytest.raises(UserError, match=r"name a \.safetensors or \.pth file, or timm:<model>"):
+        load_initial_weights(make_ours(), str(path.rename(tmp_path / "last.pt")), "half")
 
 
 class Payload:
@@ -263,7 +334,7 @@ def test_a_file_without_weights_is_refused(tmp_path: Path, capsys, name: str, co
         torch.save({"model": Payload()}, path)
     elif content == "numbers":
         torch.save({"epoch": 3}, path)
-    expected = "is no file" if content == "missing" else "holds no weights that can be read safely"
+    expected = "is no file of weights" if content == "missing" else "holds no weights that can be read safely"
     with pytest.raises(UserError, match=expected):
         load_initial_weights(make_ours(), str(path), "half")
     assert "executed" not in capsys.readouterr().out

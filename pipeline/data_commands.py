@@ -1,0 +1,229 @@
+"""The commands that make data: phantoms, RSNA layout, caches. `pipeline.cli` puts them under `mammo`.
+
+Imports stand in the commands, so that `mammo --help` does not wait for torch.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from data_prep.engine import count_workers
+from data_prep.errors import UserError
+from data_prep.exams import Split
+from pipeline.progress import Reporter
+from pipeline.terminal import (
+    NOT_CLEAN,
+    AllowFailures,
+    CacheFolder,
+    DataFolder,
+    Overrides,
+    Seed,
+    Workers,
+    console,
+    error_console,
+    finish_with_failures,
+    say,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAX_PROBLEMS_SHOWN = 20
+
+
+def phantom(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
+    patients: Annotated[int, typer.Option(min=1, help="Patients in train.csv, four images each.")] = 100,
+    seed: Seed = 0,
+    rows: Annotated[int, typer.Option(min=64, max=8192, help="Rows of a frame.")] = 640,
+    columns: Annotated[int, typer.Option(min=64, max=8192, help="Columns of a frame.")] = 512,
+) -> None:
+    """Write synthetic mammograms in RSNA layout.
+
+    Real DICOM files in several encodings, with train.csv, test.csv and sample_submission.csv.
+    """
+    from data_prep.phantom_data import write_phantoms
+
+    with Reporter(console).track("phantoms", patients, "patients") as advance:
+        write_phantoms(
+            out,
+            num_patients=patients,
+            seed=seed,
+            rows=rows,
+            columns=columns,
+            workers=count_workers(),
+            progress=advance,
+        )
+    say(f"{patients} {'patient' if patients == 1 else 'patients'} for training and some for the test: {out}")
+
+
+def collect(
+    files: Annotated[Path, typer.Argument(metavar="FILES", help="Folder that holds your image files.")],
+    labels: Annotated[
+        Path, typer.Option(help="CSV, one row per image: file, patient_id, laterality, cancer, ...")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to make, in RSNA layout.")],
+    split: Annotated[Split, typer.Option(help="train, or test for images without labels.")] = "train",
+) -> None:
+    """Make a folder in RSNA layout from your own files.
+
+    Reads a table of labels and links the files that it names; copies no pixels.
+    """
+    from data_prep.collect import collect as collect_files
+
+    say(f"{collect_files(files, labels, out, split)} images: {out}")
+
+
+def prepare(
+    data: DataFolder,
+    cache: Annotated[Path, typer.Option(help="Folder for the images; made, or gone on with.")],
+    split: Annotated[Split, typer.Option(help="Which CSV to read.")] = "train",
+    config: Annotated[Path | None, typer.Option(help="Recipe; only its table prepare is used.")] = None,
+    overrides: Overrides = None,
+    workers: Workers = None,
+    patients: Annotated[int | None, typer.Option(help="Only so many patients, stratified by label.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the patients of --patients.")] = 0,
+    *,
+    present_only: Annotated[
+        bool, typer.Option("--present-only", help="Leave out rows whose file is absent.")
+    ] = False,
+    allow_failures: AllowFailures = False,
+) -> None:
+    """Turn mammograms into a cache of square images.
+
+    Goes on where it was stopped. Files that cannot be used get a row in CACHE/failures.csv, and the exit
+    code is then 1.
+    """
+    from data_prep.cache import Cache, CacheSettings
+    from data_prep.exams import read_exams, require_images, select_patients
+    from data_prep.prepare import prepare as prepare_exams
+    from data_prep.quality import write_contact_sheet
+    from pipeline.settings import load_recipe
+
+    settings = CacheSettings(split=split, prepare=load_recipe(config, overrides or ()).prepare)
+    exams = read_exams(data, split)
+    if patients is not None:
+        exams = select_patients(exams, patients, seed)
+    located = require_images(exams, data, split, present_only=present_only)
+    if located.num_absent:
+        say(f"{located.num_absent} rows of {split}.csv left out: their files are absent")
+    store = Cache(cache)
+    failed = 0
+    with Reporter(console).track("prepare", len(located.exams)) as advance:
+
+        def on_image(is_failure: bool) -> None:  # noqa: FBT001
+            nonlocal failed
+            failed += is_failure
+            advance(note=f"{failed} failed" if failed else "")
+
+        summary = prepare_exams(
+            located.exams,
+            located.paths,
+            store,
+            settings,
+            workers=count_workers() if workers is None else workers,
+            on_image=on_image,
+        )
+    before = summary.num_images - summary.num_prepared - summary.num_failed
+    say(
+        f"{cache}: {summary.num_prepared} images prepared, {before} there before, {summary.num_failed} failed"
+    )
+    say(f"what deserves a look: {write_contact_sheet(store)}")
+    if summary.num_failed:
+        finish_with_failures(summary.failures, store.failures_path, allowed=allow_failures)
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A mammogram: DICOM, PNG, JPEG or PGM.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Picture to write.", show_default="<name of FILE>_inspect.png")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Recipe; only its table prepare is used.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Show what is understood of one mammogram.
+
+    Prints how it is encoded, shown and cut, and what deserves a look, and writes a picture of the stages. A
+    file that cannot be used ends with the reason and exit code 1.
+    """
+    from data_prep.errors import ImageError
+    from data_prep.files import require_writable, write_bytes
+    from data_prep.inspection import describe_stages, draw_stages, inspect_file, require_png
+    from pipeline.settings import load_recipe
+
+    target = out or Path(f"{file.stem}_inspect.png")
+    if not file.is_file():
+        raise UserError(f"{file} is no file: name one mammogram")
+    if target.exists() and target.samefile(file):
+        raise UserError(f"{target} is the mammogram itself: choose another --out")
+    require_png(target)
+    require_writable(target)
+    try:
+        stages = inspect_file(file, load_recipe(config, overrides or ()).prepare)
+    except ImageError as error:
+        error_console.print(f"{file}: {error.reason}: {error}", markup=False, highlight=False)
+        raise typer.Exit(NOT_CLEAN) from error
+    table = Table(show_header=False, box=None)
+    for name, value in describe_stages(stages):
+        table.add_row(Text(name, "bold"), Text(value))
+    console.print(table)
+    write_bytes(target, draw_stages(stages))
+    say(f"picture: {target}")
+
+
+def verify(
+    cache: CacheFolder,
+    data: Annotated[
+        Path | None, typer.Option(help="The folder that it was made of, to compare the files too.")
+    ] = None,
+    workers: Workers = None,
+) -> None:
+    """Check that a cache is whole and still what was prepared.
+
+    Reads every image and compares it with the manifest's checksum; with --data the source files as well.
+    Changes nothing; the exit code is 1 if anything is wrong.
+    """
+    from data_prep.cache import Cache
+    from data_prep.files import require_unlocked
+    from data_prep.verify import verify as verify_cache
+
+    store = Cache(cache)
+    require_unlocked(cache)
+    with Reporter(console).track("verify", _count_prepared(store.read_manifest())) as advance:
+        found = verify_cache(
+            store, data, workers=count_workers() if workers is None else workers, on_image=advance
+        )
+    shown = found.problems[:MAX_PROBLEMS_SHOWN]
+    if len(found.problems) > len(shown):
+        shown.append(f"and {len(found.problems) - len(shown)} problems more")
+    for problem in shown:
+        error_console.print(problem, markup=False, highlight=False)
+    if shown:
+        raise typer.Exit(NOT_CLEAN)
+    say(f"{cache}: {found.summary}")
+
+
+def pack(cache: CacheFolder, workers: Workers = None) -> None:
+    """Pack a cache into one file that is read far faster.
+
+    Training and `predict --cache` use it by themselves. After `prepare` has changed the cache, they read the
+    single images again until it is packed anew.
+    """
+    from data_prep.cache import Cache
+    from data_prep.files import require_unlocked
+    from data_prep.pack import write_pack
+
+    store = Cache(cache)
+    require_unlocked(cache)
+    with Reporter(console).track("pack", _count_prepared(store.read_manifest())) as advance:
+        path = write_pack(store, workers=count_workers() if workers is None else workers, on_image=advance)
+    say(f"{path}: {path.stat().st_size / 1e6:,.1f} MB")
+
+
+def _count_prepared(manifest: "pd.DataFrame") -> int:
+    from data_prep.pack import select_prepared
+
+    return len(select_prepared(manifest))

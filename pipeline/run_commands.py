@@ -1,0 +1,267 @@
+"""The commands that make and use runs, from `demo` to `check`. `pipeline.cli` puts them under `mammo`.
+
+Imports stand in the commands, so that `mammo --help` does not wait for torch.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from data_prep.engine import count_workers
+from data_prep.errors import UserError
+from pipeline.progress import Reporter
+from pipeline.terminal import (
+    NOT_CLEAN,
+    AllowFailures,
+    DataOption,
+    Overrides,
+    RunFolder,
+    Seed,
+    Workers,
+    console,
+    error_console,
+    finish_with_failures,
+    say,
+)
+
+if TYPE_CHECKING:
+    from pipeline.class_metrics import ClassEvaluation
+    from pipeline.evaluate import Evaluation
+    from pipeline.run import ClassRun, Run
+    from pipeline.settings import Recipe
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for data, cache and run.")] = Path("reports/demo"),
+    seed: Seed = 0,
+) -> None:
+    """Show the whole pipeline on synthetic mammograms.
+
+    Writes phantoms as DICOM, prepares them, trains two folds, and leaves report.html and submission.csv.
+    No download, no GPU, a few minutes on two cores.
+    """
+    from pipeline.demo import NUM_PATIENTS, make_recipe, run_demo
+
+    result = run_demo(
+        out, seed=seed, num_patients=NUM_PATIENTS, recipe=make_recipe(seed), reporter=Reporter(console)
+    )
+    _show_evaluation(result.run, result.evaluation)
+    say(f"submission: {result.run.submission}")
+
+
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Recipe, such as configs/smoke.toml.")],
+    cache: Annotated[
+        Path | None, typer.Option(help="Cache of the train split that `mammo prepare` made.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Instead of --cache: images in a folder per class, or Oxford-IIIT Pet."),
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Run folder.", show_default="reports/<name of CONFIG>")
+    ] = None,
+    fold: Annotated[list[int] | None, typer.Option(help="Only this fold; may be repeated.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train a Vision Transformer, then evaluate it.
+
+    With --cache, cross-validates on mammograms. With --data, learns the classes of a folder of images and
+    reports on its test split. Goes on where it was stopped, to the same weights.
+    """
+    from pipeline.settings import load_recipe
+
+    if (data is None) == (cache is None):
+        raise UserError("give either --cache CACHE or --data FOLDER, so that it is clear what to train on")
+    if data is not None and fold:
+        raise UserError("--fold goes with --cache: a folder of classes has one test split and no folds")
+    recipe = load_recipe(config, overrides or ())
+    folder = run or Path("reports") / config.stem
+    if data is not None:
+        _train_classes(recipe, data, folder)
+    else:
+        assert cache is not None
+        _train_folds(recipe, cache, folder, fold)
+
+
+def _train_classes(recipe: "Recipe", data: Path, folder: Path) -> None:
+    from pipeline.classify import train_classes
+    from pipeline.run import ClassRun
+
+    train_classes(recipe, data, ClassRun(folder), reporter=Reporter(console))
+    evaluate(folder)
+
+
+def _train_folds(recipe: "Recipe", cache: Path, folder: Path, folds: list[int] | None) -> None:
+    from data_prep.cache import Cache
+    from pipeline.cross_validate import cross_validate
+    from pipeline.run import Run
+
+    run = Run(folder)
+    cross_validate(recipe, Cache(cache), run, reporter=Reporter(console), folds=folds)
+    missing = run.unfinished_folds()
+    if missing:
+        say(f"{folder}: folds {', '.join(map(str, missing))} still to be trained")
+        return
+    evaluate(folder)
+
+
+def evaluate(run: RunFolder) -> None:
+    """Compute the figures of a run and write its report."""
+    from pipeline.class_metrics import evaluate_classes
+    from pipeline.class_report import write_class_report
+    from pipeline.evaluate import evaluate_run
+    from pipeline.report import write_report
+    from pipeline.run import ClassRun, Run
+
+    classes, folds = ClassRun(run), Run(run)
+    if classes.exists:
+        of_classes = evaluate_classes(classes)
+        write_class_report(classes, of_classes)
+        _show_class_evaluation(classes, of_classes)
+    else:
+        evaluation = evaluate_run(folds)
+        write_report(folds, evaluation)
+        _show_evaluation(folds, evaluation)
+
+
+def predict(
+    run: RunFolder,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder in RSNA layout with test.csv and the images.")
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Cache of the test split, instead of --data.")] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV to write.", show_default="RUN/submission.csv")] = None,
+    workers: Workers = None,
+    *,
+    allow_failures: AllowFailures = False,
+) -> None:
+    """Predict the test images and write a submission.
+
+    Takes the mean of all folds' models, and of a breast's images; one row per prediction_id. A breast whose
+    images all fail gets the share of cancers in training, and the exit code is then 1.
+    """
+    from data_prep.cache import Cache
+    from data_prep.files import require_writable, write_csv
+    from pipeline.predict import predict_cache, predict_folder
+    from pipeline.run import Run
+    from pipeline.submission import write_submission
+
+    if (data is None) == (cache is None):
+        raise UserError(
+            "give either --data DATA or --cache CACHE, so that it is clear which images to predict"
+        )
+    folder, reporter = Run(run), Reporter(console)
+    folder.require_finished()
+    target = out or folder.submission
+    require_writable(target)
+    if data is not None:
+        predictions = predict_folder(
+            folder, data, workers=count_workers() if workers is None else workers, reporter=reporter
+        )
+    else:
+        assert cache is not None
+        predictions = predict_cache(folder, Cache(cache), reporter=reporter)
+    breasts = predictions.breasts()
+    write_submission(breasts, target, required_ids=predictions.required_ids)
+    say(f"{target}: {len(breasts)} rows")
+    failures_path = target.with_name(f"{target.stem}_failures.csv")
+    failures_path.unlink(missing_ok=True)
+    if len(predictions.failures):
+        write_csv(failures_path, predictions.failures)
+        finish_with_failures(Counter(predictions.failures["reason"]), failures_path, allowed=allow_failures)
+
+
+def explain(
+    run: RunFolder,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A mammogram: DICOM, PNG, JPEG or PGM.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Picture to write.", show_default="<name of IMAGE>_explain.png")
+    ] = None,
+) -> None:
+    """Show where a run's models look in one mammogram.
+
+    Prints each fold's probability and writes a picture of the mammogram with what the models attend to laid
+    over it. A file that cannot be used ends with the reason and exit code 1.
+    """
+    from data_prep.errors import ImageError
+    from data_prep.files import require_writable, write_bytes
+    from data_prep.inspection import require_png
+    from pipeline.explain import draw_explanation
+    from pipeline.explain import explain as explain_image
+    from pipeline.run import Run
+
+    target = out or Path(f"{image.stem}_explain.png")
+    if not image.is_file():
+        raise UserError(f"{image} is no file: name one mammogram")
+    if target.exists() and target.samefile(image):
+        raise UserError(f"{target} is the mammogram itself: choose another --out")
+    require_png(target)
+    require_writable(target)
+    try:
+        explanation = explain_image(Run(run), image)
+    except ImageError as error:
+        error_console.print(f"{image}: {error.reason}: {error}", markup=False, highlight=False)
+        raise typer.Exit(NOT_CLEAN) from error
+    table = Table("fold", "probability")
+    for fold, probability in explanation.probabilities.items():
+        table.add_row(str(fold), f"{probability:.4f}")
+    table.add_row("mean", f"{explanation.probability:.4f}", style="bold")
+    console.print(table)
+    write_bytes(target, draw_explanation(explanation))
+    say(f"picture: {target}")
+
+
+def check(
+    submission: Annotated[Path, typer.Argument(metavar="SUBMISSION", help="The CSV to check.")],
+    data: DataOption,
+) -> None:
+    """Check a submission against test.csv.
+
+    Right columns, every prediction_id once, values from 0 to 1.
+    """
+    from pipeline.submission import check_submission
+
+    problems = check_submission(submission, data)
+    for problem in problems:
+        error_console.print(f"{submission}: {problem}", markup=False, highlight=False)
+    if problems:
+        raise typer.Exit(NOT_CLEAN)
+    say(f"{submission} is valid")
+
+
+def _show_evaluation(run: "Run", evaluation: "Evaluation") -> None:
+    table = Table("fold", "images", "breasts", "cancers", "pF1", "best F1", "AUC", "AP")
+    for name, figures in [*evaluation.folds.items(), ("pooled", evaluation.pooled)]:
+        shown = [figures.pf1, figures.pf1_best, figures.auc, figures.average_precision]
+        counts = [figures.num_images, figures.num_breasts, figures.num_cancers]
+        table.add_row(str(name), *map(str, counts), *map(_show_figure, shown))
+    console.print(table)
+    for name, reason in evaluation.pooled.undefined.items():
+        say(f"{name} is undefined: {reason}")
+    say(f"report: {run.report}")
+
+
+def _show_class_evaluation(run: "ClassRun", evaluation: "ClassEvaluation") -> None:
+    low, high = evaluation.accuracy_interval
+    rows = {
+        "test images": f"{evaluation.num_images:,}",
+        "accuracy": f"{evaluation.accuracy:.3f}, 95 % interval {low:.3f} to {high:.3f}",
+        f"always {evaluation.guess}": f"{evaluation.guess_accuracy:.3f}",
+        "top-5 accuracy": _show_figure(evaluation.top_5_accuracy),
+        "balanced accuracy": f"{evaluation.balanced_accuracy:.3f}",
+        "cross-entropy": f"{evaluation.cross_entropy:.3f}",
+    }
+    table = Table(show_header=False, box=None)
+    for name, value in rows.items():
+        table.add_row(Text(name, "bold"), Text(value))
+    console.print(table)
+    say(f"confusion matrix and report: {run.report}")
+
+
+def _show_figure(figure: float | None) -> str:
+    return "undefined" if figure is None else f"{figure:.3f}"
