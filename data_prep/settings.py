@@ -124,8 +124,8 @@ def _describe(kind: type[BaseModel], problem: Any) -> str:
         close = difflib.get_close_matches(path[-1], known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known names are {', '.join(known)}"
         return f"unknown setting {name}: {hint}"
-    if not name:
-        return str(problem["msg"]).removeprefix("Value error, ")
+    if not name or (problem["type"] == "value_error" and isinstance(problem["input"], dict)):
+        return str(problem["msg"]).removeprefix("Value error, ")  # of several settings; it names them
     if problem["type"] == "missing":
         return f"setting {name} is missing"
     return f"{name} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"

@@ -7,7 +7,7 @@ import pandas as pd
 from data_prep.cache import Cache
 from data_prep.errors import UserError
 from data_prep.exams import Split
-from data_prep.files import locked, remove_temporaries
+from data_prep.files import locked, remove_temporaries, require_unlocked
 from data_prep.folds import make_folds
 from data_prep.settings import differences
 from pipeline.fold import FoldImages, FoldTask
@@ -94,6 +94,7 @@ def _check_folds(folds: Sequence[int] | None, num_folds: int) -> list[int]:
 
 def _start(recipe: Recipe, cache: Cache, run: Run, fold_table: pd.DataFrame) -> None:
     """Makes the run folder, or checks that it was made by the same recipe on the same patients."""
+    require_unlocked(run.folder)  # a run on an image folder may train in it
     start_run(run, recipe, table=fold_table, path=run.folds, source={"cache": str(cache.folder)})
     if not run.read_folds().equals(fold_table):
         raise UserError(f"{run.folder} has other images or labels than {cache.folder}: choose another --run")

@@ -29,6 +29,7 @@ MARKER = {"marker": ".", "markersize": 4.0}  # one epoch alone is no line
 POOLED_LINE = {"linewidth": 2.4, "color": INK, "label": "pooled"}
 GUIDE_LINE = {"linewidth": 1.0, "color": "#8a8a8a", "linestyle": (0, (3, 3))}
 CELL_COLOUR, CELL_OPACITY = "#3987e5", 0.75  # at most so opaque: numbers stay readable, light mode and dark
+LONGEST_LABEL = 30  # letters
 MOST_COUNTED_CLASSES = 12  # of a confusion matrix with a number in each square
 STYLE = {
     "axes.edgecolor": INK,
@@ -254,7 +255,7 @@ def draw_confusion(confusion: NDArray[np.int64], labels: Sequence[str]) -> str:
                 axes.text(column, row, f"{confusion[row, column]:,}", ha="center", va="center")
         for share in (0.01, 0.1, 0.5, 1.0):
             axes.scatter([], [], marker="s", s=80, label=f"{share:.0%}", **_shade(share))
-        names = [label.replace("$", r"\$") for label in labels]  # a dollar would begin a formula
+        names = [_shorten(label).replace("$", r"\$") for label in labels]  # a dollar would begin a formula
         axes.set_xticks(range(num_classes), names, rotation=90)
         axes.set_yticks(range(num_classes), names)
         axes.tick_params(length=0, labelsize=9.0)
@@ -262,6 +263,11 @@ def draw_confusion(confusion: NDArray[np.int64], labels: Sequence[str]) -> str:
         axes.set_ylim(num_classes - 0.5, -0.5)
         axes.set_aspect("equal")
         return _to_svg(axes.figure, "confusion", "Confusion matrix: true class by row, predicted by column")
+
+
+def _shorten(label: str) -> str:
+    """Returns a name that leaves room for the picture."""
+    return label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _shade(share: float) -> dict[str, Any]:

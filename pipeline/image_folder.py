@@ -5,7 +5,8 @@ lists annotations/trainval.txt and annotations/test.txt of lines `NAME CLASS-ID 
 sub-folder per class, inside train/ and test/, or on top: then a fifth of each class is drawn for the test.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +15,14 @@ import pandas as pd
 from PIL import Image as Pillow
 from PIL import ImageOps
 
+from data_prep.engine import count_workers
 from data_prep.errors import UserError
 from data_prep.frame import Image
 from pipeline.run import IMAGES_COLUMNS
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 TRAIN, TEST = "train", "test"
+SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 OFFICIAL_LISTS = {TRAIN: Path("annotations/trainval.txt"), TEST: Path("annotations/test.txt")}
 TEST_SHARE = 0.2
 WHITE = (255, 255, 255, 255)
@@ -66,6 +69,22 @@ class SquareImages:
 
     def __getitem__(self, row: int, /) -> Image:
         return read_square(self.paths[row], side=self.side, channels=self.channels)
+
+    def find_unreadable(self) -> Iterator[Path | None]:
+        """Reads all images, several at a time; yields None for each, or its path if it cannot be read."""
+        Pillow.init()  # else a format that one thread is loading would be unknown to the others
+        pool = ThreadPoolExecutor(count_workers())
+        try:
+            yield from pool.map(self._path_if_unreadable, range(len(self)))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _path_if_unreadable(self, row: int) -> Path | None:
+        try:
+            self[row]
+        except UserError:
+            return self.paths[row]
+        return None
 
 
 def read_square(path: Path, *, side: int, channels: int) -> Image:
@@ -117,9 +136,9 @@ def read_image_folder(folder: Path, *, seed: int) -> ImageFolder:
         raise UserError(
             f"{folder} holds mammograms: make a cache with `mammo prepare` and train with --cache"
         )
-    if any((folder / path).exists() for path in OFFICIAL_LISTS.values()):
+    if _is_official(folder):
         images, origin = _read_official(folder), "the official lists"
-    elif (folder / TRAIN).is_dir() and (folder / TEST).is_dir():
+    elif _find_splits(folder):
         images, origin = _read_splits(folder), "the folders train and test"
     else:
         images = _draw_test(_find_classes(folder, folder), seed=seed)
@@ -131,6 +150,14 @@ def read_image_folder(folder: Path, *, seed: int) -> ImageFolder:
 
 
 # Oxford-IIIT Pet
+
+
+def _is_official(folder: Path) -> bool:
+    """Whether the folder has a list, or both of the folders that the data set is unpacked to."""
+    lists = OFFICIAL_LISTS.values()
+    return any((folder / path).exists() for path in lists) or all(
+        (folder / name).is_dir() for name in ("images", "annotations")
+    )
 
 
 def _read_official(folder: Path) -> pd.DataFrame:
@@ -158,7 +185,10 @@ def _read_official(folder: Path) -> pd.DataFrame:
 def _read_list(path: Path, split: str) -> pd.DataFrame:
     if not path.exists():
         raise UserError(f"{path} is missing: Oxford-IIIT Pet has trainval.txt and test.txt in annotations/")
-    lines = path.read_text("utf-8").splitlines()
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in UTF-8: save it as that, or unpack the list again") from error
     rows = [
         _parse_line(line, f"{path}, line {number}")
         for number, line in enumerate(lines, start=1)
@@ -195,6 +225,22 @@ def _require_one_name_per_class(folder: Path, listed: pd.DataFrame) -> None:
 # A folder per class
 
 
+def _find_splits(folder: Path) -> list[str]:
+    """Returns train and test if the folder is divided into them, nothing if it holds classes.
+
+    Raises:
+        UserError: if it is divided in another way.
+    """
+    found = sorted(path.name for path in _list_folders(folder) if path.name.lower() in SPLIT_NAMES)
+    if found not in ([], [TEST, TRAIN]):
+        raise UserError(
+            f"{folder} has {', '.join(found)} where train and test are needed, or classes alone: call what "
+            "to learn from train and what to test with test, move other splits away, and give a class that "
+            "is called so another name"
+        )
+    return found
+
+
 def _read_splits(folder: Path) -> pd.DataFrame:
     parts = [_find_classes(folder / name, folder).assign(split=name) for name in (TRAIN, TEST)]
     found = pd.concat(parts, ignore_index=True)
@@ -204,8 +250,7 @@ def _read_splits(folder: Path) -> pd.DataFrame:
 
 def _find_classes(parent: Path, folder: Path) -> pd.DataFrame:
     """Returns image and label of all images in the sub-folders of `parent`, sorted."""
-    classes = sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
-    found = {path.name: _find_images(path, folder) for path in classes}
+    found = {path.name: _find_images(path, folder) for path in _list_folders(parent)}
     if not any(found.values()):
         raise UserError(
             f"{parent} holds no images: put them into one sub-folder per class, as {', '.join(SUFFIXES)}"
@@ -218,6 +263,11 @@ def _find_classes(parent: Path, folder: Path) -> pd.DataFrame:
         )
     rows = [(image, label) for label, images in found.items() for image in images]
     return pd.DataFrame(rows, columns=["image", "label"])
+
+
+def _list_folders(parent: Path) -> list[Path]:
+    """Returns the sub-folders, sorted; hidden ones are left out."""
+    return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _find_images(path: Path, folder: Path) -> list[str]:

@@ -9,11 +9,11 @@ import pandas as pd
 import torch
 
 from data_prep.engine import count_workers
-from data_prep.errors import UserError
-from data_prep.files import make_folder, write_csv, write_json, write_text
+from data_prep.errors import FolderInUse, UserError
+from data_prep.files import make_folder, require_unlocked, write_csv, write_json, write_text
 from data_prep.settings import differences, dump_settings
 from pipeline.predict import Arithmetic
-from pipeline.run import RunFolder
+from pipeline.run import ClassRun, FoldFolder, Run, RunFolder, TrainingFolder
 from pipeline.settings import Recipe, load_recipe
 
 PACKAGES = [
@@ -42,13 +42,15 @@ def start_run(
     """Makes the run folder, or makes sure that it was made by the same recipe.
 
     A new run keeps in `path` the table that it starts with, which the caller compares when the run goes on,
-    and in `environment.json` the source of its images.
+    and in `environment.json` the source of its images. A run that has not begun is new, whatever an attempt
+    that failed at its start has left.
 
     Raises:
-        UserError: if the run was started with other settings.
+        UserError: if the run has begun with other settings.
     """
     make_folder(run.folder)
-    if not run.settings.exists():
+    if not (run.settings.exists() and has_begun(run.folder)):
+        _remove_remains(run.folder, table=path)
         write_csv(path, table)
         write_json(run.environment, describe_environment(recipe, source))
         write_text(run.settings, dump_settings(recipe))
@@ -59,6 +61,34 @@ def start_run(
             f"{run.folder} was started with other settings ({'; '.join(changed)}): "
             f"choose another --run, or go on with {run.settings} as the recipe"
         )
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a training of the run has left what it can go on from, or another process trains a fold."""
+    for training in _find_trainings(folder):
+        left = (training.last, training.previous, training.weights, training.predictions)
+        if any(path.exists() for path in left):
+            return True
+    return Run(folder).oof.exists() or any(map(_is_held, folder.glob("fold_*")))
+
+
+def _find_trainings(folder: Path) -> list[TrainingFolder]:
+    return [ClassRun(folder).training, *map(FoldFolder, sorted(folder.glob("fold_*")))]
+
+
+def _is_held(folder: Path) -> bool:
+    try:
+        require_unlocked(folder)
+    except FolderInUse:
+        return True
+    return False
+
+
+def _remove_remains(folder: Path, *, table: Path) -> None:
+    """Removes what an attempt of the other kind of run, or from other first weights, has left."""
+    tables = {Run(folder).folds, ClassRun(folder).images} - {table}
+    for path in (*tables, *(training.initial_weights for training in _find_trainings(folder))):
+        path.unlink(missing_ok=True)
 
 
 def describe_environment(recipe: Recipe, source: dict[str, str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import model_validator
 
 from data_prep.cache import CacheSettings
 from data_prep.errors import UserError
@@ -110,6 +111,27 @@ def test_an_override_below_a_value_is_refused(tmp_path: Path) -> None:
 def test_text_for_a_number_and_a_number_for_a_table_are_refused() -> None:
     assert "epochs = '3 or so'" in refusal("epochs=3 or so")
     assert "prepare = 3" in refusal("prepare=3")
+
+
+def test_a_rule_of_several_settings_is_told_without_their_values() -> None:
+    class Bounds(StrictSettings):
+        low: int = 0
+        high: int = 9
+
+        @model_validator(mode="after")
+        def _check_order(self) -> "Bounds":
+            if self.low > self.high:
+                raise ValueError(f"bounds.low {self.low} must not exceed bounds.high {self.high}")
+            return self
+
+    class Ruler(StrictSettings):
+        bounds: Bounds = Bounds()
+
+    with pytest.raises(UserError) as error:
+        load_settings(Ruler, None, ["bounds.low=10"])
+    assert str(error.value) == "--set: bounds.low 10 must not exceed bounds.high 9"
+    with pytest.raises(UserError, match=r"bounds\.low = \{'x': 1\}: Input should be a valid integer"):
+        load_settings(Ruler, None, ["bounds.low.x=1"])
 
 
 def test_a_broken_or_absent_file_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline import figures
@@ -68,6 +69,20 @@ def test_the_matrix_has_a_square_for_each_pair_that_occurs(run: ClassRun) -> Non
         assert drawing.count(f">{label}</text>") == 2
     counts = {f">{count:,}</text>" for count in evaluation.confusion[evaluation.confusion > 0]}
     assert all((count in drawing) == (len(evaluation.labels) <= 12) for count in counts)
+
+
+def test_a_long_name_is_shortened_in_the_matrix_and_stands_in_full_in_the_table(tmp_path: Path) -> None:
+    long = "W" * 120
+    table = make_predictions(3).rename(columns={"p_breed_00": f"p_{long}"}).replace("breed_00", long)
+    run = write_class_run(tmp_path / "run", table)
+    labels = evaluate_classes(run).labels
+    drawing = figures.draw_confusion(evaluate_classes(run).confusion, labels)
+    assert long in labels
+    assert drawing.count(f">{29 * 'W'}\N{HORIZONTAL ELLIPSIS}</text>") == 2
+    assert 31 * "W" not in drawing
+    assert long in Page(write_page(run)).text
+    thirty = 30 * "W"
+    assert figures.draw_confusion(np.eye(2, dtype=np.int64), [thirty, "b"]).count(f">{thirty}</text>") == 2
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:

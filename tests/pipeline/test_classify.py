@@ -11,11 +11,13 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, log_loss
 
+from data_prep.cache import Cache
 from data_prep.errors import FolderInUse, TrainingStopped, UserError
 from data_prep.files import locked
 from pipeline import classify
 from pipeline.checkpoint import load_checkpoint, load_weights
 from pipeline.classify import ClassTask, train_classes
+from pipeline.cross_validate import cross_validate
 from pipeline.dataset import to_tensor
 from pipeline.image_folder import read_image_folder, read_square
 from pipeline.interrupt import Interrupted
@@ -28,6 +30,7 @@ from tests.pipeline.tiny import (
     coloured,
     heard,
     make_class_recipe,
+    make_recipe,
     quiet,
     results,
     write_class_folder,
@@ -253,6 +256,48 @@ def test_deleted_predictions_come_again(colours: Path, finished: ClassRun, unbro
     assert results(finished) == results(unbroken)
 
 
+# An attempt that failed at its start
+
+
+def test_an_attempt_that_failed_at_its_start_does_not_stand_in_the_way(
+    colours: Path, unbroken: ClassRun, tmp_path: Path
+) -> None:
+    """It had a misspelt train.init, and fewer images."""
+    fewer = Path(shutil.copytree(colours, tmp_path / "fewer"))
+    (fewer / "red/000.png").unlink()
+    run = ClassRun(tmp_path / "run")
+    with pytest.raises(UserError):
+        train_classes(make_class_recipe(init="absent.safetensors"), fewer, run, reporter=quiet())
+    assert run.settings.exists()
+    train_classes(make_class_recipe(), colours, run, reporter=quiet())
+    assert results(run) == results(unbroken)
+    assert json.loads(run.environment.read_text())["data"] == str(colours)
+
+
+def test_after_a_failed_cross_validation_the_run_has_no_folds(
+    cache: Cache, colours: Path, tmp_path: Path
+) -> None:
+    run = ClassRun(tmp_path / "run")
+    with pytest.raises(UserError):
+        cross_validate(make_recipe(init="absent.pth"), cache, Run(run.folder), reporter=quiet())
+    assert Run(run.folder).folds.exists()
+    train_classes(make_class_recipe(epochs=1), colours, run, reporter=quiet())
+    assert run.training.is_finished
+    assert not Run(run.folder).folds.exists()
+
+
+@pytest.mark.parametrize("left", ["last.pt", "previous.pt", "model.safetensors", "predictions.csv"])
+def test_what_was_computed_keeps_its_settings(colours: Path, finished: ClassRun, left: str) -> None:
+    """Whichever file is left of it."""
+    for path in finished.folder.iterdir():
+        if path.name not in ("settings.toml", "images.csv", left):
+            path.unlink()
+    before = results(finished)
+    with pytest.raises(UserError, match=r"started with other settings \(train.epochs is 3, not 4\): choose"):
+        train_classes(make_class_recipe(epochs=4), colours, finished, reporter=quiet())
+    assert results(finished) == before
+
+
 # What does not fit
 
 
@@ -282,17 +327,68 @@ def test_other_images_or_settings_do_not_go_on(colours: Path, finished: ClassRun
     assert results(finished) == before
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_image_is_one_sentence(colours: Path, tmp_path: Path, split: str, workers: int) -> None:
+@pytest.mark.parametrize("num_damaged", [1, 5, 7])
+def test_all_damaged_images_are_told_in_one_sentence_before_the_training(
+    colours: Path, unbroken: ClassRun, tmp_path: Path, num_damaged: int
+) -> None:
+    """Of both splits; once they are replaced, the same command trains."""
     folder = Path(shutil.copytree(colours, tmp_path / "damaged"))
-    image = read_image_folder(folder, seed=0).split(split)["image"].iloc[0]
+    images = read_image_folder(folder, seed=0).images["image"].tolist()[-num_damaged:]
+    for image in images:
+        content = (folder / image).read_bytes()
+        (folder / image).write_bytes(content[: len(content) // 2])
+    run, reporter = ClassRun(tmp_path / "run"), quiet()
+    named = ", ".join(images[:5]) + (" and 2 more" if num_damaged == 7 else "")
+    with pytest.raises(UserError) as caught:
+        train_classes(make_class_recipe(), folder, run, reporter=reporter)
+    sentence = f"{num_damaged} of the 30 images in {folder} cannot be read: {named}; replace them, or remove"
+    assert str(caught.value).startswith(sentence)
+    assert "\n" not in str(caught.value)
+    assert "epoch" not in heard(reporter)
+    for image in images:
+        shutil.copy(colours / image, folder / image)
+    train_classes(make_class_recipe(), folder, run, reporter=quiet())
+    assert results(run) == results(unbroken)
+
+
+def test_after_damaged_images_are_removed_the_same_command_trains(colours: Path, tmp_path: Path) -> None:
+    folder, run = Path(shutil.copytree(colours, tmp_path / "damaged")), ClassRun(tmp_path / "run")
+    (folder / "red/009.png").write_bytes(b"damaged")
+    recipe = make_class_recipe(epochs=1)
+    with pytest.raises(UserError, match=r"1 of the 30 images .* cannot be read: red/009\.png; "):
+        train_classes(recipe, folder, run, reporter=quiet())
+    (folder / "red/009.png").unlink()
+    train_classes(recipe, folder, run, reporter=quiet())
+    assert len(run.read_images()) == 29
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_is_damaged_during_the_training_is_one_sentence(
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """A run that goes on does not read all images first."""
+    folder = Path(shutil.copytree(colours, tmp_path / "damaged"))
+    run, recipe, reporter = ClassRun(tmp_path / "run"), make_class_recipe(workers=workers), quiet()
+    with monkeypatch.context() as patch:
+        patch.setattr(classify, "StopRequest", lambda: StopAfter(1))
+        with pytest.raises(Interrupted):
+            train_classes(recipe, folder, run, reporter=quiet())
+    image = read_image_folder(folder, seed=0).split("test")["image"].iloc[0]
     (folder / image).write_bytes(b"damaged")
     with pytest.raises(UserError, match=f"{image} cannot be read as an image") as caught:
-        train_classes(
-            make_class_recipe(workers=workers), folder, ClassRun(tmp_path / "run"), reporter=quiet()
-        )
+        train_classes(recipe, folder, run, reporter=reporter)
     assert "\n" not in str(caught.value)
+    assert "reading every image" not in heard(reporter)
+
+
+def test_the_reading_of_all_images_can_be_stopped(
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ClassRun(tmp_path / "run")
+    monkeypatch.setattr(classify, "StopRequest", lambda: StopAfter(0))
+    with pytest.raises(Interrupted):
+        train_classes(make_class_recipe(), colours, run, reporter=quiet())
+    assert not run.training.last.exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_images(

@@ -1,8 +1,10 @@
 """All folds of a run: what the folder holds, and what does not fit together."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -124,6 +126,65 @@ def test_a_fold_that_another_process_trains_is_left_to_it(cache: Cache, tmp_path
     with locked(run.fold(0).folder), pytest.raises(FolderInUse, match="fold_0 is in use by process"):
         cross_validate(make_recipe(), cache, run, reporter=quiet())
     assert not run.fold(0).last.exists()
+
+
+# An attempt that failed at its start
+
+
+@pytest.mark.parametrize("wrong", [{"init": "absent.safetensors"}, {"init": "timm:absent", "num_folds": 4}])
+def test_an_attempt_that_failed_at_its_start_does_not_stand_in_the_way(
+    cache: Cache, unbroken: Run, tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    run = Run(tmp_path / "run")
+    with pytest.raises(UserError):
+        cross_validate(make_recipe(**wrong), cache, run, reporter=quiet())
+    assert run.settings.exists()
+    run.fold(0).initial_weights.write_text("of the first attempt")
+    cross_validate(make_recipe(), cache, run, reporter=quiet())
+    assert results(run) == results(unbroken)
+    assert not run.fold(0).initial_weights.exists()
+
+
+def test_after_such_an_attempt_other_patients_may_be_trained_on(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    with pytest.raises(UserError):
+        cross_validate(
+            make_recipe(init="absent.pth"), write_cache(tmp_path / "a", make_exams()), run, reporter=quiet()
+        )
+    other = write_cache(tmp_path / "b", make_exams(12))
+    cross_validate(make_recipe(epochs=1), other, run, reporter=quiet(), folds=[0])
+    assert run.read_folds()["patient_id"].nunique() == 12
+
+
+@pytest.mark.parametrize("left", ["last.pt", "previous.pt", "model.safetensors", "oof.csv"])
+def test_what_was_computed_keeps_its_settings(cache: Cache, unbroken: Run, tmp_path: Path, left: str) -> None:
+    """Whichever file is left of it, in any fold."""
+    run = Run(tmp_path / "run")
+    run.fold(1).folder.mkdir(parents=True)
+    for path in (run.settings, run.folds, run.fold(1).folder / left):
+        shutil.copy(unbroken.folder / path.relative_to(run.folder), path)
+    before = contents(run)
+    with pytest.raises(UserError, match=r"started with other settings \(train.epochs is 3, not 4\)"):
+        cross_validate(make_recipe(epochs=4), cache, run, reporter=quiet())
+    assert contents(run) == before
+
+
+def test_a_fold_in_its_first_minutes_keeps_its_settings(cache: Cache, unbroken: Run, tmp_path: Path) -> None:
+    """Another process trains it and has no checkpoint yet; equal settings may train the other fold."""
+    run = Run(tmp_path / "run")
+    with locked(run.fold(0).folder):
+        cross_validate(make_recipe(), cache, run, reporter=quiet(), folds=[1])
+        shutil.rmtree(run.fold(1).folder)
+        with pytest.raises(UserError, match="started with other settings"):
+            cross_validate(make_recipe(epochs=4), cache, run, reporter=quiet(), folds=[1])
+    assert load_recipe(run.settings) == make_recipe()
+
+
+def test_a_run_on_an_image_folder_is_left_to_the_process_that_trains_it(cache: Cache, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    with locked(run.folder), pytest.raises(FolderInUse, match="run is in use by process"):
+        cross_validate(make_recipe(), cache, run, reporter=quiet())
+    assert not run.settings.exists()
 
 
 # What does not fit

@@ -360,6 +360,48 @@ def two_classes_of_one_id(folder: Path) -> Path:
     return pets
 
 
+def a_list_in_another_encoding(folder: Path) -> Path:
+    with (write_pets(folder / "pets") / "annotations/test.txt").open("ab") as stream:
+        stream.write("Bengal_é 3 1 2\n".encode("latin-1"))
+    return folder / "pets"
+
+
+def no_lists(folder: Path) -> Path:
+    for path in (write_pets(folder / "pets") / "annotations").iterdir():
+        path.unlink()
+    return folder / "pets"
+
+
+def train_and_val(folder: Path) -> Path:
+    return divided_into(folder, "train", "val")
+
+
+def train_alone(folder: Path) -> Path:
+    return divided_into(folder, "train")
+
+
+def three_splits(folder: Path) -> Path:
+    return divided_into(folder, "test", "train", "val")
+
+
+def capital_splits(folder: Path) -> Path:
+    return divided_into(folder, "Test", "Train")
+
+
+def longer_names(folder: Path) -> Path:
+    return divided_into(folder, "testing", "training", "Validation")
+
+
+def a_split_among_classes(folder: Path) -> Path:
+    return write_class_folder(divided_into(folder, "valid"))
+
+
+def divided_into(folder: Path, *splits: str) -> Path:
+    for split in splits:
+        write_class_folder(folder / "data" / split, per_class=3)
+    return folder / "data"
+
+
 def mammograms(folder: Path) -> Path:
     (folder / "train_images/1").mkdir(parents=True)
     (folder / "train.csv").write_text("")
@@ -390,6 +432,17 @@ def mammograms(folder: Path) -> Path:
         (an_image_in_both_lists, "images/Bengal_1.jpg is listed twice in {folder}/pets/annotations"),
         (a_class_of_two_ids, "knows the class Bengal as 3, 4: a class has one id and one name"),
         (two_classes_of_one_id, "knows the class 1 as Abyssinian, Bengal: a class has one id and one name"),
+        (a_list_in_another_encoding, "annotations/test.txt is no text in UTF-8: save it as that, or unpack"),
+        (no_lists, "annotations/trainval.txt is missing: Oxford-IIIT Pet has trainval.txt and test.txt"),
+        (
+            train_and_val,
+            "data has train, val where train and test are needed, or classes alone: call what",
+        ),
+        (train_alone, "data has train where train and test are needed"),
+        (three_splits, "data has test, train, val where train and test are needed"),
+        (capital_splits, "data has Test, Train where train and test are needed"),
+        (longer_names, "data has Validation, testing, training where train and test are needed"),
+        (a_split_among_classes, "data has valid where train and test are needed, or classes alone"),
         (mammograms, "holds mammograms: make a cache with `mammo prepare` and train with --cache"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",

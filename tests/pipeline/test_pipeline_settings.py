@@ -92,7 +92,7 @@ def test_settings_cannot_be_changed_afterwards() -> None:
         (["train.learning_rate=nan"], ["train.learning_rate = nan: Input should be a finite number"]),
         (["train.positive_share=1"], ["train.positive_share = 1"]),
         (["train.precision=int8"], ["train.precision = 'int8'", "'float32', 'bf16' or 'fp16'"]),
-        (["train.batch_size=1"], ["train.batch_size 1 must be 2 or more"]),
+        (["train.batch_size=1"], ["train.batch_size = 1: Input should be greater than or equal to 2"]),
         (["model.image_size=500"], ["model.image_size 500 must be a multiple of model.patch_size 16"]),
         (["model.num_heads=5"], ["model.width 384 must be a multiple of model.num_heads 5"]),
         (["train.num_folds=1", "augment.tone=2"], ["train.num_folds = 1", "augment.tone = 2"]),
@@ -107,3 +107,11 @@ def test_every_problem_is_named_with_its_dotted_path(overrides: list[str], sente
     for sentence in sentences:
         assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_settings_that_do_not_fit_together_are_one_rule_without_their_table() -> None:
+    """Beside the problems of other settings, all of them at once."""
+    with pytest.raises(UserError) as caught:
+        load_recipe(None, ["model.image_size=65", "train.epochs=0"])
+    rule = "model.image_size 65 must be a multiple of model.patch_size 16"
+    assert str(caught.value) == f"--set: {rule}; train.epochs = 0: Input should be greater than or equal to 1"
