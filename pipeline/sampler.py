@@ -5,10 +5,36 @@ from numpy.typing import NDArray
 
 Rows = NDArray[np.int64]
 
-NEGATIVES, POSITIVES, MIXER = 0, 1, 2  # the random streams
+NEGATIVES, POSITIVES, MIXER, ALL, DRAWN = range(5)  # the random streams
 
 
-def plan_epoch(
+def plan_natural(num_rows: int, *, batch_size: int, seed: int, fold: int, epoch: int) -> list[Rows]:
+    """Returns the rows of each batch of one epoch: all rows once, in a new order."""
+    order = np.random.default_rng([seed, fold, ALL, epoch]).permutation(num_rows)
+    return np.array_split(order, -(-num_rows // batch_size))
+
+
+def plan_weighted(
+    labels: NDArray[np.integer], *, batch_size: int, positive_share: float, seed: int, fold: int, epoch: int
+) -> list[Rows]:
+    """Returns the rows of each batch of one epoch, each row drawn by itself.
+
+    A draw is positive with probability `positive_share`, so that a batch may have any number of positives; as
+    many rows are drawn as there are.
+
+    Raises:
+        ValueError: if a class is missing.
+    """
+    negatives, positives = _split_classes(labels)
+    generator = np.random.default_rng([seed, fold, DRAWN, epoch])
+    is_positive = generator.random(len(labels)) < positive_share
+    rows = np.where(
+        is_positive, generator.choice(positives, len(labels)), generator.choice(negatives, len(labels))
+    )
+    return np.array_split(rows, -(-len(rows) // batch_size))
+
+
+def plan_balanced(
     labels: NDArray[np.integer], *, batch_size: int, positive_share: float, seed: int, fold: int, epoch: int
 ) -> list[Rows]:
     """Returns the rows of each batch of one epoch.
@@ -19,9 +45,7 @@ def plan_epoch(
     Raises:
         ValueError: if a class is missing.
     """
-    negatives, positives = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
-    if not len(negatives) or not len(positives):
-        raise ValueError(f"{len(positives)} positives and {len(negatives)} negatives: one of each is needed")
+    negatives, positives = _split_classes(labels)
     per_batch = min(max(1, round(batch_size * positive_share)), batch_size - 1)
     num_batches = -(-len(negatives) // (batch_size - per_batch))
     shuffled = np.random.default_rng([seed, fold, NEGATIVES, epoch]).permutation(negatives)
@@ -34,6 +58,26 @@ def plan_epoch(
         mixer.permutation(np.concatenate([part, extra]))
         for part, extra in zip(parts, drawn.reshape(num_batches, per_batch), strict=True)
     ]
+
+
+def split_batch(rows: Rows, *, rank: int, num_ranks: int, num_parts: int) -> list[Rows]:
+    """Returns the parts of a global batch that one process takes one after the other.
+
+    All processes together take each row once, in as many parts each; parts differ by one row at most.
+
+    Raises:
+        ValueError: if there are more parts than rows.
+    """
+    if len(rows) < num_ranks * num_parts:
+        raise ValueError(f"a batch of {len(rows)} rows cannot be split over {num_ranks} x {num_parts} parts")
+    return np.array_split(rows, num_ranks * num_parts)[rank * num_parts : (rank + 1) * num_parts]
+
+
+def _split_classes(labels: NDArray[np.integer]) -> tuple[Rows, Rows]:
+    negatives, positives = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
+    if not len(negatives) or not len(positives):
+        raise ValueError(f"{len(positives)} positives and {len(negatives)} negatives: one of each is needed")
+    return negatives, positives
 
 
 def _draw_positives(positives: Rows, first: int, count: int, *, seed: int, fold: int) -> Rows:

@@ -137,6 +137,19 @@ class TrainSettings(StrictSettings):
     positive_share: float = Field(default=0.125, gt=0.0, lt=1.0)
     """Share of positives in every batch; they are used again and again, negatives once per epoch."""
 
+    optimizer: Literal["adamw", "sgd", "lion", "muon"] = "adamw"
+    """Lion wants a learning rate some ten times lower than AdamW, SGD a far higher one. Muon takes the
+    encoder's matrices, AdamW the rest."""
+
+    layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Each layer's learning rate over that of the layer above it; below 1 for fine-tuning."""
+
+    frozen_layers: int = Field(default=0, ge=0, le=128)
+    """Keep the embedding and so many layers as `init` gave them; 0 trains everything."""
+
+    linear_probe: bool = False
+    """Train the head alone."""
+
     learning_rate: float = Field(default=3e-4, gt=0.0, le=1.0)
     """Highest learning rate, after the warm-up."""
 

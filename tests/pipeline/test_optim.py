@@ -1,5 +1,7 @@
 """Optimizer groups, the learning rate's course, averaged weights, and which arithmetic a machine gets."""
 
+import io
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,6 +13,7 @@ from pipeline.optim import (
     autocast,
     choose_device,
     choose_precision,
+    freeze,
     learning_rate_at,
     make_average,
     make_optimizer,
@@ -39,7 +42,76 @@ def test_only_matrices_are_decayed() -> None:
 def test_a_learning_rate_is_set_in_all_groups() -> None:
     optimizer = make_optimizer(VisionTransformer(MODEL), TRAIN)
     set_learning_rate(optimizer, 0.125)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125]
+    assert {group["lr"] for group in optimizer.param_groups} == {0.125}
+
+
+def test_each_layer_learns_slower_than_the_one_above() -> None:
+    model = VisionTransformer(MODEL)
+    optimizer = make_optimizer(model, TRAIN.model_copy(update={"layer_decay": 0.5}))
+    set_learning_rate(optimizer, 1.0)
+    rate = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    rates = {name: rate[id(parameter)] for name, parameter in model.named_parameters()}
+    assert MODEL.depth == 2
+    assert rates["head.weight"] == rates["norm.bias"] == 1.0
+    assert {value for name, value in rates.items() if name.startswith("blocks.1.")} == {0.5}
+    assert {value for name, value in rates.items() if name.startswith("blocks.0.")} == {0.25}
+    assert {rates[name] for name in ("cls_token", "pos_embed", "patch_embed.proj.bias")} == {0.125}
+
+
+@pytest.mark.parametrize(
+    ("change", "trained"),
+    [
+        ({}, {"", "blocks.0.", "blocks.1.", "head."}),
+        ({"frozen_layers": 1}, {"blocks.1.", "head."}),
+        ({"frozen_layers": 2}, {"head."}),
+        ({"linear_probe": True}, {"head."}),
+    ],
+    ids=str,
+)
+def test_frozen_parameters_do_not_move(change: dict, trained: set[str]) -> None:
+    settings = TRAIN.model_copy(update={**change, "weight_decay": 0.5})
+    model = VisionTransformer(MODEL)
+    freeze(model, settings)
+    optimizer = make_optimizer(model, settings)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for _ in range(2):  # the head starts at zero and passes nothing on at first
+        optimizer.zero_grad()
+        model(torch.randn(4, 1, 32, 32)).sum().backward()
+        optimizer.step()
+    for name, parameter in model.named_parameters():
+        stem = "head." if name.startswith("head.") else name[:9] if name.startswith("blocks.") else ""
+        if name.startswith("norm."):
+            assert torch.equal(parameter, before[name]) == settings.linear_probe, name
+        else:
+            assert torch.equal(parameter, before[name]) == (stem not in trained), name
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lion", "muon"])
+def test_every_optimizer_lowers_a_simple_loss_and_goes_on_from_its_state(optimizer: str) -> None:
+    rate = {"adamw": 1e-2, "sgd": 0.1, "lion": 1e-3, "muon": 1e-2}[optimizer]
+    settings = TRAIN.model_copy(update={"optimizer": optimizer, "learning_rate": rate})
+    torch.manual_seed(0)
+    images_BCHW, targets_B1 = torch.randn(8, 1, 32, 32), torch.tensor([[0.0], [1.0]] * 4)
+    model = VisionTransformer(MODEL)
+    made = make_optimizer(model, settings)
+
+    def step() -> float:
+        made.zero_grad()
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(model(images_BCHW), targets_B1)
+        loss.backward()
+        made.step()
+        return loss.item()
+
+    losses = [step() for _ in range(30)]
+    assert losses[-1] < 0.98 * losses[0]
+    state = io.BytesIO()
+    torch.save({"model": model.state_dict(), "optimizer": made.state_dict()}, state)
+    expected = [step() for _ in range(3)]
+    saved = torch.load(io.BytesIO(state.getvalue()), weights_only=True)
+    model.load_state_dict(saved["model"])
+    made = make_optimizer(model, settings)
+    made.load_state_dict(saved["optimizer"])
+    assert [step() for _ in range(3)] == expected
 
 
 @given(st.integers(1, 500), st.integers(0, 500), st.floats(1e-6, 1.0))
