@@ -52,9 +52,16 @@ def load_checkpoint(folder: TrainingFolder) -> Checkpoint | None:
     return None
 
 
-def save_weights(folder: TrainingFolder, model: VisionTransformer, *, logit_shift: float) -> None:
-    """Writes the model that predicts, with the shift that undoes the sampler's prior."""
+def save_weights(
+    folder: TrainingFolder, model: VisionTransformer, *, logit_shift: float, num_classes: int
+) -> None:
+    """Writes the model that predicts, with the shift that undoes the sampler's prior.
+
+    Only the first `num_classes` outputs are kept: the others helped to learn and predict nothing.
+    """
     weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+    for name in ("head.weight", "head.bias"):
+        weights[name] = weights[name][:num_classes].contiguous()
     about = {"logit_shift": logit_shift, "num_heads": model.settings.num_heads}
     # One entry alone: several come in another order each time, and equal weights would be unequal bytes.
     write_bytes(folder.weights, safetensors.torch.save(weights, {WEIGHTS_ENTRY: json.dumps(about)}))

@@ -114,6 +114,7 @@ class ClassTask:
         self.name = name
         self.seed = recipe.train.seed
         self.init = recipe.train.init
+        self.model = recipe.model
         self.labels = folder.labels
         self.training, self.test = folder.split(TRAIN), folder.split(TEST)
         shape = {"side": recipe.model.image_size, "channels": recipe.model.in_channels}
@@ -132,10 +133,10 @@ class ClassTask:
         shuffled = np.random.default_rng([self.settings.seed, epoch]).permutation(len(self.training))
         return np.array_split(shuffled, -(-len(shuffled) // self.settings.batch_size))
 
-    def loss(self, logits_BK: Tensor, rows_B: Tensor) -> Tensor:
-        """Returns the cross-entropy."""
+    def losses(self, logits_BK: Tensor, rows_B: Tensor) -> Tensor:
+        """Returns each image's cross-entropy."""
         classes_B = torch.as_tensor(self._classes[rows_B.numpy()], device=logits_BK.device)
-        return F.cross_entropy(logits_BK, classes_B)
+        return F.cross_entropy(logits_BK, classes_B, reduction="none")
 
     def name_rows(self, rows: list[int]) -> list[str]:
         """Returns paths below the folder."""

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -21,11 +20,12 @@ from data_prep.pack import Images, open_images
 from pipeline.aggregate import to_breasts
 from pipeline.augment import Augmentation
 from pipeline.dataset import CachedImages
+from pipeline.losses import auxiliary_loss, binary_loss, count_logits, encode_auxiliaries
 from pipeline.metrics import measure
 from pipeline.predict import Arithmetic, predict_cached
 from pipeline.progress import Reporter
 from pipeline.run import OOF_COLUMNS, Run
-from pipeline.sampler import Rows, log_odds, plan_epoch
+from pipeline.sampler import Rows, log_odds, plan_balanced, plan_natural, plan_weighted
 from pipeline.settings import Recipe
 
 
@@ -69,24 +69,38 @@ class FoldTask:
             images.training_images, augmentation=Augmentation(recipe.augment), seed=recipe.train.seed
         )
         share_of_batches = log_odds(self.labels[np.concatenate(self.plan(0))])
-        self.first_logits: NDArray[np.float64] = np.array([share_of_batches])
+        self.auxiliary_targets = encode_auxiliaries(images.training, recipe.train.auxiliaries)
+        num_outputs = 1 + count_logits(recipe.train.auxiliaries)
+        self.model = recipe.model.model_copy(update={"num_classes": num_outputs})
+        self.first_logits: NDArray[np.float64] = np.zeros(num_outputs)
+        self.first_logits[0] = share_of_batches
         self.logit_shift = log_odds(self.labels) - share_of_batches
 
     def plan(self, epoch: int) -> list[Rows]:
-        """Returns the rows of each batch of an epoch, balanced."""
-        return plan_epoch(
-            self.labels,
-            batch_size=self.settings.batch_size,
-            positive_share=self.settings.positive_share,
-            seed=self.settings.seed,
-            fold=self.fold,
-            epoch=epoch,
-        )
+        """Returns the rows of each batch of an epoch."""
+        place = {"seed": self.settings.seed, "fold": self.fold, "epoch": epoch}
+        batch_size, share = self.settings.batch_size, self.settings.positive_share
+        if self.settings.sampling == "natural":
+            return plan_natural(len(self.labels), batch_size=batch_size, **place)
+        make_plan = plan_balanced if self.settings.sampling == "balanced" else plan_weighted
+        return make_plan(self.labels, batch_size=batch_size, positive_share=share, **place)
 
-    def loss(self, logits_BK: Tensor, rows_B: Tensor) -> Tensor:
-        """Returns the binary cross-entropy of logits_B1."""
-        labels_B = torch.as_tensor(self.labels[rows_B.numpy()], dtype=torch.float32, device=logits_BK.device)
-        return F.binary_cross_entropy_with_logits(logits_BK.squeeze(1), labels_B)
+    def losses(self, logits_BK: Tensor, rows_B: Tensor) -> Tensor:
+        """Returns each image's loss: of cancer, the first output, and of the auxiliary targets."""
+        rows, settings = rows_B.numpy(), self.settings
+        labels_B = torch.as_tensor(self.labels[rows], dtype=torch.float32, device=logits_BK.device)
+        losses_B = binary_loss(
+            logits_BK[:, 0],
+            labels_B,
+            positive_label=settings.positive_label,
+            positive_weight=settings.positive_weight,
+            focal_gamma=settings.focal_gamma,
+        )
+        if not settings.auxiliaries:
+            return losses_B
+        targets_BN = torch.as_tensor(self.auxiliary_targets[rows], device=logits_BK.device)
+        extra_B = auxiliary_loss(logits_BK[:, 1:], targets_BN, settings.auxiliaries)
+        return losses_B + settings.auxiliary_weight * extra_B
 
     def name_rows(self, rows: list[int]) -> list[str]:
         """Returns image ids."""

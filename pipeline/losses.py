@@ -26,7 +26,7 @@ def binary_loss(
     """Returns each image's loss [B], in nats.
 
     -w y (1 - p)^gamma log p - (1 - y) p^gamma log(1 - p), with p the sigmoid of the logit: binary cross-
-    entropy for gamma 0 and w 1, else the focal loss (Lin et al. 2017, arXiv:1708.02002, eq. 4) for soft labels.
+    entropy for gamma 0 and w 1, else the focal loss (Lin et al. 2017, arXiv:1708.02002, eq. 4).
 
     Args:
         logits_B: of cancer.

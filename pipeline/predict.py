@@ -57,8 +57,8 @@ def predict_batch(
 ) -> Probabilities:
     """Returns one probability of cancer per image; `logit_shift` undoes the sampler's prior."""
     with autocast(arithmetic.precision, arithmetic.device):
-        logits_B1 = model(images_BCHW.to(arithmetic.device, non_blocking=True))
-    return torch.sigmoid(logits_B1.double().squeeze(1) + logit_shift).cpu().numpy()
+        logits_BK = model(images_BCHW.to(arithmetic.device, non_blocking=True))
+    return torch.sigmoid(logits_BK[:, 0].double() + logit_shift).cpu().numpy()
 
 
 def predict_cached(

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from data_prep.settings import PrepareSettings, StrictSettings, load_settings
 
 Precision = Literal["float32", "bf16", "fp16"]
+Auxiliary = Literal["biopsy", "invasive", "difficult_negative_case", "BIRADS", "density", "view", "age"]
 
 
 class ModelSettings(StrictSettings):
@@ -134,8 +135,33 @@ class TrainSettings(StrictSettings):
     batch_size: int = Field(default=32, ge=2, le=65_536)
     """Images per optimizer step: of mammograms at least one positive and one negative."""
 
+    accumulation: int = Field(default=1, ge=1, le=65_536)
+    """Parts in which a batch goes through the model, for batches that do not fit in memory."""
+
+    sampling: Literal["balanced", "weighted", "natural"] = "balanced"
+    """`balanced`: all negatives once per epoch and the same number of positives in every batch, none again
+    before all have come. `weighted`: each image drawn by itself. `natural`: every image once."""
+
     positive_share: float = Field(default=0.125, gt=0.0, lt=1.0)
-    """Share of positives in every batch; they are used again and again, negatives once per epoch."""
+    """Share of positives, unless the sampling is natural. Probabilities are corrected for it."""
+
+    positive_label: float = Field(default=1.0, ge=0.8, le=1.0)
+    """What the loss takes a cancer's label for; below 1 asks for less certainty."""
+
+    positive_weight: float = Field(default=1.0, gt=0.0, le=1000.0)
+    """What a positive counts in the loss. Unlike the share, it is not corrected for in probabilities."""
+
+    focal_gamma: float = Field(default=0.0, ge=0.0, le=10.0)
+    """Above 0 the focal loss, in which easy images count less."""
+
+    mixup: float = Field(default=0.0, ge=0.0, le=10.0)
+    """Above 0, images are blended in pairs, by shares of Beta(mixup, mixup)."""
+
+    auxiliaries: tuple[Auxiliary, ...] = ()
+    """Columns of train.csv to learn beside cancer; missing values are left out. They are never inputs."""
+
+    auxiliary_weight: float = Field(default=0.1, gt=0.0, le=10.0)
+    """What their mean loss counts beside that of cancer."""
 
     optimizer: Literal["adamw", "sgd", "lion", "muon"] = "adamw"
     """Lion wants a learning rate some ten times lower than AdamW, SGD a far higher one. Muon takes the
@@ -164,6 +190,9 @@ class TrainSettings(StrictSettings):
 
     ema_decay: float = Field(default=0.999, ge=0.0, lt=1.0)
     """Decay per step of the averaged weights, which predict; approached slowly at first."""
+
+    compile: bool = False
+    """Compile the model: minutes at the start, faster steps on a GPU."""
 
     precision: Precision = "bf16"
     """Arithmetic of the forward pass; where the hardware lacks it, the next best is taken and saved."""

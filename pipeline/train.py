@@ -5,7 +5,9 @@ Knows nothing of labels, losses and metrics: a `Task` does. Knows nothing of rep
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -19,11 +21,13 @@ from data_prep.files import write_csv
 from data_prep.pack import Images
 from pipeline.attention import measure_attention
 from pipeline.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, save_weights
-from pipeline.dataset import CachedImages, load_batches, to_tensor
+from pipeline.dataset import Batch, CachedImages, load_batches, to_tensor
 from pipeline.interrupt import StopRequest
+from pipeline.losses import Mixing
 from pipeline.optim import (
     Average,
     autocast,
+    freeze,
     learning_rate_at,
     make_average,
     make_optimizer,
@@ -32,8 +36,8 @@ from pipeline.optim import (
 from pipeline.predict import Arithmetic
 from pipeline.progress import Reporter
 from pipeline.run import TrainingFolder
-from pipeline.sampler import Rows
-from pipeline.settings import Recipe
+from pipeline.sampler import Rows, split_batch
+from pipeline.settings import ModelSettings, Recipe
 from pipeline.vit import VisionTransformer
 from pipeline.weights import load_initial_weights
 
@@ -61,6 +65,10 @@ class Task(Protocol):
         """The training images."""
 
     @property
+    def model(self) -> ModelSettings:
+        """What is trained; outputs beyond those of the recipe's model are dropped at the end."""
+
+    @property
     def first_logits(self) -> NDArray[np.float64]:
         """What the head's biases start at, one per output."""
 
@@ -75,8 +83,8 @@ class Task(Protocol):
     def plan(self, epoch: int) -> list[Rows]:
         """Returns the rows of each batch of an epoch, the same number of batches in each."""
 
-    def loss(self, logits_BK: Tensor, rows_B: Tensor) -> Tensor:
-        """Returns the mean loss of a batch."""
+    def losses(self, logits_BK: Tensor, rows_B: Tensor) -> Tensor:
+        """Returns each image's loss, loss_B."""
 
     def name_rows(self, rows: list[int]) -> list[str]:
         """Returns the names by which a user finds training images."""
@@ -110,6 +118,7 @@ class State:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all(),
             "counters": {"epoch": self.epoch, "batch": self.batch, "loss_sum": self.loss_sum},
             "history": self.history,
             "throughput": self.throughput,
@@ -122,6 +131,7 @@ class State:
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.scaler.load_state_dict(checkpoint["scaler"])
         torch.set_rng_state(checkpoint["random"])
+        torch.cuda.set_rng_state_all(checkpoint["random_cuda"])
         counters = checkpoint["counters"]
         self.epoch, self.batch, self.loss_sum = counters["epoch"], counters["batch"], counters["loss_sum"]
         self.history, self.throughput = checkpoint["history"], checkpoint["throughput"]
@@ -144,20 +154,21 @@ class Trainer:
         self.batches_per_epoch = len(task.plan(0))
         checkpoint = load_checkpoint(folder)
         self.state = self._begin() if checkpoint is None else self._go_on(checkpoint)
+        self.model = torch.compile(self.state.model) if self.settings.compile else self.state.model
 
     def _begin(self) -> State:
         torch.manual_seed(self.task.seed)
         return self._make_state(self._make_first_model())
 
     def _go_on(self, checkpoint: Checkpoint) -> State:
-        state = self._make_state(VisionTransformer(self.recipe.model))
+        state = self._make_state(VisionTransformer(self.task.model))
         state.restore(checkpoint)
         self.reporter.say(f"{self.task.name}: goes on after epoch {state.epoch}, batch {state.batch}")
         return state
 
     def _make_first_model(self) -> VisionTransformer:
         """Returns the model as it is before the first step; a training that goes on does not ask for it."""
-        model = VisionTransformer(self.recipe.model)
+        model = VisionTransformer(self.task.model)
         if self.task.init:
             rows = load_initial_weights(model, self.task.init, self.settings.init_normalization)
             write_csv(self.folder.initial_weights, rows)
@@ -171,6 +182,7 @@ class Trainer:
 
     def _make_state(self, model: VisionTransformer) -> State:
         model.to(self.arithmetic.device)
+        freeze(model, self.settings)
         return State(
             model,
             make_average(model, self.settings),
@@ -192,7 +204,12 @@ class Trainer:
             self._end_epoch(predicted, speed)
         if predicted is None:
             predicted = self._predict()
-        save_weights(self.folder, self.state.average.module, logit_shift=self.task.logit_shift)
+        save_weights(
+            self.folder,
+            self.state.average.module,
+            logit_shift=self.task.logit_shift,
+            num_classes=self.recipe.model.num_classes,
+        )
         write_csv(self.folder.attention, measure_attention(self.state.average.module, self._pick_held_out()))
         write_csv(self.folder.predictions, predicted)
 
@@ -200,48 +217,70 @@ class Trainer:
         """Returns how many images this process trained on, and in how many seconds."""
         state, start = self.state, time.perf_counter()
         saved = start
-        plan = self.task.plan(state.epoch)
-        keys = [[(state.epoch, int(row)) for row in rows] for rows in plan[state.batch :]]
-        batches = load_batches(
-            self.task.dataset,
-            keys,
-            workers=self.settings.workers,
-            pin_memory=self.arithmetic.device == "cuda",
-        )
+        plan = self.task.plan(state.epoch)[state.batch :]
+        parts = self._load_parts(plan)
         title = f"{self.task.name} epoch {state.epoch + 1}/{self.settings.epochs}"
-        num_images = sum(map(len, keys))
+        num_images = sum(map(len, plan))
         with self.reporter.track(title, num_images) as advance:
-            for images_BCHW, rows_B in batches:
-                state.loss_sum += self._step(images_BCHW, rows_B)
+            for rows in plan:
+                state.loss_sum += self._step(parts, len(rows))
                 state.batch += 1
-                advance(len(rows_B), note=f"loss {state.loss_sum / state.batch:.4f}")
+                advance(len(rows), note=f"loss {state.loss_sum / state.batch:.4f}")
                 if stop.is_made or time.perf_counter() - saved > SECONDS_BETWEEN_SAVES:
                     save_checkpoint(self.folder, state.to_checkpoint())
                     stop.raise_if_made()
                     saved = time.perf_counter()
         return {"images": num_images, "seconds": time.perf_counter() - start}
 
-    def _step(self, images_BCHW: Tensor, rows_B: Tensor) -> float:
-        """Takes one optimizer step and returns its loss, before the step."""
+    def _load_parts(self, plan: list[Rows]) -> Iterator[Batch]:
+        """Yields `accumulation` parts of each batch."""
+        num_parts = self.settings.accumulation
+        parts = [
+            part for rows in plan for part in split_batch(rows, rank=0, num_ranks=1, num_parts=num_parts)
+        ]
+        return load_batches(
+            self.task.dataset,
+            [[(self.state.epoch, int(row)) for row in part] for part in parts],
+            workers=self.settings.workers,
+            pin_memory=self.arithmetic.device == "cuda",
+        )
+
+    def _step(self, parts: Iterator[Batch], num_images: int) -> float:
+        """Takes one optimizer step over the next parts and returns their mean loss, before the step."""
         state = self.state
         step = state.epoch * self.batches_per_epoch + state.batch
         set_learning_rate(state.optimizer, self._learning_rate(step))
-        images_BCHW = images_BCHW.to(self.arithmetic.device, non_blocking=True)
-        with autocast(self.arithmetic.precision, self.arithmetic.device):
-            logits_BK = state.model(images_BCHW)
-        loss = self.task.loss(logits_BK.float(), rows_B)
-        value = loss.item()
-        self._require_finite("loss", value, rows_B)
         state.optimizer.zero_grad(set_to_none=True)
-        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        value = 0.0
+        rows: list[int] = []
+        for number, (images_BCHW, rows_B) in enumerate(islice(parts, self.settings.accumulation)):
+            loss = self._losses(images_BCHW, rows_B, entropy=[step, number]).sum() / num_images
+            value, rows = value + loss.item(), rows + rows_B.tolist()
+            self._require_finite("loss", value, rows)
+            state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         state.scaler.unscale_(state.optimizer)
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), self.settings.clip_norm)
         if not state.scaler.is_enabled():  # it leaves steps out where a gradient overflows
-            self._require_finite("gradient's norm", norm.item(), rows_B)
+            self._require_finite("gradient's norm", norm.item(), rows)
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.average.update(state.model, step)
         return value
+
+    def _losses(self, images_BCHW: Tensor, rows_B: Tensor, *, entropy: list[int]) -> Tensor:
+        """Returns each image's loss; `entropy` and the task's seed draw how the images are mixed."""
+        images_BCHW = images_BCHW.to(self.arithmetic.device, non_blocking=True)
+        mixing = None
+        if self.settings.mixup:
+            generator = np.random.default_rng([self.task.seed, *entropy])
+            mixing = Mixing.draw(len(rows_B), alpha=self.settings.mixup, generator=generator)
+            images_BCHW = mixing.blend(images_BCHW)
+        with autocast(self.arithmetic.precision, self.arithmetic.device):
+            logits_BK = self.model(images_BCHW).float()
+        losses_B = self.task.losses(logits_BK, rows_B)
+        if mixing is None:
+            return losses_B
+        return mixing.weigh(losses_B, self.task.losses(logits_BK, rows_B[mixing.partner]))
 
     def _learning_rate(self, step: int) -> float:
         return learning_rate_at(
@@ -251,10 +290,10 @@ class Trainer:
             peak=self.settings.learning_rate,
         )
 
-    def _require_finite(self, name: str, value: float, rows_B: Tensor) -> None:
+    def _require_finite(self, name: str, value: float, rows: list[int]) -> None:
         if math.isfinite(value):
             return
-        names = ", ".join(self.task.name_rows(rows_B.tolist()))
+        names = ", ".join(self.task.name_rows(rows))
         raise TrainingStopped(
             f"the {name} is {value} in {self.task.name}, epoch {self.state.epoch + 1}, images {names}: lower "
             "train.learning_rate or look at these images; the last checkpoint is kept"

@@ -133,7 +133,7 @@ def test_code_in_a_checkpoint_is_not_executed(folder: FoldFolder, tmp_path: Path
 
 def test_weights_and_logit_shift_come_back_exactly(folder: FoldFolder) -> None:
     model = VisionTransformer(MODEL)
-    save_weights(folder, model, logit_shift=-1 / 3)
+    save_weights(folder, model, logit_shift=-1 / 3, num_classes=1)
     loaded, shift = load_weights(folder, MODEL)
     assert shift == -1 / 3
     assert not loaded.training
@@ -143,9 +143,9 @@ def test_weights_and_logit_shift_come_back_exactly(folder: FoldFolder) -> None:
 
 def test_equal_weights_are_equal_bytes(folder: FoldFolder) -> None:
     model = VisionTransformer(MODEL)
-    save_weights(folder, model, logit_shift=0.5)
+    save_weights(folder, model, logit_shift=0.5, num_classes=1)
     first = folder.weights.read_bytes()
-    save_weights(folder, model, logit_shift=0.5)
+    save_weights(folder, model, logit_shift=0.5, num_classes=1)
     assert folder.weights.read_bytes() == first
 
 

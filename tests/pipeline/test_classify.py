@@ -396,7 +396,7 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_images(
 ) -> None:
     run = ClassRun(tmp_path / "run")
     with monkeypatch.context() as patch:
-        spoilt = SimpleNamespace(cross_entropy=lambda logits_BK, classes_B: logits_BK.sum() * torch.nan)
+        spoilt = SimpleNamespace(cross_entropy=lambda logits_BK, classes_B, **_: logits_BK[:, 0] * torch.nan)
         patch.setattr(classify, "F", spoilt)
         with pytest.raises(TrainingStopped, match=r"the loss is nan in run, epoch 1, images \w+/\d+\.png, "):
             train_classes(make_class_recipe(), colours, run, reporter=quiet())

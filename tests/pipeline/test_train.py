@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,6 +18,7 @@ from pipeline.checkpoint import load_checkpoint
 from pipeline.cross_validate import cross_validate
 from pipeline.fold import FoldImages, FoldTask
 from pipeline.interrupt import Interrupted, StopRequest
+from pipeline.losses import binary_loss
 from pipeline.run import Run, read_oof
 from pipeline.settings import AugmentSettings
 from pipeline.train import Trainer
@@ -246,12 +246,12 @@ def test_a_number_that_is_not_finite_stops_the_training_and_names_the_images(
     cache: Cache, unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """In the fifth batch, which is the second epoch's second."""
-    run, loss_of, num_calls = Run(tmp_path / "run"), torch.nn.functional.binary_cross_entropy_with_logits, 0
+    run, num_calls = Run(tmp_path / "run"), 0
 
-    def spoilt(logits_B: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+    def spoilt(logits_B: torch.Tensor, labels_B: torch.Tensor, **options: float) -> torch.Tensor:
         nonlocal num_calls
         num_calls += 1
-        loss = loss_of(logits_B, labels_B)
+        loss = binary_loss(logits_B, labels_B, **options)
         if num_calls < NUM_BATCHES + 2:
             return loss
         return (
@@ -259,7 +259,7 @@ def test_a_number_that_is_not_finite_stops_the_training_and_names_the_images(
         )
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.fold.F", SimpleNamespace(binary_cross_entropy_with_logits=spoilt))
+        patch.setattr("pipeline.fold.binary_loss", spoilt)
         with pytest.raises(TrainingStopped, match=f"the {what} is nan in fold 0, epoch 2, images 1") as stop:
             cross_validate(make_recipe(), cache, run, reporter=quiet())
     assert stop.value.exit_code == 3

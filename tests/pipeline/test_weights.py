@@ -167,7 +167,7 @@ def test_the_last_norm_moves_to_where_the_pooling_wants_it(tmp_path: Path, ours:
 
 def test_our_own_models_start_others_as_they_are(tmp_path: Path) -> None:
     trained, folder = make_ours(), FoldFolder(tmp_path)
-    save_weights(folder, trained, logit_shift=0.5)
+    save_weights(folder, trained, logit_shift=0.5, num_classes=1)
     model = VisionTransformer(ModelSettings(**OURS))
     rows = load_initial_weights(model, str(folder.weights), "imagenet")
     assert set(rows["outcome"]) == {"loaded", "left out", "new"}
