@@ -5,6 +5,7 @@ images, in an order drawn from (seed, epoch). `[prepare]` does not count: images
 `model.image_size`.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -143,25 +144,30 @@ class ClassTask:
         return list(self.training["image"].iloc[rows])
 
     @torch.inference_mode()
-    def predict(self, model: nn.Module, arithmetic: Arithmetic, reporter: Reporter) -> pd.DataFrame:
+    def predict(
+        self,
+        model: nn.Module,
+        arithmetic: Arithmetic,
+        on_batch: Callable[[int], None],
+        *,
+        at_most: int | None,
+    ) -> pd.DataFrame:
         """Returns the predictions of the test images, the table of `predictions.csv`."""
+        table = self.test[:at_most]
         batches = load_batches(
-            CachedImages(self.held_out),
-            in_order(len(self.test), BATCH_SIZE),
-            workers=self.settings.workers,
+            CachedImages(self.held_out), in_order(len(table), BATCH_SIZE), workers=self.settings.workers
         )
         probabilities = []
-        with reporter.track(f"{self.name} test", len(self.test)) as advance:
-            for images_BCHW, rows_B in batches:
-                with autocast(arithmetic.precision, arithmetic.device):
-                    logits_BK = model(images_BCHW.to(arithmetic.device, non_blocking=True))
-                probabilities.append(logits_BK.double().softmax(dim=1).cpu().numpy())
-                advance(len(rows_B))
-        return self._tabulate(np.concatenate(probabilities))
+        for images_BCHW, rows_B in batches:
+            with autocast(arithmetic.precision, arithmetic.device):
+                logits_BK = model(images_BCHW.to(arithmetic.device, non_blocking=True))
+            probabilities.append(logits_BK.double().softmax(dim=1).cpu().numpy())
+            on_batch(len(rows_B))
+        return self._tabulate(table, np.concatenate(probabilities))
 
-    def _tabulate(self, probabilities_NK: NDArray[np.float64]) -> pd.DataFrame:
+    def _tabulate(self, table: pd.DataFrame, probabilities_NK: NDArray[np.float64]) -> pd.DataFrame:
         predicted = probabilities_NK.argmax(axis=1)
-        table = self.test[["image", "label"]].assign(
+        table = table[["image", "label"]].assign(
             predicted=np.array(self.labels, dtype=object)[predicted], probability=probabilities_NK.max(axis=1)
         )
         columns = pd.DataFrame(probabilities_NK, columns=[*map(probability_column, self.labels)])

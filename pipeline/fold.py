@@ -5,6 +5,7 @@ Knows nothing of the other folds and of the run's reports.
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,6 @@ from pipeline.dataset import CachedImages
 from pipeline.losses import auxiliary_loss, binary_loss, count_logits, encode_auxiliaries
 from pipeline.metrics import measure
 from pipeline.predict import Arithmetic, predict_cached
-from pipeline.progress import Reporter
 from pipeline.run import OOF_COLUMNS, Run
 from pipeline.sampler import Rows, log_odds, plan_balanced, plan_natural, plan_weighted
 from pipeline.settings import Recipe
@@ -106,21 +106,28 @@ class FoldTask:
         """Returns image ids."""
         return list(self.images.training["image_id"].iloc[rows])
 
-    def predict(self, model: nn.Module, arithmetic: Arithmetic, reporter: Reporter) -> pd.DataFrame:
+    def predict(
+        self,
+        model: nn.Module,
+        arithmetic: Arithmetic,
+        on_batch: Callable[[int], None],
+        *,
+        at_most: int | None,
+    ) -> pd.DataFrame:
         """Returns the predictions of the held-out images, an OOF table."""
-        table = self.images.validation
+        table = self.images.validation[:at_most]
         batches = predict_cached(
             model,
             self.held_out,
+            len(table),
             logit_shift=self.logit_shift,
             arithmetic=arithmetic,
             workers=self.settings.workers,
         )
         probabilities = []
-        with reporter.track(f"{self.name} validation", len(table)) as advance:
-            for probabilities_B in batches:
-                probabilities.append(probabilities_B)
-                advance(len(probabilities_B))
+        for probabilities_B in batches:
+            probabilities.append(probabilities_B)
+            on_batch(len(probabilities_B))
         return table.assign(fold=self.fold, probability=np.concatenate(probabilities))[OOF_COLUMNS]
 
     def measure(self, predicted: pd.DataFrame) -> dict[str, float]:

@@ -64,13 +64,14 @@ def predict_batch(
 def predict_cached(
     model: nn.Module,
     images: Images,
+    num_images: int,
     *,
     logit_shift: float,
     arithmetic: Arithmetic,
     workers: int,
 ) -> Iterator[Probabilities]:
-    """Yields the probabilities of images of a cache, a batch at a time, in their order."""
-    batches = load_batches(CachedImages(images), in_order(len(images), BATCH_SIZE), workers=workers)
+    """Yields the probabilities of the first images of a cache, a batch at a time, in their order."""
+    batches = load_batches(CachedImages(images), in_order(num_images, BATCH_SIZE), workers=workers)
     for images_BCHW, _ in batches:
         yield predict_batch(model, images_BCHW, logit_shift=logit_shift, arithmetic=arithmetic)
 

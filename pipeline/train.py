@@ -5,7 +5,7 @@ Knows nothing of labels, losses and metrics: a `Task` does. Knows nothing of rep
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
@@ -38,6 +38,7 @@ from pipeline.progress import Reporter
 from pipeline.run import TrainingFolder
 from pipeline.sampler import Rows, split_batch
 from pipeline.settings import ModelSettings, Recipe
+from pipeline.throughput import Meter
 from pipeline.vit import VisionTransformer
 from pipeline.weights import load_initial_weights
 
@@ -89,8 +90,18 @@ class Task(Protocol):
     def name_rows(self, rows: list[int]) -> list[str]:
         """Returns the names by which a user finds training images."""
 
-    def predict(self, model: nn.Module, arithmetic: Arithmetic, reporter: Reporter) -> pd.DataFrame:
-        """Returns a table with a row for each held-out image."""
+    def predict(
+        self,
+        model: nn.Module,
+        arithmetic: Arithmetic,
+        on_batch: Callable[[int], None],
+        *,
+        at_most: int | None,
+    ) -> pd.DataFrame:
+        """Returns a table with a row for each held-out image, or the first `at_most`.
+
+        `on_batch` is called with the number of images after each batch.
+        """
 
     def measure(self, predicted: pd.DataFrame) -> dict[str, float]:
         """Returns the figures of such a table for `history.csv`; NaN is undefined."""
@@ -197,13 +208,15 @@ class Trainer:
             Interrupted: if a stop was asked for; a checkpoint is saved.
             TrainingStopped: if loss or gradient is not finite; the last checkpoint is kept.
         """
+        if not self.state.epoch and not self.state.batch:
+            self._rehearse()
         predicted = None
         while self.state.epoch < self.settings.epochs:
             speed = self._train_epoch(stop)
-            predicted = self._predict()
+            predicted = self._predict(stop)
             self._end_epoch(predicted, speed)
         if predicted is None:
-            predicted = self._predict()
+            predicted = self._predict(stop)
         save_weights(
             self.folder,
             self.state.average.module,
@@ -213,24 +226,36 @@ class Trainer:
         write_csv(self.folder.attention, measure_attention(self.state.average.module, self._pick_held_out()))
         write_csv(self.folder.predictions, predicted)
 
+    def _rehearse(self) -> None:
+        """Takes a batch through everything but the update, so that a mistake shows before the first epoch.
+
+        Changes nothing: what it draws is drawn again.
+        """
+        random, random_cuda = torch.get_rng_state(), torch.cuda.get_rng_state_all()
+        images_BCHW, rows_B = next(iter(self._load_parts(self.task.plan(0)[:1])))
+        self._losses(images_BCHW, rows_B, entropy=[0, 0]).mean().backward()  # type: ignore[no-untyped-call]
+        self.state.optimizer.zero_grad(set_to_none=True)
+        self.task.predict(self.state.average.module, self.arithmetic, lambda _count: None, at_most=2)
+        torch.set_rng_state(random)
+        torch.cuda.set_rng_state_all(random_cuda)
+
     def _train_epoch(self, stop: StopRequest) -> dict[str, float]:
-        """Returns how many images this process trained on, and in how many seconds."""
-        state, start = self.state, time.perf_counter()
-        saved = start
+        """Returns this epoch's row of `throughput.csv`, of what this process did."""
+        state, saved, meter = self.state, time.perf_counter(), Meter()
         plan = self.task.plan(state.epoch)[state.batch :]
-        parts = self._load_parts(plan)
+        parts = meter.watch(self._load_parts(plan))
         title = f"{self.task.name} epoch {state.epoch + 1}/{self.settings.epochs}"
-        num_images = sum(map(len, plan))
-        with self.reporter.track(title, num_images) as advance:
+        with self.reporter.track(title, sum(map(len, plan))) as advance:
             for rows in plan:
                 state.loss_sum += self._step(parts, len(rows))
                 state.batch += 1
+                meter.num_images += len(rows)
                 advance(len(rows), note=f"loss {state.loss_sum / state.batch:.4f}")
-                if stop.is_made or time.perf_counter() - saved > SECONDS_BETWEEN_SAVES:
+                if time.perf_counter() - saved > SECONDS_BETWEEN_SAVES:
                     save_checkpoint(self.folder, state.to_checkpoint())
-                    stop.raise_if_made()
                     saved = time.perf_counter()
-        return {"images": num_images, "seconds": time.perf_counter() - start}
+                self._stop_if_asked(stop)
+        return meter.summarise(self.task.model, self.arithmetic.precision, self.arithmetic.device)
 
     def _load_parts(self, plan: list[Rows]) -> Iterator[Batch]:
         """Yields `accumulation` parts of each batch."""
@@ -299,9 +324,20 @@ class Trainer:
             "train.learning_rate or look at these images; the last checkpoint is kept"
         )
 
-    def _predict(self) -> pd.DataFrame:
+    def _predict(self, stop: StopRequest) -> pd.DataFrame:
         """Returns the averaged weights' predictions of the held-out images."""
-        return self.task.predict(self.state.average.module, self.arithmetic, self.reporter)
+        with self.reporter.track(f"{self.task.name} held-out images", len(self.task.held_out)) as advance:
+
+            def on_batch(count: int) -> None:
+                advance(count)
+                self._stop_if_asked(stop)
+
+            return self.task.predict(self.state.average.module, self.arithmetic, on_batch, at_most=None)
+
+    def _stop_if_asked(self, stop: StopRequest) -> None:
+        if stop.is_made:
+            save_checkpoint(self.folder, self.state.to_checkpoint())
+            stop.raise_if_made()
 
     def _pick_held_out(self) -> Tensor:
         """Returns some of the held-out images, evenly spread."""

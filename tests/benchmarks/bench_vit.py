@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.settings import ModelSettings
+from pipeline.throughput import count_flops, find_peak_flops
 from pipeline.torchvision_compat import allow_torchvision_import
 from pipeline.vit import VARIANTS, make_variant
 
@@ -34,7 +35,6 @@ TIMM_NAMES = {
     "B/16": "vit_base_patch16_224",
 }
 CONTENDERS = ["timm", "timm again", "sdpa", "explicit"]
-PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "T4": 65.0}  # dense bf16 (T4: fp16), data sheets
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -82,15 +82,6 @@ def seconds(step: Callable[[], None], repeats: int) -> float:
     if DEVICE == "cuda":
         torch.cuda.synchronize()
     return (time.perf_counter() - start) / repeats
-
-
-def count_flops(settings: ModelSettings) -> float:
-    """Returns floating-point operations of a training step per image: three forward passes' worth."""
-    T, D = settings.grid_size**2 + 1, settings.width
-    dense = 2 * T * D * (4 * D + 2 * settings.mlp_ratio * D)  # qkv, proj, fc1, fc2
-    attention = 2 * 2 * T * T * D
-    patches = 2 * (T - 1) * D * settings.in_channels * settings.patch_size**2
-    return 3 * (settings.depth * (dense + attention) + patches)
 
 
 def measure_peak_mb(contender: str, variant: str, precision: str, options: argparse.Namespace) -> float:
@@ -149,19 +140,13 @@ def compare(variant: str, precision: str, options: argparse.Namespace) -> None:
             if contender != "timm":
                 line += f"  {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
             if kind == "training":
-                line += describe_utilisation(speed * flops)
+                peak = find_peak_flops(precision)
+                line += f"  MFU {speed * flops / peak:.1%}" if peak else ""
             print(line, flush=True)
     peaks = {
         name: measure_peak_mb(name, variant, precision, options) for name in CONTENDERS if "again" not in name
     }
     print("peak of training, MB:  " + "   ".join(f"{name} {peak:,.0f}" for name, peak in peaks.items()))
-
-
-def describe_utilisation(flops_per_second: float) -> str:
-    """Returns the MFU on a GPU whose peak is known."""
-    name = torch.cuda.get_device_name() if DEVICE == "cuda" else ""
-    peaks = [peak for part, peak in PEAK_TFLOPS.items() if part in name]
-    return f"  MFU {flops_per_second / peaks[0] / 1e12:.1%}" if peaks else ""
 
 
 def main() -> None:

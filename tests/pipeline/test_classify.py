@@ -222,20 +222,27 @@ def test_an_equal_run_leaves_equal_bytes_whatever_the_number_of_workers(
     assert found == expected
 
 
-@pytest.mark.parametrize("num_batches", [1, NUM_BATCHES, NUM_BATCHES + 2])
+@pytest.mark.parametrize(
+    ("question", "place"), [(1, (0, 1)), (NUM_BATCHES + 1, (0, NUM_BATCHES)), (NUM_BATCHES + 3, (1, 2))]
+)
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(
-    colours: Path, unbroken: ClassRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_batches: int
+    colours: Path,
+    unbroken: ClassRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    question: int,
+    place: tuple[int, int],
 ) -> None:
     run = ClassRun(tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(classify, "StopRequest", lambda: StopAfter(num_batches))
+        patch.setattr(classify, "StopRequest", lambda: StopAfter(question))
         with pytest.raises(Interrupted):
             train_classes(make_class_recipe(), colours, run, reporter=quiet())
     assert not run.training.is_finished
     checkpoint = load_checkpoint(run.training)
     assert checkpoint is not None
     counters = checkpoint["counters"]
-    assert counters["epoch"] * NUM_BATCHES + counters["batch"] == num_batches
+    assert (counters["epoch"], counters["batch"]) == place
     reporter = quiet()
     train_classes(make_class_recipe(), colours, run, reporter=reporter)
     assert f"run: goes on after epoch {counters['epoch']}, batch {counters['batch']}" in heard(reporter)

@@ -14,7 +14,7 @@ from data_prep.cache import Cache
 from data_prep.errors import TrainingStopped, UserError
 from data_prep.pack import open_images
 from pipeline import train
-from pipeline.checkpoint import load_checkpoint
+from pipeline.checkpoint import load_checkpoint, load_weights
 from pipeline.cross_validate import cross_validate
 from pipeline.fold import FoldImages, FoldTask
 from pipeline.interrupt import Interrupted, StopRequest
@@ -25,6 +25,7 @@ from pipeline.train import Trainer
 from tests.pipeline.tiny import StopAfter, heard, make_exams, make_recipe, noise, quiet, results, write_cache
 
 NUM_BATCHES = 3  # in an epoch of the tiny recipe
+QUESTIONS = NUM_BATCHES + 1  # after a stop, in an epoch: the held-out images are one batch
 UNCHANGED = AugmentSettings(vertical_flip=0.0, affine=0.0, tone=0.0)
 
 
@@ -61,21 +62,22 @@ def test_another_recipe_gives_other_weights(
 # Stopped, killed, and gone on with
 
 
-@pytest.mark.parametrize("num_batches", [1, 2, NUM_BATCHES, NUM_BATCHES + 2, 4 * NUM_BATCHES + 1])
+@pytest.mark.parametrize("question", [1, 2, NUM_BATCHES, QUESTIONS, QUESTIONS + 2, 3 * QUESTIONS + 1])
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(
-    cache: Cache, unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_batches: int
+    cache: Cache, unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: int
 ) -> None:
-    """In the first epoch, on an epoch's last batch, in a later epoch, in the second fold."""
+    """In the first epoch, on its last batch, in validation, in a later epoch, in the second fold."""
     run = Run(tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.cross_validate.StopRequest", lambda: StopAfter(num_batches))
+        patch.setattr("pipeline.cross_validate.StopRequest", lambda: StopAfter(question))
         with pytest.raises(Interrupted):
             cross_validate(make_recipe(), cache, run, reporter=quiet())
-    fold, batches_done = divmod(num_batches, 3 * NUM_BATCHES)
+    epochs_done, place = divmod(question - 1, QUESTIONS)
+    fold, epoch = divmod(epochs_done, 3)
     checkpoint = load_checkpoint(run.fold(fold))
     assert checkpoint is not None
     counters = checkpoint["counters"]
-    assert counters["epoch"] * NUM_BATCHES + counters["batch"] == batches_done
+    assert (counters["epoch"], counters["batch"]) == (epoch, min(place + 1, NUM_BATCHES))
     reporter = quiet()
     cross_validate(make_recipe(), cache, run, reporter=reporter)
     assert f"fold {fold}: goes on after epoch {counters['epoch']}, batch" in heard(reporter)
@@ -223,19 +225,102 @@ def test_a_damaged_checkpoint_costs_the_time_since_the_one_before_and_nothing_el
     assert results(finished) == results(unbroken)
 
 
-def test_a_stop_changes_nothing_that_dropout_draws(
+# Every way to train
+
+
+EVERYTHING = {
+    "sampling": "weighted",
+    "optimizer": "lion",
+    "layer_decay": 0.8,
+    "accumulation": 2,
+    "positive_label": 0.9,
+    "positive_weight": 2.0,
+    "focal_gamma": 1.0,
+    "mixup": 0.4,
+    "auxiliaries": ("view",),
+}
+
+
+def test_a_stop_leaves_no_trace_with_everything_on(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, whole, run = make_recipe(), Run(tmp_path / "whole"), Run(tmp_path / "run")
-    dropping = recipe.model.model_copy(update={"dropout": 0.1, "drop_path": 0.2})
-    recipe = recipe.model_copy(update={"model": dropping})
+    recipe, whole, run = make_recipe(**EVERYTHING), Run(tmp_path / "whole"), Run(tmp_path / "run")
+    recipe = recipe.model_copy(
+        update={"model": recipe.model.model_copy(update={"dropout": 0.1, "drop_path": 0.2})}
+    )
     cross_validate(recipe, cache, whole, reporter=quiet(), folds=[0])
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.cross_validate.StopRequest", lambda: StopAfter(2))
-        with pytest.raises(Interrupted):
-            cross_validate(recipe, cache, run, reporter=quiet(), folds=[0])
-    cross_validate(recipe, cache, run, reporter=quiet(), folds=[0])
+        for _ in range(30):
+            try:
+                cross_validate(recipe, cache, run, reporter=quiet(), folds=[0])
+            except Interrupted:
+                continue
+            break
     assert results(run) == results(whole)
+
+
+@pytest.mark.parametrize("change", [{name: value} for name, value in EVERYTHING.items()], ids=str)
+def test_every_setting_makes_a_difference(
+    cache: Cache, unbroken: Run, tmp_path: Path, change: dict[str, object]
+) -> None:
+    run = Run(tmp_path / "run")
+    cross_validate(make_recipe(**change), cache, run, reporter=quiet(), folds=[0])
+    assert run.fold(0).weights.read_bytes() != unbroken.fold(0).weights.read_bytes()
+    weights, _ = load_weights(run.fold(0), make_recipe().model)
+    assert weights.head.weight.shape == (1, 16)  # whatever was learned beside cancer is gone
+
+
+def test_a_batch_in_parts_takes_the_same_step_to_rounding(
+    cache: Cache, unbroken: Run, tmp_path: Path
+) -> None:
+    run = Run(tmp_path / "run")
+    cross_validate(make_recipe(accumulation=3), cache, run, reporter=quiet(), folds=[0])
+    whole, parts = (load_weights(each.fold(0), make_recipe().model)[0] for each in (unbroken, run))
+    for expected, actual in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_linear_probe_leaves_the_encoder_as_it_was(cache: Cache, unbroken: Run, tmp_path: Path) -> None:
+    run, start = Run(tmp_path / "run"), unbroken.fold(1).weights
+    recipe = make_recipe(init=str(start), linear_probe=True, weight_decay=0.5)
+    cross_validate(recipe, cache, run, reporter=quiet(), folds=[0])
+    before = load_weights(unbroken.fold(1), recipe.model)[0].state_dict()
+    after = load_weights(run.fold(0), recipe.model)[0].state_dict()
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert changed == {"head.weight", "head.bias"}
+
+
+def test_a_compiled_model_is_what_is_trained(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+
+    def compile_model(model: torch.nn.Module):
+        compiled.append(model)
+        return lambda images_BCHW: 2 * model(images_BCHW)
+
+    monkeypatch.setattr(torch, "compile", compile_model)
+    plain, run = Run(tmp_path / "plain"), Run(tmp_path / "run")
+    cross_validate(make_recipe(), cache, plain, reporter=quiet(), folds=[0])
+    assert not compiled
+    cross_validate(make_recipe(compile=True), cache, run, reporter=quiet(), folds=[0])
+    assert len(compiled) == 1
+    assert run.fold(0).weights.read_bytes() != plain.fold(0).weights.read_bytes()
+
+
+# A mistake shows at once
+
+
+def test_a_mistake_in_validation_shows_before_the_first_epoch(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+    monkeypatch.setattr("pipeline.fold.predict_cached", lambda *_, **__: [np.array([0.5, 0.5, 0.5])])
+    monkeypatch.setattr(Trainer, "_step", lambda *_: steps.append(1))
+    with pytest.raises(ValueError, match="Length of values"):
+        cross_validate(make_recipe(), cache, Run(tmp_path / "run"), reporter=quiet(), folds=[0])
+    assert not steps
 
 
 # Not finite

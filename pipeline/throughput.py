@@ -1,0 +1,81 @@
+"""How well a training uses its machine: speed, waiting for images, MFU, memory. Knows no files."""
+
+import resource
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+
+from pipeline.settings import ModelSettings, Precision
+
+PEAK_TFLOPS = {  # dense, from the makers' data sheets
+    "bf16": {"H100": 989.0, "H200": 989.0, "A100": 312.0},
+    "fp16": {"H100": 989.0, "H200": 989.0, "A100": 312.0, "V100": 125.0, "T4": 65.0, "P100": 18.7},
+}
+
+Item = TypeVar("Item")
+
+
+def count_flops(model: ModelSettings) -> float:
+    """Returns the floating-point operations of a training step per image: three times the forward pass's.
+
+    Counted are the matrix products, a multiplication and an addition each; what gradient checkpointing
+    computes again is not (Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
+    """
+    T, D = model.grid_size**2 + 1, model.width
+    dense = 2 * T * D * (4 * D + 2 * int(model.mlp_ratio * D))  # qkv and projection, both layers of the MLP
+    attention = 2 * 2 * T * T * D
+    patches = 2 * (T - 1) * D * model.in_channels * model.patch_size**2
+    return 3.0 * (model.depth * (dense + attention) + patches)
+
+
+def find_peak_flops(precision: Precision) -> float | None:
+    """Returns the operations per second that this machine's GPU promises; None where that is not known."""
+    if not torch.cuda.is_available():
+        return None
+    name = torch.cuda.get_device_name()
+    peaks = [peak for part, peak in PEAK_TFLOPS.get(precision, {}).items() if part in name]
+    return 1e12 * peaks[0] if peaks else None
+
+
+@dataclass
+class Meter:
+    """Measures one epoch of a training."""
+
+    num_images: int = 0
+    waited: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+    def watch(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yields the items and adds up how long each was waited for."""
+        remaining = iter(items)
+        while True:
+            asked = time.perf_counter()
+            try:
+                item = next(remaining)
+            except StopIteration:
+                return
+            finally:
+                self.waited += time.perf_counter() - asked
+            yield item
+
+    def summarise(self, model: ModelSettings, precision: Precision, device: str) -> dict[str, float]:
+        """Returns the columns of `throughput.csv`; NaN where the hardware's peak is not known."""
+        seconds = time.perf_counter() - self.started
+        speed, peak = self.num_images / seconds, find_peak_flops(precision)
+        return {
+            "images": self.num_images,
+            "seconds": seconds,
+            "images_per_second": speed,
+            "loader_wait_share": self.waited / seconds,
+            "mfu": speed * count_flops(model) / peak if peak else float("nan"),
+            "peak_memory_mb": _peak_memory_mb(device),
+        }
+
+
+def _peak_memory_mb(device: str) -> float:
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # Linux counts in kB
