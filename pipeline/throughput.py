@@ -31,9 +31,9 @@ def count_flops(model: ModelSettings) -> float:
     return 3.0 * (model.depth * (dense + attention) + patches)
 
 
-def find_peak_flops(precision: Precision) -> float | None:
-    """Returns the operations per second that this machine's GPU promises; None where that is not known."""
-    if not torch.cuda.is_available():
+def find_peak_flops(precision: Precision, device: str) -> float | None:
+    """Returns the operations per second that the device's maker promises; None where that is not known."""
+    if device != "cuda":
         return None
     name = torch.cuda.get_device_name()
     peaks = [peak for part, peak in PEAK_TFLOPS.get(precision, {}).items() if part in name]
@@ -64,7 +64,7 @@ class Meter:
     def summarise(self, model: ModelSettings, precision: Precision, device: str) -> dict[str, float]:
         """Returns the columns of `throughput.csv`; NaN where the hardware's peak is not known."""
         seconds = time.perf_counter() - self.started
-        speed, peak = self.num_images / seconds, find_peak_flops(precision)
+        speed, peak = self.num_images / seconds, find_peak_flops(precision, device)
         return {
             "images": self.num_images,
             "seconds": seconds,

@@ -128,8 +128,7 @@ class State:
             "average": self.average.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all(),
+            "random": self.random_states(),
             "counters": {"epoch": self.epoch, "batch": self.batch, "loss_sum": self.loss_sum},
             "history": self.history,
             "throughput": self.throughput,
@@ -141,11 +140,25 @@ class State:
         self.average.module.load_state_dict(checkpoint["average"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.scaler.load_state_dict(checkpoint["scaler"])
-        torch.set_rng_state(checkpoint["random"])
-        torch.cuda.set_rng_state_all(checkpoint["random_cuda"])
+        self.set_random_states(checkpoint["random"])
         counters = checkpoint["counters"]
         self.epoch, self.batch, self.loss_sum = counters["epoch"], counters["batch"], counters["loss_sum"]
         self.history, self.throughput = checkpoint["history"], checkpoint["throughput"]
+
+    def random_states(self) -> list[Tensor]:
+        """Returns the state of torch's stream, and of the GPU's where that is used."""
+        states = [torch.get_rng_state()]
+        return [*states, torch.cuda.get_rng_state()] if self._is_on_gpu else states
+
+    def set_random_states(self, states: list[Tensor]) -> None:
+        """Goes back to the draws of that moment."""
+        torch.set_rng_state(states[0])
+        if self._is_on_gpu:
+            torch.cuda.set_rng_state(states[1])
+
+    @property
+    def _is_on_gpu(self) -> bool:
+        return self.model.head.weight.is_cuda
 
 
 class Trainer:
@@ -231,13 +244,12 @@ class Trainer:
 
         Changes nothing: what it draws is drawn again.
         """
-        random, random_cuda = torch.get_rng_state(), torch.cuda.get_rng_state_all()
+        random_states = self.state.random_states()
         images_BCHW, rows_B = next(iter(self._load_parts(self.task.plan(0)[:1])))
         self._losses(images_BCHW, rows_B, entropy=[0, 0]).mean().backward()  # type: ignore[no-untyped-call]
         self.state.optimizer.zero_grad(set_to_none=True)
         self.task.predict(self.state.average.module, self.arithmetic, lambda _count: None, at_most=2)
-        torch.set_rng_state(random)
-        torch.cuda.set_rng_state_all(random_cuda)
+        self.state.set_random_states(random_states)
 
     def _train_epoch(self, stop: StopRequest) -> dict[str, float]:
         """Returns this epoch's row of `throughput.csv`, of what this process did."""

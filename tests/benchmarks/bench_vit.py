@@ -140,7 +140,7 @@ def compare(variant: str, precision: str, options: argparse.Namespace) -> None:
             if contender != "timm":
                 line += f"  {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
             if kind == "training":
-                peak = find_peak_flops(precision)
+                peak = find_peak_flops(precision, DEVICE)
                 line += f"  MFU {speed * flops / peak:.1%}" if peak else ""
             print(line, flush=True)
     peaks = {

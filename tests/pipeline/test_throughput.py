@@ -49,12 +49,12 @@ def test_waiting_is_told_from_working() -> None:
     assert row["loader_wait_share"] == meter.waited / row["seconds"]
     assert row["images_per_second"] == 6 / row["seconds"]
     assert row["peak_memory_mb"] > 50
-    assert math.isnan(row["mfu"]) == (find_peak_flops("float32") is None)
+    assert math.isnan(row["mfu"])
 
 
 def test_utilisation_is_measured_by_the_gpus_own_peak(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throughput.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(throughput.torch.cuda, "get_device_name", lambda: "Tesla T4")
-    assert find_peak_flops("fp16") == 65e12
-    assert find_peak_flops("bf16") is None  # it has none
-    assert find_peak_flops("float32") is None
+    assert find_peak_flops("fp16", "cuda") == 65e12
+    assert find_peak_flops("bf16", "cuda") is None  # it has none
+    assert find_peak_flops("float32", "cuda") is None
+    assert find_peak_flops("fp16", "cpu") is None

@@ -430,7 +430,15 @@ def test_the_history_tells_what_the_predictions_show(unbroken: Run) -> None:
 
 def test_times_stand_in_a_table_of_their_own(unbroken: Run) -> None:
     throughput = pd.read_csv(unbroken.fold(0).throughput)
-    assert list(throughput) == ["epoch", "images", "seconds"]
+    assert list(throughput) == [
+        "epoch",
+        "images",
+        "seconds",
+        "images_per_second",
+        "loader_wait_share",
+        "mfu",
+        "peak_memory_mb",
+    ]
     assert (throughput["seconds"] > 0).all()
     assert "seconds" not in pd.read_csv(unbroken.fold(0).history)
 
