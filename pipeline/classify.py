@@ -106,7 +106,7 @@ def _require_readable(
 
 
 class ClassTask:
-    """Learns a folder's classes; `pipeline.train.Task` says what each part is for."""
+    """Learns a folder's classes; `pipeline.task.Task` says what each part is for."""
 
     logit_shift = 0.0
 

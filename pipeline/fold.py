@@ -53,7 +53,7 @@ class FoldImages:
 
 
 class FoldTask:
-    """Learns cancer from the other folds' patients; `pipeline.train.Task` says what each part is for."""
+    """Learns cancer from the other folds' patients; `pipeline.task.Task` says what each part is for."""
 
     def __init__(self, recipe: Recipe, images: FoldImages, *, fold: int) -> None:
         self.settings = recipe.train

@@ -5,27 +5,22 @@ Knows nothing of labels, losses and metrics: a `Task` does. Knows nothing of rep
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from itertools import islice
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data_prep.errors import TrainingStopped
 from data_prep.files import write_csv
-from data_prep.pack import Images
 from pipeline.attention import measure_attention
 from pipeline.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, save_weights
-from pipeline.dataset import Batch, CachedImages, load_batches, to_tensor
+from pipeline.dataset import Batch, load_batches, to_tensor
 from pipeline.interrupt import StopRequest
 from pipeline.losses import Mixing
 from pipeline.optim import (
-    Average,
     autocast,
     freeze,
     learning_rate_at,
@@ -37,128 +32,15 @@ from pipeline.predict import Arithmetic
 from pipeline.progress import Reporter
 from pipeline.run import TrainingFolder
 from pipeline.sampler import Rows, split_batch
-from pipeline.settings import ModelSettings, Recipe
+from pipeline.settings import Recipe
+from pipeline.task import Task
 from pipeline.throughput import Meter
+from pipeline.training_state import State
 from pipeline.vit import VisionTransformer
 from pipeline.weights import load_initial_weights
 
 SECONDS_BETWEEN_SAVES = 300.0
 NUM_IMAGES_OBSERVED = 16
-
-
-class Task(Protocol):
-    """What is learned from which images: all that the trainer does not know."""
-
-    @property
-    def name(self) -> str:
-        """What progress and errors call this training."""
-
-    @property
-    def seed(self) -> int:
-        """Draws the first weights and all that is random inside the model."""
-
-    @property
-    def init(self) -> str:
-        """`train.init`, as it is meant for this training."""
-
-    @property
-    def dataset(self) -> CachedImages:
-        """The training images."""
-
-    @property
-    def model(self) -> ModelSettings:
-        """What is trained; outputs beyond those of the recipe's model are dropped at the end."""
-
-    @property
-    def first_logits(self) -> NDArray[np.float64]:
-        """What the head's biases start at, one per output."""
-
-    @property
-    def logit_shift(self) -> float:
-        """What is added to the trained model's logits, and kept beside its weights."""
-
-    @property
-    def held_out(self) -> Images:
-        """The images that `predict` predicts."""
-
-    def plan(self, epoch: int) -> list[Rows]:
-        """Returns the rows of each batch of an epoch, the same number of batches in each."""
-
-    def losses(self, logits_BK: Tensor, rows_B: Tensor) -> Tensor:
-        """Returns each image's loss, loss_B."""
-
-    def name_rows(self, rows: list[int]) -> list[str]:
-        """Returns the names by which a user finds training images."""
-
-    def predict(
-        self,
-        model: nn.Module,
-        arithmetic: Arithmetic,
-        on_batch: Callable[[int], None],
-        *,
-        at_most: int | None,
-    ) -> pd.DataFrame:
-        """Returns a table with a row for each held-out image, or the first `at_most`.
-
-        `on_batch` is called with the number of images after each batch.
-        """
-
-    def measure(self, predicted: pd.DataFrame) -> dict[str, float]:
-        """Returns the figures of such a table for `history.csv`; NaN is undefined."""
-
-
-@dataclass
-class State:
-    """All that changes during a training, and so all that a checkpoint holds."""
-
-    model: VisionTransformer
-    average: Average
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    epoch: int = 0
-    batch: int = 0  # batches done in this epoch
-    loss_sum: float = 0.0  # over them
-    history: list[dict[str, float]] = field(default_factory=list)
-    throughput: list[dict[str, float]] = field(default_factory=list)
-
-    def to_checkpoint(self) -> Checkpoint:
-        """Returns what `restore` needs, torch's random state included."""
-        return {
-            "model": self.model.state_dict(),
-            "average": self.average.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "random": self.random_states(),
-            "counters": {"epoch": self.epoch, "batch": self.batch, "loss_sum": self.loss_sum},
-            "history": self.history,
-            "throughput": self.throughput,
-        }
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Goes back to the moment of a checkpoint."""
-        self.model.load_state_dict(checkpoint["model"])
-        self.average.module.load_state_dict(checkpoint["average"])
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.scaler.load_state_dict(checkpoint["scaler"])
-        self.set_random_states(checkpoint["random"])
-        counters = checkpoint["counters"]
-        self.epoch, self.batch, self.loss_sum = counters["epoch"], counters["batch"], counters["loss_sum"]
-        self.history, self.throughput = checkpoint["history"], checkpoint["throughput"]
-
-    def random_states(self) -> list[Tensor]:
-        """Returns the state of torch's stream, and of the GPU's where that is used."""
-        states = [torch.get_rng_state()]
-        return [*states, torch.cuda.get_rng_state()] if self._is_on_gpu else states
-
-    def set_random_states(self, states: list[Tensor]) -> None:
-        """Goes back to the draws of that moment."""
-        torch.set_rng_state(states[0])
-        if self._is_on_gpu:
-            torch.cuda.set_rng_state(states[1])
-
-    @property
-    def _is_on_gpu(self) -> bool:
-        return self.model.head.weight.is_cuda
 
 
 class Trainer:

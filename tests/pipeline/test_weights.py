@@ -305,7 +305,7 @@ def test_grey_weights_have_one_mean(tmp_path: Path) -> None:
 
 def test_our_own_files_know_their_number_of_heads(tmp_path: Path) -> None:
     folder = FoldFolder(tmp_path)
-    save_weights(folder, make_ours(), logit_shift=0.0)
+    save_weights(folder, make_ours(), logit_shift=0.0, num_classes=1)
     with pytest.raises(UserError, match=r"its num_heads is 3, model\.num_heads is 4"):
         load_initial_weights(make_ours(num_heads=4), str(folder.weights), "half")
 

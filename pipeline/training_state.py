@@ -1,0 +1,64 @@
+"""All that changes during a training. Knows no task and no order of steps."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pipeline.checkpoint import Checkpoint
+from pipeline.optim import Average
+from pipeline.vit import VisionTransformer
+
+
+@dataclass
+class State:
+    """All that changes during a training, and so all that a checkpoint holds."""
+
+    model: VisionTransformer
+    average: Average
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    epoch: int = 0
+    batch: int = 0  # batches done in this epoch
+    loss_sum: float = 0.0  # over them
+    history: list[dict[str, float]] = field(default_factory=list)
+    throughput: list[dict[str, float]] = field(default_factory=list)
+
+    def to_checkpoint(self) -> Checkpoint:
+        """Returns what `restore` needs, torch's random state included."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random": self.random_states(),
+            "counters": {"epoch": self.epoch, "batch": self.batch, "loss_sum": self.loss_sum},
+            "history": self.history,
+            "throughput": self.throughput,
+        }
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Goes back to the moment of a checkpoint."""
+        self.model.load_state_dict(checkpoint["model"])
+        self.average.module.load_state_dict(checkpoint["average"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.scaler.load_state_dict(checkpoint["scaler"])
+        self.set_random_states(checkpoint["random"])
+        counters = checkpoint["counters"]
+        self.epoch, self.batch, self.loss_sum = counters["epoch"], counters["batch"], counters["loss_sum"]
+        self.history, self.throughput = checkpoint["history"], checkpoint["throughput"]
+
+    def random_states(self) -> list[Tensor]:
+        """Returns the state of torch's stream, and of the GPU's where that is used."""
+        states = [torch.get_rng_state()]
+        return [*states, torch.cuda.get_rng_state()] if self._is_on_gpu else states
+
+    def set_random_states(self, states: list[Tensor]) -> None:
+        """Goes back to the draws of that moment."""
+        torch.set_rng_state(states[0])
+        if self._is_on_gpu:
+            torch.cuda.set_rng_state(states[1])
+
+    @property
+    def _is_on_gpu(self) -> bool:
+        return self.model.head.weight.is_cuda
