@@ -282,10 +282,10 @@ def test_a_batch_in_parts_takes_the_same_step_to_rounding(
 
 
 def test_a_linear_probe_leaves_the_encoder_as_it_was(cache: Cache, unbroken: Run, tmp_path: Path) -> None:
-    run, start = Run(tmp_path / "run"), unbroken.fold(1).weights
+    run, start = Run(tmp_path / "run"), unbroken.fold(0).weights
     recipe = make_recipe(init=str(start), linear_probe=True, weight_decay=0.5)
     cross_validate(recipe, cache, run, reporter=quiet(), folds=[0])
-    before = load_weights(unbroken.fold(1), recipe.model)[0].state_dict()
+    before = load_weights(unbroken.fold(0), recipe.model)[0].state_dict()
     after = load_weights(run.fold(0), recipe.model)[0].state_dict()
     changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
     assert changed == {"head.weight", "head.bias"}

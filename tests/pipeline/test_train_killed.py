@@ -1,0 +1,95 @@
+"""Real training processes, killed by SIGKILL at chosen moments: the next one ends as if nothing had been."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from data_prep.cache import Cache
+from pipeline.run import Run
+from tests.pipeline.tiny import make_recipe, results
+
+PROGRAM = """
+import os, signal, sys
+from pathlib import Path
+from pipeline import checkpoint, cli, train
+
+name, number = sys.argv.pop(1), int(sys.argv.pop(1))
+
+def die_in_call(owner, name, *, half_done=lambda *arguments: None):
+    function, calls = getattr(owner, name), []
+    def call(*arguments, **options):
+        calls.append(1)
+        if len(calls) == number:
+            half_done(*arguments)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    setattr(owner, name, call)
+
+def write_half(path, content):
+    path.with_name(f".tmp-{os.getpid()}-{path.name}").write_bytes(content[: len(content) // 2])
+
+if name == "step":
+    die_in_call(train.Trainer, "_step")
+elif name == "end of epoch":
+    die_in_call(train.Trainer, "_end_epoch")
+elif name == "held-out images":
+    die_in_call(train.Trainer, "_predict")
+elif name == "rename":
+    die_in_call(Path, "replace")
+elif name == "save":
+    die_in_call(checkpoint, "write_bytes", half_done=write_half)
+cli.main()
+"""
+
+
+def train(cache: Cache, run: Run, *, workers: int, moment: str = "never", number: int = 0) -> int:
+    """Trains fold 0 in a process of its own and returns its exit code."""
+    config = run.folder.parent / "config.toml"
+    config.write_text(tomli_w.dumps(make_recipe(workers=workers).model_dump()))
+    command = [sys.executable, "-c", PROGRAM, moment, str(number), "train", str(config)]
+    command += ["--cache", str(cache.folder), "--run", str(run.folder), "--fold", "0"]
+    finished = subprocess.run(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert "Traceback" not in finished.stderr, finished.stderr
+    return finished.returncode
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("moment", "number", "workers"),
+    [
+        ("step", 1, 0),
+        ("step", 2, 2),
+        ("step", 6, 0),
+        ("held-out images", 2, 2),
+        ("end of epoch", 1, 0),
+        ("save", 1, 0),
+        ("save", 2, 2),
+        ("rename", 9, 0),
+    ],
+    ids=str,
+)
+def test_a_process_killed_at_any_moment_leaves_no_trace(
+    cache: Cache, unbroken: Run, tmp_path: Path, moment: str, number: int, workers: int
+) -> None:
+    """In the first step, within an epoch, in validation, at its end, half way through a checkpoint."""
+    run = Run(tmp_path / "run")
+    assert train(cache, run, workers=workers, moment=moment, number=number) == -signal.SIGKILL
+    assert not run.fold(0).is_finished
+    assert train(cache, run, workers=workers) == 0
+    of_fold_0 = {name for name in results(unbroken) if name.startswith("fold_0/")}
+    assert len(of_fold_0) == 3
+    for name in of_fold_0:
+        assert results(run)[name] == results(unbroken)[name], name
+    assert not [path.name for path in run.folder.rglob(".tmp-*")]
