@@ -1,6 +1,6 @@
 """All folds of a run: starts the run folder or goes on with it, fold after fold. Knows no training loop."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
@@ -46,6 +46,18 @@ def cross_validate(
                 remove_temporaries(folder.folder)
                 task = FoldTask(recipe, FoldImages.split(exams, fold_table, fold, cache), fold=fold)
                 Trainer(recipe, task, folder, reporter=reporter).run(stop)
+
+
+def make_fold_tasks(recipe: Recipe, cache: Cache) -> Iterator[FoldTask]:
+    """Yields the task of each fold, as `cross_validate` trains it.
+
+    Raises:
+        UserError: if recipe and cache do not fit together, or folds cannot be made.
+    """
+    exams = _read_exams(recipe, cache)
+    fold_table = _tabulate_folds(exams, recipe)
+    for fold in range(recipe.train.num_folds):
+        yield FoldTask(recipe, FoldImages.split(exams, fold_table, fold, cache), fold=fold)
 
 
 def _read_exams(recipe: Recipe, cache: Cache) -> pd.DataFrame:

@@ -67,6 +67,10 @@ def train(
     ] = None,
     fold: Annotated[list[int] | None, typer.Option(help="Only this fold; may be repeated.")] = None,
     overrides: Overrides = None,
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print the folds, the steps, and what they will cost.")
+    ] = False,
 ) -> None:
     """Train a Vision Transformer, then evaluate it.
 
@@ -77,15 +81,40 @@ def train(
 
     if (data is None) == (cache is None):
         raise UserError("give either --cache CACHE or --data FOLDER, so that it is clear what to train on")
-    if data is not None and fold:
-        raise UserError("--fold goes with --cache: a folder of classes has one test split and no folds")
+    if data is not None and (fold or dry_run):
+        name = "--fold" if fold else "--dry-run"
+        raise UserError(f"{name} goes with --cache: a folder of classes has one test split and no folds")
     recipe = load_recipe(config, overrides or ())
     folder = run or Path("reports") / config.stem
     if data is not None:
         _train_classes(recipe, data, folder)
+        return
+    assert cache is not None
+    if dry_run:
+        _show_preview(recipe, cache)
     else:
-        assert cache is not None
         _train_folds(recipe, cache, folder, fold)
+
+
+def _show_preview(recipe: "Recipe", cache: Path) -> None:
+    from data_prep.cache import Cache
+    from pipeline.preview import preview
+
+    plan = preview(recipe, Cache(cache), reporter=Reporter(console))
+    table = Table(*(str(name).replace("_", " ") for name in plan.folds))
+    for row in plan.folds.itertuples(index=False):
+        table.add_row(*(f"{value:,}" for value in row))
+    console.print(table)
+    say(f"{plan.num_parameters:,} parameters, {plan.num_tokens:,} tokens, {plan.precision} on {plan.device}")
+    say(
+        f"{recipe.train.epochs} epochs of {len(plan.folds)} folds: about {_show_hours(plan.seconds)} on this "
+        f"machine, {plan.memory_mb / 1000:.1f} GB of memory, by a few steps of the first fold"
+    )
+
+
+def _show_hours(seconds: float) -> str:
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _train_classes(recipe: "Recipe", data: Path, folder: Path) -> None:

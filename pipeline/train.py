@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -41,6 +42,14 @@ from pipeline.weights import load_initial_weights
 
 SECONDS_BETWEEN_SAVES = 300.0
 NUM_IMAGES_OBSERVED = 16
+
+
+class StepTime(NamedTuple):
+    """What a step costs: seconds, images, and the most memory so far."""
+
+    seconds: float
+    num_images: float
+    memory_mb: float
 
 
 class Trainer:
@@ -120,6 +129,18 @@ class Trainer:
         )
         write_csv(self.folder.attention, measure_attention(self.state.average.module, self._pick_held_out()))
         write_csv(self.folder.predictions, predicted)
+
+    def time_steps(self, num_steps: int = 3) -> StepTime:
+        """Takes some steps after a first one; this trainer is of no other use then."""
+        first, *others = (self.task.plan(0) * (1 + num_steps))[: 1 + num_steps]
+        parts = self._load_parts([first, *others])
+        self._step(parts, len(first))
+        meter = Meter()
+        for rows in others:
+            self._step(parts, len(rows))
+            meter.num_images += len(rows)
+        row = meter.summarise(self.task.model, self.arithmetic.precision, self.arithmetic.device)
+        return StepTime(row["seconds"] / num_steps, row["images"] / num_steps, row["peak_memory_mb"])
 
     def _rehearse(self) -> None:
         """Takes a batch through everything but the update, so that a mistake shows before the first epoch.
