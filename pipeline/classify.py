@@ -43,6 +43,8 @@ def train_classes(recipe: Recipe, data: Path, run: ClassRun, *, reporter: Report
         TrainingStopped: if a loss is not finite or no checkpoint can be read.
     """
     recipe = resolve(recipe)
+    if recipe.train.select != "last":
+        raise UserError('train.select "best" would choose the epoch by the test split: set it to "last"')
     folder = read_image_folder(data, seed=recipe.train.seed)
     require_model_fits(recipe.model, folder)
     with StopRequest() as stop, locked(run.folder):

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from data_prep.errors import UserError
 from data_prep.files import write_text
 from pipeline import figures
 from pipeline.bootstrap import NUM_REPLICATES, Interval
@@ -12,6 +14,7 @@ from pipeline.inside import look_inside
 from pipeline.metrics import all_ones_pf1
 from pipeline.page import Picture, render_page
 from pipeline.run import Run
+from pipeline.settings import load_recipe
 
 FEW_CANCERS = 100
 """Below this number of cancers the page warns that intervals are wide."""
@@ -36,6 +39,7 @@ def write_report(run: Run, evaluation: Evaluation) -> Path:
         num_replicates=NUM_REPLICATES,
         all_ones_pf1=all_ones_pf1,
         has_few_cancers=evaluation.pooled.num_cancers < FEW_CANCERS,
+        selection=describe_selection(run, list(evaluation.folds)),
         headlines=[describe_auc(evaluation), describe_pf1(evaluation)],
         undefined=explain_undefined(evaluation),
         curves=draw_curves(evaluation),
@@ -54,6 +58,25 @@ def format_figure(value: float | None) -> str:
 def format_interval(interval: Interval | None) -> str:
     """Low to high, or nothing where there is no interval."""
     return "" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
+
+
+def describe_selection(run: Run, folds: list[int]) -> str:
+    """Says what choosing each fold's best epoch by its own held-out images has bought; empty if none was."""
+    histories = read_histories(run, folds)
+    try:
+        settings = load_recipe(run.settings).train
+    except UserError:  # the page shows them as they are
+        return ""
+    if settings.select == "last" or not histories:
+        return ""
+    columns = [history[settings.select_by] for history in histories.values()]
+    best = float(np.mean([column.max() for column in columns]))
+    last = float(np.mean([column.iloc[-1] for column in columns]))
+    return (
+        f"Each fold predicts with the epoch whose {settings.select_by} was the highest on the very patients "
+        f"it is judged by: {best:.3f} on average, against {last:.3f} at the last epoch. All figures here are "
+        "too good by up to about that difference."
+    )
 
 
 def describe_auc(evaluation: Evaluation) -> str:

@@ -191,6 +191,13 @@ class TrainSettings(StrictSettings):
     ema_decay: float = Field(default=0.999, ge=0.0, lt=1.0)
     """Decay per step of the averaged weights, which predict; approached slowly at first."""
 
+    select: Literal["last", "best"] = "last"
+    """Which epoch's weights predict. `best` takes the epoch that `select_by` was highest in on the fold's own
+    held-out images, so that the figures become too good; the report says how much."""
+
+    select_by: Literal["val_auc", "val_average_precision", "val_pf1"] = "val_auc"
+    """A breast-level column of `history.csv`."""
+
     compile: bool = False
     """Compile the model: minutes at the start, faster steps on a GPU."""
 

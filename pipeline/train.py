@@ -119,6 +119,9 @@ class Trainer:
             speed = self._train_epoch(stop)
             predicted = self._predict(stop)
             self._end_epoch(predicted, speed)
+        if self.state.best:
+            self.state.average.module.load_state_dict(self.state.best["weights"])
+            predicted = None
         if predicted is None:
             predicted = self._predict(stop)
         save_weights(
@@ -265,14 +268,16 @@ class Trainer:
 
         The checkpoint comes last: a kill before it makes the epoch, and so the same history, again.
         """
-        state = self.state
+        state, figures = self.state, self.task.measure(predicted)
+        if self.settings.select == "best":
+            state.keep_if_best(figures[self.settings.select_by])
         state.history.append(
             {
                 "epoch": state.epoch + 1,
                 "step": (state.epoch + 1) * self.batches_per_epoch,
                 "learning_rate": state.optimizer.param_groups[0]["lr"],
                 "train_loss": state.loss_sum / state.batch,
-                **self.task.measure(predicted),
+                **figures,
             }
         )
         state.throughput.append({"epoch": state.epoch + 1, **speed})

@@ -1,6 +1,8 @@
 """All that changes during a training. Knows no task and no order of steps."""
 
+import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +25,7 @@ class State:
     loss_sum: float = 0.0  # over them
     history: list[dict[str, float]] = field(default_factory=list)
     throughput: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)  # value and weights of the best epoch
 
     def to_checkpoint(self) -> Checkpoint:
         """Returns what `restore` needs, torch's random state included."""
@@ -35,6 +38,7 @@ class State:
             "counters": {"epoch": self.epoch, "batch": self.batch, "loss_sum": self.loss_sum},
             "history": self.history,
             "throughput": self.throughput,
+            "best": self.best,
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -47,6 +51,13 @@ class State:
         counters = checkpoint["counters"]
         self.epoch, self.batch, self.loss_sum = counters["epoch"], counters["batch"], counters["loss_sum"]
         self.history, self.throughput = checkpoint["history"], checkpoint["throughput"]
+        self.best = checkpoint["best"]
+
+    def keep_if_best(self, value: float) -> None:
+        """Keeps the averaged weights if no epoch before had a higher value; NaN never is the best."""
+        if value > self.best.get("value", -math.inf):
+            weights = {name: tensor.clone() for name, tensor in self.average.module.state_dict().items()}
+            self.best = {"value": value, "weights": weights}
 
     def random_states(self) -> list[Tensor]:
         """Returns the state of torch's stream, and of the GPU's where that is used."""

@@ -439,3 +439,9 @@ def test_classes_may_have_any_name(tmp_path: Path) -> None:
     predictions = read_predictions(run)
     assert predictions["label"].tolist() == labels
     assert set(predictions["predicted"]) <= set(labels)
+
+
+def test_the_best_epoch_is_not_chosen_by_the_test_split(colours: Path, tmp_path: Path) -> None:
+    run = ClassRun(tmp_path / "run")
+    with pytest.raises(UserError, match='"best" would choose the epoch by the test split: set it to "last"'):
+        train_classes(make_class_recipe(select="best"), colours, run, reporter=quiet())

@@ -328,3 +328,14 @@ def test_a_browser_opens_the_page_and_shows_every_curve(tmp_path, finished):
     )
     assert "<title>curves 8 fits true</title>" in opened.stdout
     assert "CONSOLE" not in opened.stderr
+
+
+def test_choosing_the_best_epoch_is_priced(finished):
+    assert "very patients" not in write_report(finished, evaluate_run(finished)).read_text("utf-8")
+    settings = finished.settings.read_text("utf-8")
+    finished.settings.write_text(settings.replace('select = "last"', 'select = "best"'), "utf-8")
+    for fold, values in {0: [0.5, 0.9, 0.6], 1: [0.4, 0.5, 0.5]}.items():
+        history = pd.read_csv(finished.fold(fold).history).assign(val_auc=values)
+        write_csv(finished.fold(fold).history, history)
+    page = write_report(finished, evaluate_run(finished)).read_text("utf-8")
+    assert "0.700 on average, against 0.550 at the last epoch" in page

@@ -309,6 +309,35 @@ def test_a_compiled_model_is_what_is_trained(
     assert run.fold(0).weights.read_bytes() != plain.fold(0).weights.read_bytes()
 
 
+# Which epoch
+
+
+def test_the_best_epoch_predicts_if_that_is_asked_for(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights and predictions are those of the epoch; a stop between leaves no trace."""
+    recipe, run, again = make_recipe(select="best", epochs=4), Run(tmp_path / "run"), Run(tmp_path / "again")
+    values = iter([0.5, 0.7, float("nan"), 0.6] * 2)
+    monkeypatch.setattr(FoldTask, "measure", lambda *_: {"val_auc": next(values)})
+    predictions, predict = [], FoldTask.predict
+
+    def predict_and_keep(*arguments, **options) -> pd.DataFrame:
+        predictions.append(predict(*arguments, **options))
+        return predictions[-1]
+
+    monkeypatch.setattr(FoldTask, "predict", predict_and_keep)
+    cross_validate(recipe, cache, run, reporter=quiet(), folds=[0])
+    of_epochs = [table for table in predictions if len(table) > 2]  # without the rehearsal
+    assert of_epochs[1]["probability"].tolist() != of_epochs[3]["probability"].tolist()
+    assert read_oof(run.fold(0).oof)["probability"].tolist() == of_epochs[1]["probability"].tolist()
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.cross_validate.StopRequest", lambda: StopAfter(3 * QUESTIONS + 1))
+        with pytest.raises(Interrupted):
+            cross_validate(recipe, cache, again, reporter=quiet(), folds=[0])
+    cross_validate(recipe, cache, again, reporter=quiet(), folds=[0])
+    assert results(again) == results(run)
+
+
 # A mistake shows at once
 
 
