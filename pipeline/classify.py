@@ -22,11 +22,10 @@ from pipeline.class_metrics import cross_entropy, number_labels, top_k_accuracy
 from pipeline.dataset import CachedImages, in_order, load_batches
 from pipeline.image_folder import TEST, TRAIN, ImageFolder, read_image_folder
 from pipeline.interrupt import StopRequest
-from pipeline.optim import autocast
-from pipeline.predict import BATCH_SIZE, Arithmetic
+from pipeline.predict import BATCH_SIZE, Arithmetic, find_logits
 from pipeline.progress import Reporter
 from pipeline.run import ClassRun, prediction_columns, probability_column
-from pipeline.sampler import Rows
+from pipeline.sampler import Rows, plan_natural
 from pipeline.settings import ModelSettings, Recipe
 from pipeline.start_run import has_begun, resolve, start_run
 from pipeline.train import Trainer
@@ -133,8 +132,8 @@ class ClassTask:
 
     def plan(self, epoch: int) -> list[Rows]:
         """Returns the rows of each batch of an epoch: every image once, in parts of equal size."""
-        shuffled = np.random.default_rng([self.settings.seed, epoch]).permutation(len(self.training))
-        return np.array_split(shuffled, -(-len(shuffled) // self.settings.batch_size))
+        entropy = [self.settings.seed, epoch]
+        return plan_natural(len(self.training), batch_size=self.settings.batch_size, entropy=entropy)
 
     def losses(self, logits_BK: Tensor, rows_B: Tensor) -> Tensor:
         """Returns each image's cross-entropy."""
@@ -145,7 +144,6 @@ class ClassTask:
         """Returns paths below the folder."""
         return list(self.training["image"].iloc[rows])
 
-    @torch.inference_mode()
     def predict(
         self,
         model: nn.Module,
@@ -161,9 +159,8 @@ class ClassTask:
         )
         probabilities = []
         for images_BCHW, rows_B in batches:
-            with autocast(arithmetic.precision, arithmetic.device):
-                logits_BK = model(images_BCHW.to(arithmetic.device, non_blocking=True))
-            probabilities.append(logits_BK.double().softmax(dim=1).cpu().numpy())
+            logits_BK = find_logits(model, images_BCHW, arithmetic)
+            probabilities.append(logits_BK.softmax(dim=1).cpu().numpy())
             on_batch(len(rows_B))
         return self._tabulate(table, np.concatenate(probabilities))
 

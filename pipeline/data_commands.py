@@ -7,11 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from data_prep.engine import count_workers
-from data_prep.errors import UserError
 from data_prep.exams import Split
 from pipeline.progress import Reporter
 from pipeline.terminal import (
@@ -22,10 +19,13 @@ from pipeline.terminal import (
     Overrides,
     Seed,
     Workers,
+    choose_picture,
     console,
     error_console,
     finish_with_failures,
+    reporting_unusable,
     say,
+    show_facts,
 )
 
 if TYPE_CHECKING:
@@ -149,27 +149,14 @@ def inspect(
     Prints how it is encoded, shown and cut, and what deserves a look, and writes a picture of the stages. A
     file that cannot be used ends with the reason and exit code 1.
     """
-    from data_prep.errors import ImageError
-    from data_prep.files import require_writable, write_bytes
-    from data_prep.inspection import describe_stages, draw_stages, inspect_file, require_png
+    from data_prep.files import write_bytes
+    from data_prep.inspection import describe_stages, draw_stages, inspect_file
     from pipeline.settings import load_recipe
 
-    target = out or Path(f"{file.stem}_inspect.png")
-    if not file.is_file():
-        raise UserError(f"{file} is no file: name one mammogram")
-    if target.exists() and target.samefile(file):
-        raise UserError(f"{target} is the mammogram itself: choose another --out")
-    require_png(target)
-    require_writable(target)
-    try:
+    target = choose_picture(file, out, "inspect")
+    with reporting_unusable(file):
         stages = inspect_file(file, load_recipe(config, overrides or ()).prepare)
-    except ImageError as error:
-        error_console.print(f"{file}: {error.reason}: {error}", markup=False, highlight=False)
-        raise typer.Exit(NOT_CLEAN) from error
-    table = Table(show_header=False, box=None)
-    for name, value in describe_stages(stages):
-        table.add_row(Text(name, "bold"), Text(value))
-    console.print(table)
+    show_facts(describe_stages(stages))
     write_bytes(target, draw_stages(stages))
     say(f"picture: {target}")
 

@@ -25,7 +25,7 @@ from pipeline.losses import auxiliary_loss, binary_loss, count_logits, encode_au
 from pipeline.metrics import measure
 from pipeline.predict import Arithmetic, predict_cached
 from pipeline.run import OOF_COLUMNS, Run
-from pipeline.sampler import Rows, log_odds, plan_balanced, plan_natural, plan_weighted
+from pipeline.sampler import ALL, Rows, log_odds, plan_balanced, plan_natural, plan_weighted
 from pipeline.settings import Recipe
 
 
@@ -78,12 +78,19 @@ class FoldTask:
 
     def plan(self, epoch: int) -> list[Rows]:
         """Returns the rows of each batch of an epoch."""
-        place = {"seed": self.settings.seed, "fold": self.fold, "epoch": epoch}
-        batch_size, share = self.settings.batch_size, self.settings.positive_share
-        if self.settings.sampling == "natural":
-            return plan_natural(len(self.labels), batch_size=batch_size, **place)
-        make_plan = plan_balanced if self.settings.sampling == "balanced" else plan_weighted
-        return make_plan(self.labels, batch_size=batch_size, positive_share=share, **place)
+        settings = self.settings
+        if settings.sampling == "natural":
+            entropy = [settings.seed, self.fold, ALL, epoch]
+            return plan_natural(len(self.labels), batch_size=settings.batch_size, entropy=entropy)
+        make_plan = plan_balanced if settings.sampling == "balanced" else plan_weighted
+        return make_plan(
+            self.labels,
+            batch_size=settings.batch_size,
+            positive_share=settings.positive_share,
+            seed=settings.seed,
+            fold=self.fold,
+            epoch=epoch,
+        )
 
     def losses(self, logits_BK: Tensor, rows_B: Tensor) -> Tensor:
         """Returns each image's loss: of cancer, the first output, and of the auxiliary targets."""

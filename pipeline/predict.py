@@ -52,13 +52,20 @@ class Arithmetic:
 
 
 @torch.inference_mode()
+def find_logits(model: nn.Module, images_BCHW: Tensor, arithmetic: Arithmetic) -> Tensor:
+    """Returns logits_BK, float64, on the model's device."""
+    with autocast(arithmetic.precision, arithmetic.device):
+        logits_BK = model(images_BCHW.to(arithmetic.device, non_blocking=True))
+    return logits_BK.double()
+
+
+@torch.inference_mode()
 def predict_batch(
     model: nn.Module, images_BCHW: Tensor, *, logit_shift: float, arithmetic: Arithmetic
 ) -> Probabilities:
     """Returns one probability of cancer per image; `logit_shift` undoes the sampler's prior."""
-    with autocast(arithmetic.precision, arithmetic.device):
-        logits_BK = model(images_BCHW.to(arithmetic.device, non_blocking=True))
-    return torch.sigmoid(logits_BK[:, 0].double() + logit_shift).cpu().numpy()
+    logits_B = find_logits(model, images_BCHW, arithmetic)[:, 0]
+    return torch.sigmoid(logits_B + logit_shift).cpu().numpy()
 
 
 def predict_cached(

@@ -47,8 +47,9 @@ def preview(recipe: Recipe, cache: Cache, *, reporter: Reporter) -> Preview:
         UserError: if recipe and cache do not fit together, or folds cannot be made.
     """
     recipe = resolve(recipe)
+    tasks = list(make_fold_tasks(recipe, cache))
     rows = []
-    for task in make_fold_tasks(recipe, cache):
+    for task in tasks:
         held_out = task.images.validation["cancer"]
         rows.append(
             {
@@ -61,9 +62,8 @@ def preview(recipe: Recipe, cache: Cache, *, reporter: Reporter) -> Preview:
             }
         )
     folds = pd.DataFrame(rows)
-    first = next(make_fold_tasks(recipe, cache))
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(recipe, first, FoldFolder(Path(folder)), reporter=reporter)
+        trainer = Trainer(recipe, tasks[0], FoldFolder(Path(folder)), reporter=reporter)
         step = trainer.time_steps()
     predicting = step.seconds / step.num_images / 3
     model = trainer.state.model

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from data_prep.engine import count_workers
 from data_prep.errors import UserError
@@ -22,10 +21,13 @@ from pipeline.terminal import (
     RunFolder,
     Seed,
     Workers,
+    choose_picture,
     console,
     error_console,
     finish_with_failures,
+    reporting_unusable,
     say,
+    show_facts,
 )
 
 if TYPE_CHECKING:
@@ -217,25 +219,14 @@ def explain(
     Prints each fold's probability and writes a picture of the mammogram with what the models attend to laid
     over it. A file that cannot be used ends with the reason and exit code 1.
     """
-    from data_prep.errors import ImageError
-    from data_prep.files import require_writable, write_bytes
-    from data_prep.inspection import require_png
+    from data_prep.files import write_bytes
     from pipeline.explain import draw_explanation
     from pipeline.explain import explain as explain_image
     from pipeline.run import Run
 
-    target = out or Path(f"{image.stem}_explain.png")
-    if not image.is_file():
-        raise UserError(f"{image} is no file: name one mammogram")
-    if target.exists() and target.samefile(image):
-        raise UserError(f"{target} is the mammogram itself: choose another --out")
-    require_png(target)
-    require_writable(target)
-    try:
+    target = choose_picture(image, out, "explain")
+    with reporting_unusable(image):
         explanation = explain_image(Run(run), image)
-    except ImageError as error:
-        error_console.print(f"{image}: {error.reason}: {error}", markup=False, highlight=False)
-        raise typer.Exit(NOT_CLEAN) from error
     table = Table("fold", "probability")
     for fold, probability in explanation.probabilities.items():
         table.add_row(str(fold), f"{probability:.4f}")
@@ -285,10 +276,7 @@ def _show_class_evaluation(run: "ClassRun", evaluation: "ClassEvaluation") -> No
         "balanced accuracy": f"{evaluation.balanced_accuracy:.3f}",
         "cross-entropy": f"{evaluation.cross_entropy:.3f}",
     }
-    table = Table(show_header=False, box=None)
-    for name, value in rows.items():
-        table.add_row(Text(name, "bold"), Text(value))
-    console.print(table)
+    show_facts(rows.items())
     say(f"confusion matrix and report: {run.report}")
 
 

@@ -1,5 +1,7 @@
 """Which images make which batch: a pure function of (labels, seed, fold, epoch). Knows no files."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -8,9 +10,9 @@ Rows = NDArray[np.int64]
 NEGATIVES, POSITIVES, MIXER, ALL, DRAWN = range(5)  # the random streams
 
 
-def plan_natural(num_rows: int, *, batch_size: int, seed: int, fold: int, epoch: int) -> list[Rows]:
-    """Returns the rows of each batch of one epoch: all rows once, in a new order."""
-    order = np.random.default_rng([seed, fold, ALL, epoch]).permutation(num_rows)
+def plan_natural(num_rows: int, *, batch_size: int, entropy: Sequence[int]) -> list[Rows]:
+    """Returns the rows of each batch of one epoch: all rows once, in an order drawn from `entropy`."""
+    order = np.random.default_rng(entropy).permutation(num_rows)
     return np.array_split(order, -(-num_rows // batch_size))
 
 

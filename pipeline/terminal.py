@@ -1,10 +1,17 @@
 """What the commands share: the consoles, arguments that several take, and how they end. Knows no command."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from data_prep.errors import ImageError, UserError
+from data_prep.files import require_writable
 
 NOT_CLEAN = 1  # exit code: finished, but something needs a look
 
@@ -36,6 +43,42 @@ Seed = Annotated[int, typer.Option(min=0, help="Draws everything that is random.
 def say(text: str) -> None:
     """Prints one line as it is."""
     console.print(text, markup=False, highlight=False)
+
+
+def choose_picture(image: Path, out: Path | None, ending: str) -> Path:
+    """Returns where the picture of an image goes, by default `<name of the image>_<ending>.png`.
+
+    Raises:
+        UserError: if there is no such image, or the picture would replace something that is no picture.
+    """
+    from data_prep.inspection import require_png  # only here: it draws, and is slow to import
+
+    target = out or Path(f"{image.stem}_{ending}.png")
+    if not image.is_file():
+        raise UserError(f"{image} is no file: name one mammogram")
+    if target.exists() and target.samefile(image):
+        raise UserError(f"{target} is the mammogram itself: choose another --out")
+    require_png(target)
+    require_writable(target)
+    return target
+
+
+@contextmanager
+def reporting_unusable(image: Path) -> Iterator[None]:
+    """Says why an image cannot be used, and ends with `NOT_CLEAN`."""
+    try:
+        yield
+    except ImageError as error:
+        error_console.print(f"{image}: {error.reason}: {error}", markup=False, highlight=False)
+        raise typer.Exit(NOT_CLEAN) from error
+
+
+def show_facts(rows: Iterable[tuple[str, str]]) -> None:
+    """Prints names and values."""
+    table = Table(show_header=False, box=None)
+    for name, value in rows:
+        table.add_row(Text(name, "bold"), Text(value))
+    console.print(table)
 
 
 def finish_with_failures(failures: dict[str, int], path: Path, *, allowed: bool) -> None:

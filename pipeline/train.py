@@ -151,7 +151,7 @@ class Trainer:
         Changes nothing: what it draws is drawn again.
         """
         random_states = self.state.random_states()
-        images_BCHW, rows_B = next(iter(self._load_parts(self.task.plan(0)[:1])))
+        images_BCHW, rows_B = next(self._load_parts(self.task.plan(0)[:1]))
         self._losses(images_BCHW, rows_B, entropy=[0, 0]).mean().backward()  # type: ignore[no-untyped-call]
         self.state.optimizer.zero_grad(set_to_none=True)
         self.task.predict(self.state.average.module, self.arithmetic, lambda _count: None, at_most=2)

@@ -97,7 +97,7 @@ def test_seed_fold_and_epoch_each_change_the_plan(make_plan, name: str) -> None:
 def test_the_natural_order_takes_every_row_once_in_equal_batches(
     num_rows: int, batch_size: int, epoch: int
 ) -> None:
-    plan = plan_natural(num_rows, batch_size=batch_size, seed=0, fold=0, epoch=epoch)
+    plan = plan_natural(num_rows, batch_size=batch_size, entropy=[0, epoch])
     sizes = [len(rows) for rows in plan]
     assert sorted(rows_of(plan)) == list(range(num_rows))
     assert max(sizes) <= batch_size
