@@ -25,7 +25,7 @@ def make_recipe(seed: int) -> Recipe:
     """Returns the demo's recipe: narrow and shallow, but 512 px and 1,025 tokens like the real ones."""
     return Recipe(
         model=ModelSettings(width=64, depth=4, num_heads=4),
-        augment=AugmentSettings(affine=0.0, tone=0.0),
+        augment=AugmentSettings(affine=0.0, tone=0.0, coarse_dropout=0.0),
         train=TrainSettings(
             seed=seed,
             num_folds=2,

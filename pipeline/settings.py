@@ -110,6 +110,9 @@ class AugmentSettings(StrictSettings):
     tone: float = Field(default=0.5, ge=0.0, le=1.0)
     """Probability of a change of brightness, contrast and gamma."""
 
+    coarse_dropout: float = Field(default=0.25, ge=0.0, le=1.0)
+    """Probability of up to four black rectangles, their sides about a tenth of the image's."""
+
 
 class TrainSettings(StrictSettings):
     """`[train]`: folds, batches, optimisation. The defaults are the baseline recipe."""

@@ -15,8 +15,8 @@ from pipeline.dataset import CachedImages, load_batches
 from pipeline.settings import AugmentSettings
 from tests.pipeline.tiny import noise
 
-ALWAYS = AugmentSettings(vertical_flip=0.5, affine=1.0, tone=1.0)
-NEVER = AugmentSettings(vertical_flip=0.0, affine=0.0, tone=0.0)
+ALWAYS = AugmentSettings(vertical_flip=0.5, affine=1.0, tone=1.0, coarse_dropout=0.0)
+NEVER = AugmentSettings(vertical_flip=0.0, affine=0.0, tone=0.0, coarse_dropout=0.0)
 
 
 def only(**probabilities: float) -> Augmentation:
@@ -117,11 +117,32 @@ def test_left_and_right_change_alone_and_move_no_other_draw() -> None:
 
 def test_each_probability_is_the_share_of_images_that_it_changes() -> None:
     image = phantom()
-    for name in ("vertical_flip", "horizontal_flip", "affine"):
+    for name in ("vertical_flip", "horizontal_flip", "affine", "coarse_dropout"):
         augment = only(**{name: 0.3})
         marked = image if name == "affine" else noise(0)
         same = [np.array_equal(augment(marked, seed=0, epoch=0, row=row), marked) for row in range(400)]
         assert 0.22 < 1 - np.mean(same) < 0.38, name
+
+
+def test_coarse_dropout_blackens_few_rectangles_and_leaves_every_other_pixel_as_it_was() -> None:
+    image = np.full((256, 256), 200, np.uint8)
+    covered = []
+    for row in range(200):
+        changed = only(coarse_dropout=1.0)(image, seed=0, epoch=0, row=row)
+        assert set(np.unique(changed)) == {0, 200}
+        covered.append((changed == 0).mean())
+    assert max(covered) < 4 * 0.125**2
+    assert 0.01 < np.mean(covered) < 0.03
+
+
+def test_coarse_dropout_moves_no_other_draw() -> None:
+    image = noise(0)
+    holes = Augmentation(ALWAYS.model_copy(update={"coarse_dropout": 1.0}))
+    for row in range(20):
+        whole, with_holes = (
+            augment(image, seed=0, epoch=0, row=row) for augment in (Augmentation(ALWAYS), holes)
+        )
+        assert np.array_equal(with_holes[with_holes > 0], whole[with_holes > 0])
 
 
 def test_a_shift_stays_within_its_limit() -> None:
