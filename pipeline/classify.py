@@ -5,7 +5,7 @@ images, in an order drawn from (seed, epoch). `[prepare]` does not count: images
 `model.image_size`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data_prep.errors import UserError
-from data_prep.files import locked, remove_temporaries
 from pipeline.augment import Augmentation
 from pipeline.class_metrics import cross_entropy, number_labels, top_k_accuracy
 from pipeline.dataset import CachedImages, in_order, load_batches
@@ -24,17 +23,22 @@ from pipeline.image_folder import TEST, TRAIN, ImageFolder, read_image_folder
 from pipeline.interrupt import StopRequest
 from pipeline.predict import BATCH_SIZE, Arithmetic, find_logits
 from pipeline.progress import Reporter
+from pipeline.ranks import ALONE, Ranks
 from pipeline.run import ClassRun, prediction_columns, probability_column
 from pipeline.sampler import Rows, plan_natural
 from pipeline.settings import ModelSettings, Recipe
-from pipeline.start_run import has_begun, resolve, start_run
+from pipeline.start_run import has_begun, held_for_all, resolve, start_run
 from pipeline.train import Trainer
 
 MOST_NAMED = 5  # of the images that cannot be read
 
 
-def train_classes(recipe: Recipe, data: Path, run: ClassRun, *, reporter: Reporter) -> None:
+def train_classes(
+    recipe: Recipe, data: Path, run: ClassRun, *, reporter: Reporter, ranks: Ranks = ALONE
+) -> None:
     """Trains on a folder's training images and predicts its test images; a run that was broken off goes on.
+
+    Several ranks train together; the first has begun or checked the run before the others look.
 
     Raises:
         UserError: if recipe, folder and run do not fit together, or an image cannot be read.
@@ -46,20 +50,22 @@ def train_classes(recipe: Recipe, data: Path, run: ClassRun, *, reporter: Report
         raise UserError('train.select "best" would choose the epoch by the test split: set it to "last"')
     folder = read_image_folder(data, seed=recipe.train.seed)
     require_model_fits(recipe.model, folder)
-    with StopRequest() as stop, locked(run.folder):
-        _start(recipe, folder, run)
-        if run.training.is_finished:
+    with StopRequest() as stop, held_for_all(run.folder, ranks):
+        with ranks.first_goes_first():
+            if ranks.is_first:
+                _start(recipe, folder, run, num_ranks=ranks.size)
+            is_finished, is_new = run.training.is_finished, not has_begun(run.folder)
+        if is_finished:
             reporter.say(f"{run.name}: finished before")
             return
-        remove_temporaries(run.folder)
-        is_new = not has_begun(run.folder)
         task = ClassTask(recipe, folder, name=run.name)
         reporter.say(
             f"{len(folder.labels)} classes, {len(task.training)} images for training, {len(task.test)} for "
             f"the test ({folder.origin})"
         )
-        trainer = Trainer(recipe, task, run.training, reporter=reporter)  # a wrong train.init shows at once
-        if is_new:
+        # Before all images are read: a wrong train.init shows at once.
+        trainer = Trainer(recipe, task, run.training, reporter=reporter, ranks=ranks)
+        if is_new and ranks.is_first:
             _require_readable(folder, recipe.model, stop, reporter)
         trainer.run(stop)
 
@@ -78,10 +84,10 @@ def require_model_fits(model: ModelSettings, folder: ImageFolder) -> None:
         )
 
 
-def _start(recipe: Recipe, folder: ImageFolder, run: ClassRun) -> None:
+def _start(recipe: Recipe, folder: ImageFolder, run: ClassRun, *, num_ranks: int) -> None:
     """Makes the run folder, or checks that it was made by the same recipe on the same images."""
-    source = {"data": str(folder.folder), "split": folder.origin}
-    start_run(run, recipe, table=folder.images, path=run.images, source=source)
+    origin = {"data": str(folder.folder), "split": folder.origin, "processes": num_ranks}
+    start_run(run, recipe, table=folder.images, path=run.images, origin=origin)
     if not run.read_images().equals(folder.images):
         raise UserError(f"{run.folder} has other images or labels than {folder.folder}: choose another --run")
 
@@ -148,25 +154,24 @@ class ClassTask:
         self,
         model: nn.Module,
         arithmetic: Arithmetic,
+        rows: Sequence[int],
         on_batch: Callable[[int], None],
-        *,
-        at_most: int | None,
-    ) -> pd.DataFrame:
-        """Returns the predictions of the test images, the table of `predictions.csv`."""
-        table = self.test[:at_most]
+    ) -> NDArray[np.float64]:
+        """Returns the probabilities [N, K] of these test images."""
         batches = load_batches(
-            CachedImages(self.held_out), in_order(len(table), BATCH_SIZE), workers=self.settings.workers
+            CachedImages(self.held_out), in_order(rows, BATCH_SIZE), workers=self.settings.workers
         )
-        probabilities = []
+        probabilities = [np.empty((0, len(self.labels)))]
         for images_BCHW, rows_B in batches:
             logits_BK = find_logits(model, images_BCHW, arithmetic)
             probabilities.append(logits_BK.softmax(dim=1).cpu().numpy())
             on_batch(len(rows_B))
-        return self._tabulate(table, np.concatenate(probabilities))
+        return np.concatenate(probabilities)
 
-    def _tabulate(self, table: pd.DataFrame, probabilities_NK: NDArray[np.float64]) -> pd.DataFrame:
+    def tabulate(self, probabilities_NK: NDArray[np.float64]) -> pd.DataFrame:
+        """Returns the table of `predictions.csv`."""
         predicted = probabilities_NK.argmax(axis=1)
-        table = table[["image", "label"]].assign(
+        table = self.test[["image", "label"]].assign(
             predicted=np.array(self.labels, dtype=object)[predicted], probability=probabilities_NK.max(axis=1)
         )
         columns = pd.DataFrame(probabilities_NK, columns=[*map(probability_column, self.labels)])

@@ -7,45 +7,57 @@ import pandas as pd
 from data_prep.cache import Cache
 from data_prep.errors import UserError
 from data_prep.exams import Split
-from data_prep.files import locked, remove_temporaries, require_unlocked
+from data_prep.files import require_unlocked
 from data_prep.folds import make_folds
 from data_prep.settings import differences
 from pipeline.fold import FoldImages, FoldTask
 from pipeline.interrupt import StopRequest
 from pipeline.progress import Reporter
+from pipeline.ranks import ALONE, Ranks
 from pipeline.run import FOLDS_COLUMNS, Run
 from pipeline.settings import Recipe
-from pipeline.start_run import resolve, start_run
+from pipeline.start_run import held_for_all, resolve, start_run
 from pipeline.train import Trainer
 
 TRAIN: Split = "train"
 
 
 def cross_validate(
-    recipe: Recipe, cache: Cache, run: Run, *, reporter: Reporter, folds: Sequence[int] | None = None
+    recipe: Recipe,
+    cache: Cache,
+    run: Run,
+    *,
+    reporter: Reporter,
+    folds: Sequence[int] | None = None,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Trains all folds, or some; finished ones are left as they are, a broken-off one goes on.
+
+    Several ranks train each fold together; the first has begun or checked the run before the others look.
 
     Raises:
         UserError: if recipe, cache and run folder do not fit together, or folds cannot be made.
         Interrupted: after a signal; a checkpoint is saved.
         TrainingStopped: if a loss is not finite or no checkpoint can be read.
     """
-    recipe = resolve(recipe)
-    exams = _read_exams(recipe, cache)
-    fold_table = _tabulate_folds(exams, recipe)
-    wanted = _check_folds(folds, recipe.train.num_folds)
-    _start(recipe, cache, run, fold_table)
+    with ranks.first_goes_first():
+        recipe = resolve(recipe)
+        exams = _read_exams(recipe, cache)
+        fold_table = _tabulate_folds(exams, recipe)
+        wanted = _check_folds(folds, recipe.train.num_folds)
+        if ranks.is_first:
+            _start(recipe, cache, run, fold_table, num_ranks=ranks.size)
     with StopRequest() as stop:
         for fold in wanted:
             folder = run.fold(fold)
-            with locked(folder.folder):
-                if folder.is_finished:
+            with held_for_all(folder.folder, ranks):
+                with ranks.first_goes_first():
+                    is_finished = folder.is_finished
+                if is_finished:
                     reporter.say(f"fold {fold}: finished before")
                     continue
-                remove_temporaries(folder.folder)
                 task = FoldTask(recipe, FoldImages.split(exams, fold_table, fold, cache), fold=fold)
-                Trainer(recipe, task, folder, reporter=reporter).run(stop)
+                Trainer(recipe, task, folder, reporter=reporter, ranks=ranks).run(stop)
 
 
 def make_fold_tasks(recipe: Recipe, cache: Cache) -> Iterator[FoldTask]:
@@ -104,9 +116,10 @@ def _check_folds(folds: Sequence[int] | None, num_folds: int) -> list[int]:
     return wanted
 
 
-def _start(recipe: Recipe, cache: Cache, run: Run, fold_table: pd.DataFrame) -> None:
+def _start(recipe: Recipe, cache: Cache, run: Run, fold_table: pd.DataFrame, *, num_ranks: int) -> None:
     """Makes the run folder, or checks that it was made by the same recipe on the same patients."""
     require_unlocked(run.folder)  # a run on an image folder may train in it
-    start_run(run, recipe, table=fold_table, path=run.folds, source={"cache": str(cache.folder)})
+    origin = {"cache": str(cache.folder), "processes": num_ranks}
+    start_run(run, recipe, table=fold_table, path=run.folds, origin=origin)
     if not run.read_folds().equals(fold_table):
         raise UserError(f"{run.folder} has other images or labels than {cache.folder}: choose another --run")

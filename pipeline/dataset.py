@@ -74,7 +74,7 @@ def load_batches(
         num_workers=workers,
         pin_memory=pin_memory,
         collate_fn=_collate,
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=_ignore_stops,
         generator=torch.Generator(),  # else it draws from the stream of dropout, once more for every resume
     )
     for batch in loader:
@@ -83,10 +83,10 @@ def load_batches(
         yield batch
 
 
-def in_order(num_images: int, batch_size: int) -> list[list[Key]]:
-    """Returns batches of keys that go once through all images."""
-    keys = [(0, row) for row in range(num_images)]
-    return [keys[start : start + batch_size] for start in range(0, num_images, batch_size)]
+def in_order(rows: Sequence[int], batch_size: int) -> list[list[Key]]:
+    """Returns batches of keys that go once through these rows."""
+    keys = [(0, row) for row in rows]
+    return [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
 
 
 def _collate(samples: list[Sample | UserError]) -> list[Tensor] | UserError:
@@ -98,8 +98,8 @@ def _collate(samples: list[Sample | UserError]) -> list[Tensor] | UserError:
     return batch
 
 
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches the whole process group; the trainer finishes its batch and ends the workers itself."""
+def _ignore_stops(worker: int) -> None:
+    """A stop reaches the whole process group; the trainer finishes its batch and ends the workers itself."""
     del worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -5,7 +5,7 @@ Knows nothing of the other folds and of the run's reports.
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +68,7 @@ class FoldTask:
         self.dataset = CachedImages(
             images.training_images, augmentation=Augmentation(recipe.augment), seed=recipe.train.seed
         )
-        share_of_batches = log_odds(self.labels[np.concatenate(self.plan(0))])
+        share_of_batches = self._find_log_odds_of_batches()
         self.auxiliary_targets = encode_auxiliaries(images.training, recipe.train.auxiliaries)
         num_outputs = 1 + count_logits(recipe.train.auxiliaries)
         self.model = recipe.model.model_copy(update={"num_classes": num_outputs})
@@ -91,6 +91,12 @@ class FoldTask:
             fold=self.fold,
             epoch=epoch,
         )
+
+    def _find_log_odds_of_batches(self) -> float:
+        """Returns log(positives / negatives) of what the plan gives, the same in every epoch."""
+        if self.settings.sampling == "weighted":
+            return math.log(self.settings.positive_share / (1 - self.settings.positive_share))
+        return log_odds(self.labels[np.concatenate(self.plan(0))])
 
     def losses(self, logits_BK: Tensor, rows_B: Tensor) -> Tensor:
         """Returns each image's loss: of cancer, the first output, and of the auxiliary targets."""
@@ -117,37 +123,44 @@ class FoldTask:
         self,
         model: nn.Module,
         arithmetic: Arithmetic,
+        rows: Sequence[int],
         on_batch: Callable[[int], None],
-        *,
-        at_most: int | None,
-    ) -> pd.DataFrame:
-        """Returns the predictions of the held-out images, an OOF table."""
-        table = self.images.validation[:at_most]
+    ) -> NDArray[np.float64]:
+        """Returns the probabilities [N, 1] of these held-out images."""
         batches = predict_cached(
             model,
             self.held_out,
-            len(table),
+            rows,
             logit_shift=self.logit_shift,
             arithmetic=arithmetic,
             workers=self.settings.workers,
         )
-        probabilities = []
+        probabilities = [np.empty(0)]
         for probabilities_B in batches:
             probabilities.append(probabilities_B)
             on_batch(len(probabilities_B))
-        return table.assign(fold=self.fold, probability=np.concatenate(probabilities))[OOF_COLUMNS]
+        return np.concatenate(probabilities)[:, None]
+
+    def tabulate(self, probabilities_NK: NDArray[np.float64]) -> pd.DataFrame:
+        """Returns an OOF table."""
+        table = self.images.validation.assign(fold=self.fold, probability=probabilities_NK[:, 0])
+        return table[OOF_COLUMNS]
 
     def measure(self, predicted: pd.DataFrame) -> dict[str, float]:
-        """Returns loss per image and figures per breast."""
+        """Returns loss and figures per image, and figures per breast."""
         cancer = predicted["cancer"].to_numpy()
         probability = predicted["probability"].clip(1e-7, 1 - 1e-7).to_numpy()
         breasts = to_breasts(predicted)
         figures = measure(breasts["cancer"], breasts["probability"], num_images=len(predicted))
+        of_images = measure(cancer, predicted["probability"], num_images=len(predicted))
         return {
             "val_loss": float(-np.log(np.where(cancer == 1, probability, 1 - probability)).mean()),
             "val_pf1": _or_nan(figures.pf1),
             "val_auc": _or_nan(figures.auc),
             "val_average_precision": _or_nan(figures.average_precision),
+            "val_image_pf1": _or_nan(of_images.pf1),
+            "val_image_auc": _or_nan(of_images.auc),
+            "val_image_average_precision": _or_nan(of_images.average_precision),
         }
 
 

@@ -1,6 +1,6 @@
 """Images to probabilities, by one model or by all folds of a run. Knows no metric and no training."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -71,14 +71,14 @@ def predict_batch(
 def predict_cached(
     model: nn.Module,
     images: Images,
-    num_images: int,
+    rows: Sequence[int],
     *,
     logit_shift: float,
     arithmetic: Arithmetic,
     workers: int,
 ) -> Iterator[Probabilities]:
-    """Yields the probabilities of the first images of a cache, a batch at a time, in their order."""
-    batches = load_batches(CachedImages(images), in_order(num_images, BATCH_SIZE), workers=workers)
+    """Yields the probabilities of these images of a cache, a batch at a time, in their order."""
+    batches = load_batches(CachedImages(images), in_order(rows, BATCH_SIZE), workers=workers)
     for images_BCHW, _ in batches:
         yield predict_batch(model, images_BCHW, logit_shift=logit_shift, arithmetic=arithmetic)
 

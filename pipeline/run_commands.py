@@ -28,6 +28,7 @@ from pipeline.terminal import (
     reporting_unusable,
     say,
     show_facts,
+    speaking_for_all,
 )
 
 if TYPE_CHECKING:
@@ -77,8 +78,13 @@ def train(
     """Train a Vision Transformer, then evaluate it.
 
     With --cache, cross-validates on mammograms. With --data, learns the classes of a folder of images and
-    reports on its test split. Goes on where it was stopped, to the same weights.
+    reports on its test split. Goes on where it was stopped, to the same weights. Under torchrun, the
+    processes train each fold together.
     """
+    from data_prep.cache import Cache
+    from pipeline.classify import train_classes
+    from pipeline.cross_validate import cross_validate
+    from pipeline.run import ClassRun, Run
     from pipeline.settings import load_recipe
 
     if (data is None) == (cache is None):
@@ -88,14 +94,20 @@ def train(
         raise UserError(f"{name} goes with --cache: a folder of classes has one test split and no folds")
     recipe = load_recipe(config, overrides or ())
     folder = run or Path("reports") / config.stem
-    if data is not None:
-        _train_classes(recipe, data, folder)
-        return
-    assert cache is not None
     if dry_run:
+        assert cache is not None
         _show_preview(recipe, cache)
-    else:
-        _train_folds(recipe, cache, folder, fold)
+        return
+    with speaking_for_all() as ranks:
+        if data is not None:
+            train_classes(recipe, data, ClassRun(folder), reporter=Reporter(console), ranks=ranks)
+        else:
+            assert cache is not None
+            cross_validate(
+                recipe, Cache(cache), Run(folder), reporter=Reporter(console), folds=fold, ranks=ranks
+            )
+    if ranks.is_first:
+        _evaluate_if_finished(folder)
 
 
 def _show_preview(recipe: "Recipe", cache: Path) -> None:
@@ -119,26 +131,14 @@ def _show_hours(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _train_classes(recipe: "Recipe", data: Path, folder: Path) -> None:
-    from pipeline.classify import train_classes
-    from pipeline.run import ClassRun
+def _evaluate_if_finished(folder: Path) -> None:
+    from pipeline.run import ClassRun, Run
 
-    train_classes(recipe, data, ClassRun(folder), reporter=Reporter(console))
-    evaluate(folder)
-
-
-def _train_folds(recipe: "Recipe", cache: Path, folder: Path, folds: list[int] | None) -> None:
-    from data_prep.cache import Cache
-    from pipeline.cross_validate import cross_validate
-    from pipeline.run import Run
-
-    run = Run(folder)
-    cross_validate(recipe, Cache(cache), run, reporter=Reporter(console), folds=folds)
-    missing = run.unfinished_folds()
+    missing = [] if ClassRun(folder).exists else Run(folder).unfinished_folds()
     if missing:
         say(f"{folder}: folds {', '.join(map(str, missing))} still to be trained")
-        return
-    evaluate(folder)
+    else:
+        evaluate(folder)
 
 
 def evaluate(run: RunFolder) -> None:

@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,18 @@ import torch
 
 from data_prep.engine import count_workers
 from data_prep.errors import FolderInUse, UserError
-from data_prep.files import make_folder, require_unlocked, write_csv, write_json, write_text
+from data_prep.files import (
+    locked,
+    make_folder,
+    remove_temporaries,
+    require_unlocked,
+    write_csv,
+    write_json,
+    write_text,
+)
 from data_prep.settings import differences, dump_settings
 from pipeline.predict import Arithmetic
+from pipeline.ranks import Ranks
 from pipeline.run import ClassRun, FoldFolder, Run, RunFolder, TrainingFolder
 from pipeline.settings import Recipe, load_recipe
 
@@ -37,13 +48,13 @@ def resolve(recipe: Recipe) -> Recipe:
 
 
 def start_run(
-    run: RunFolder, recipe: Recipe, *, table: pd.DataFrame, path: Path, source: dict[str, str]
+    run: RunFolder, recipe: Recipe, *, table: pd.DataFrame, path: Path, origin: dict[str, Any]
 ) -> None:
     """Makes the run folder, or makes sure that it was made by the same recipe.
 
     A new run keeps in `path` the table that it starts with, which the caller compares when the run goes on,
-    and in `environment.json` the source of its images. A run that has not begun is new, whatever an attempt
-    that failed at its start has left.
+    and in `environment.json` where its images come from and how many processes train it. A run that has not
+    begun is new, whatever an attempt that failed at its start has left.
 
     Raises:
         UserError: if the run has begun with other settings.
@@ -52,7 +63,7 @@ def start_run(
     if not (run.settings.exists() and has_begun(run.folder)):
         _remove_remains(run.folder, table=path)
         write_csv(path, table)
-        write_json(run.environment, describe_environment(recipe, source))
+        write_json(run.environment, describe_environment(recipe, origin))
         write_text(run.settings, dump_settings(recipe))
         return
     changed = differences(load_recipe(run.settings), recipe)
@@ -61,6 +72,21 @@ def start_run(
             f"{run.folder} was started with other settings ({'; '.join(changed)}): "
             f"choose another --run, or go on with {run.settings} as the recipe"
         )
+
+
+@contextmanager
+def held_for_all(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Holds a folder while all ranks train in it; what a killed writer left there is removed.
+
+    Raises:
+        FolderInUse: if another training holds it.
+    """
+    if not ranks.is_first:
+        yield
+        return
+    with locked(folder):
+        remove_temporaries(folder)
+        yield
 
 
 def has_begun(folder: Path) -> bool:
@@ -91,8 +117,8 @@ def _remove_remains(folder: Path, *, table: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def describe_environment(recipe: Recipe, source: dict[str, str]) -> dict[str, Any]:
-    """Returns versions, machine and the images' source, for people who want to repeat a run."""
+def describe_environment(recipe: Recipe, origin: dict[str, Any]) -> dict[str, Any]:
+    """Returns versions, machine and the run's origin, for people who want to repeat a run."""
     device = recipe.train.device
     return {
         "python": platform.python_version(),
@@ -100,6 +126,6 @@ def describe_environment(recipe: Recipe, source: dict[str, str]) -> dict[str, An
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "cores": count_workers(),
         "threads": torch.get_num_threads(),
-        **source,
+        **origin,
         "versions": {name: importlib.metadata.version(name) for name in ["mammo-vit", *PACKAGES]},
     }

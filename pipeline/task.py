@@ -1,6 +1,6 @@
 """What the trainer asks of a task: what is learned, from which images, and how it is judged."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -63,14 +63,16 @@ class Task(Protocol):
         self,
         model: nn.Module,
         arithmetic: Arithmetic,
+        rows: Sequence[int],
         on_batch: Callable[[int], None],
-        *,
-        at_most: int | None,
-    ) -> pd.DataFrame:
-        """Returns a table with a row for each held-out image, or the first `at_most`.
+    ) -> NDArray[np.float64]:
+        """Returns the probabilities [N, K] of these held-out images.
 
         `on_batch` is called with the number of images after each batch.
         """
+
+    def tabulate(self, probabilities_NK: NDArray[np.float64]) -> pd.DataFrame:
+        """Returns the table of predictions, given those of all held-out images."""
 
     def measure(self, predicted: pd.DataFrame) -> dict[str, float]:
         """Returns the figures of such a table for `history.csv`; NaN is undefined."""

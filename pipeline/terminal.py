@@ -3,15 +3,19 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from data_prep.errors import ImageError, UserError
+from data_prep.errors import ImageError, TrainingStopped, UserError
 from data_prep.files import require_writable
+from pipeline.interrupt import Interrupted
+
+if TYPE_CHECKING:
+    from pipeline.ranks import Ranks
 
 NOT_CLEAN = 1  # exit code: finished, but something needs a look
 
@@ -43,6 +47,22 @@ Seed = Annotated[int, typer.Option(min=0, help="Draws everything that is random.
 def say(text: str) -> None:
     """Prints one line as it is."""
     console.print(text, markup=False, highlight=False)
+
+
+@contextmanager
+def speaking_for_all() -> Iterator["Ranks"]:
+    """Joins the processes that train together, and lets only the first of them speak of what concerns all."""
+    from pipeline.ranks import RankLost, join_ranks, warn_of_restarts  # only here: torch is slow to import
+
+    with join_ranks() as ranks:
+        console.quiet = not ranks.is_first
+        try:
+            if ranks.is_first and (warning := warn_of_restarts()):
+                error_console.print(warning, markup=False, highlight=False)
+            yield ranks
+        except (Interrupted, RankLost, TrainingStopped):
+            error_console.quiet = not ranks.is_first  # all end for the same reason
+            raise
 
 
 def choose_picture(image: Path, out: Path | None, ending: str) -> Path:

@@ -61,8 +61,13 @@ class Meter:
                 self.waited += time.perf_counter() - asked
             yield item
 
-    def summarise(self, model: ModelSettings, precision: Precision, device: str) -> dict[str, float]:
-        """Returns the columns of `throughput.csv`; NaN where the hardware's peak is not known."""
+    def summarise(
+        self, model: ModelSettings, precision: Precision, device: str, *, num_devices: int = 1
+    ) -> dict[str, float]:
+        """Returns the columns of `throughput.csv`; NaN where the hardware's peak is not known.
+
+        Images and MFU are those of all devices together, waiting and memory those of this process.
+        """
         seconds = time.perf_counter() - self.started
         speed, peak = self.num_images / seconds, find_peak_flops(precision, device)
         return {
@@ -70,7 +75,7 @@ class Meter:
             "seconds": seconds,
             "images_per_second": speed,
             "loader_wait_share": self.waited / seconds,
-            "mfu": speed * count_flops(model) / peak if peak else float("nan"),
+            "mfu": speed * count_flops(model) / (num_devices * peak) if peak else float("nan"),
             "peak_memory_mb": _peak_memory_mb(device),
         }
 

@@ -4,6 +4,7 @@ Knows nothing of labels, losses and metrics: a `Task` does. Knows nothing of rep
 """
 
 import math
+import signal
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -14,12 +15,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from data_prep.errors import TrainingStopped
+from data_prep.errors import TrainingStopped, UserError
 from data_prep.files import write_csv
 from pipeline.attention import measure_attention
 from pipeline.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, save_weights
 from pipeline.dataset import Batch, load_batches, to_tensor
-from pipeline.interrupt import StopRequest
+from pipeline.interrupt import Interrupted, StopRequest
 from pipeline.losses import Mixing
 from pipeline.optim import (
     autocast,
@@ -31,6 +32,7 @@ from pipeline.optim import (
 )
 from pipeline.predict import Arithmetic
 from pipeline.progress import Reporter
+from pipeline.ranks import ALONE, Ranks
 from pipeline.run import TrainingFolder
 from pipeline.sampler import Rows, split_batch
 from pipeline.settings import Recipe
@@ -55,21 +57,52 @@ class StepTime(NamedTuple):
 class Trainer:
     """Trains the model of a task and predicts the task's held-out images.
 
+    Several ranks do the same on parts of every batch: each has the whole state, the first alone writes.
+
     Raises:
         TrainingStopped: if there are checkpoints and none can be read.
+        UserError: if a batch is too small for its parts, or the ranks do not see the same folder.
     """
 
-    def __init__(self, recipe: Recipe, task: Task, folder: TrainingFolder, *, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        task: Task,
+        folder: TrainingFolder,
+        *,
+        reporter: Reporter,
+        ranks: Ranks = ALONE,
+    ) -> None:
         self.recipe = recipe
         self.settings = recipe.train
         self.task = task
         self.folder = folder
         self.reporter = reporter
+        self.ranks = ranks
         self.arithmetic = Arithmetic.choose(recipe.train.device, recipe.train.precision)
         self.batches_per_epoch = len(task.plan(0))
-        checkpoint = load_checkpoint(folder)
-        self.state = self._begin() if checkpoint is None else self._go_on(checkpoint)
+        with ranks.first_goes_first():  # it alone may remove a damaged checkpoint, or download first weights
+            self._require_rows_for_all_parts()
+            checkpoint = load_checkpoint(folder)
+            self.state = self._begin() if checkpoint is None else self._go_on(checkpoint)
+        self._require_one_folder()
         self.model = torch.compile(self.state.model) if self.settings.compile else self.state.model
+
+    def _require_rows_for_all_parts(self) -> None:
+        smallest = min(map(len, self.task.plan(0)))
+        if smallest < self.ranks.size * self.settings.accumulation:
+            raise UserError(
+                f"train.batch_size {self.settings.batch_size} gives batches of {smallest}, too few for "
+                f"{self.ranks.size} processes x {self.settings.accumulation} parts: take a larger one"
+            )
+
+    def _require_one_folder(self) -> None:
+        here = float(self.state.epoch * self.batches_per_epoch + self.state.batch)
+        if self.ranks.sum(here) != here * self.ranks.size:
+            raise UserError(
+                f"the processes of this training find different checkpoints in {self.folder.folder}: "
+                "it must lie on storage that all machines share"
+            )
 
     def _begin(self) -> State:
         torch.manual_seed(self.task.seed)
@@ -86,7 +119,8 @@ class Trainer:
         model = VisionTransformer(self.task.model)
         if self.task.init:
             rows = load_initial_weights(model, self.task.init, self.settings.init_normalization)
-            write_csv(self.folder.initial_weights, rows)
+            if self.ranks.is_first:
+                write_csv(self.folder.initial_weights, rows)
             counts = ", ".join(
                 f"{count} {outcome}" for outcome, count in rows["outcome"].value_counts().items()
             )
@@ -124,6 +158,10 @@ class Trainer:
             predicted = None
         if predicted is None:
             predicted = self._predict(stop)
+        if self.ranks.is_first:
+            self._finish(predicted)
+
+    def _finish(self, predicted: pd.DataFrame) -> None:
         save_weights(
             self.folder,
             self.state.average.module,
@@ -142,20 +180,18 @@ class Trainer:
         for rows in others:
             self._step(parts, len(rows))
             meter.num_images += len(rows)
-        row = meter.summarise(self.task.model, self.arithmetic.precision, self.arithmetic.device)
+        row = self._summarise(meter)
         return StepTime(row["seconds"] / num_steps, row["images"] / num_steps, row["peak_memory_mb"])
 
     def _rehearse(self) -> None:
-        """Takes a batch through everything but the update, so that a mistake shows before the first epoch.
-
-        Changes nothing: what it draws is drawn again.
-        """
-        random_states = self.state.random_states()
+        """Takes a batch through everything but the update, so that a mistake shows before the first epoch."""
         images_BCHW, rows_B = next(self._load_parts(self.task.plan(0)[:1]))
-        self._losses(images_BCHW, rows_B, entropy=[0, 0]).mean().backward()  # type: ignore[no-untyped-call]
+        self._losses(images_BCHW, rows_B, step=0, part=0).mean().backward()  # type: ignore[no-untyped-call]
         self.state.optimizer.zero_grad(set_to_none=True)
-        self.task.predict(self.state.average.module, self.arithmetic, lambda _count: None, at_most=2)
-        self.state.set_random_states(random_states)
+        rows = range(len(self.task.held_out))[:2]
+        some_NK = self.task.predict(self.state.average.module, self.arithmetic, rows, lambda _count: None)
+        repeated_NK = np.resize(some_NK, (len(self.task.held_out), some_NK.shape[1]))
+        self.task.measure(self.task.tabulate(repeated_NK))
 
     def _train_epoch(self, stop: StopRequest) -> dict[str, float]:
         """Returns this epoch's row of `throughput.csv`, of what this process did."""
@@ -170,17 +206,29 @@ class Trainer:
                 meter.num_images += len(rows)
                 advance(len(rows), note=f"loss {state.loss_sum / state.batch:.4f}")
                 if time.perf_counter() - saved > SECONDS_BETWEEN_SAVES:
-                    save_checkpoint(self.folder, state.to_checkpoint())
+                    self._save()
                     saved = time.perf_counter()
-                self._stop_if_asked(stop)
-        return meter.summarise(self.task.model, self.arithmetic.precision, self.arithmetic.device)
+                self._stop_together(stop)
+        return self._summarise(meter)
+
+    def _summarise(self, meter: Meter) -> dict[str, float]:
+        arithmetic = self.arithmetic
+        return meter.summarise(
+            self.task.model, arithmetic.precision, arithmetic.device, num_devices=self.ranks.size
+        )
+
+    def _save(self) -> None:
+        if self.ranks.is_first:
+            save_checkpoint(self.folder, self.state.to_checkpoint())
 
     def _load_parts(self, plan: list[Rows]) -> Iterator[Batch]:
-        """Yields `accumulation` parts of each batch."""
-        num_parts = self.settings.accumulation
-        parts = [
-            part for rows in plan for part in split_batch(rows, rank=0, num_ranks=1, num_parts=num_parts)
-        ]
+        """Yields this rank's `accumulation` parts of each batch."""
+        shape = {
+            "rank": self.ranks.rank,
+            "num_ranks": self.ranks.size,
+            "num_parts": self.settings.accumulation,
+        }
+        parts = [part for rows in plan for part in split_batch(rows, **shape)]
         return load_batches(
             self.task.dataset,
             [[(self.state.epoch, int(row)) for row in part] for part in parts],
@@ -189,18 +237,24 @@ class Trainer:
         )
 
     def _step(self, parts: Iterator[Batch], num_images: int) -> float:
-        """Takes one optimizer step over the next parts and returns their mean loss, before the step."""
+        """Takes one optimizer step over the batch's next parts and returns its mean loss, before the step.
+
+        The losses of all ranks' parts add up to the mean over the batch, however it is split.
+        """
         state = self.state
         step = state.epoch * self.batches_per_epoch + state.batch
         set_learning_rate(state.optimizer, self._learning_rate(step))
         state.optimizer.zero_grad(set_to_none=True)
-        value = 0.0
+        total = torch.zeros((), device=self.arithmetic.device)
         rows: list[int] = []
-        for number, (images_BCHW, rows_B) in enumerate(islice(parts, self.settings.accumulation)):
-            loss = self._losses(images_BCHW, rows_B, entropy=[step, number]).sum() / num_images
-            value, rows = value + loss.item(), rows + rows_B.tolist()
-            self._require_finite("loss", value, rows)
+        first_part = self.ranks.rank * self.settings.accumulation
+        for part, (images_BCHW, rows_B) in enumerate(islice(parts, self.settings.accumulation), first_part):
+            loss = self._losses(images_BCHW, rows_B, step=step, part=part).sum() / num_images
             state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            total, rows = total + loss.detach(), rows + rows_B.tolist()
+        value = float(self.ranks.sum(total.item()))
+        self._require_finite("loss", value, [] if total.isfinite() else rows)
+        self.ranks.sum_gradients(state.model.parameters())
         state.scaler.unscale_(state.optimizer)
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), self.settings.clip_norm)
         if not state.scaler.is_enabled():  # it leaves steps out where a gradient overflows
@@ -210,12 +264,13 @@ class Trainer:
         state.average.update(state.model, step)
         return value
 
-    def _losses(self, images_BCHW: Tensor, rows_B: Tensor, *, entropy: list[int]) -> Tensor:
-        """Returns each image's loss; `entropy` and the task's seed draw how the images are mixed."""
+    def _losses(self, images_BCHW: Tensor, rows_B: Tensor, *, step: int, part: int) -> Tensor:
+        """Returns each image's loss; dropout and mixing are drawn from (seed, step, part of the batch)."""
+        generator = np.random.default_rng([self.task.seed, step, part])
+        torch.manual_seed(int(generator.integers(2**32)))
         images_BCHW = images_BCHW.to(self.arithmetic.device, non_blocking=True)
         mixing = None
         if self.settings.mixup:
-            generator = np.random.default_rng([self.task.seed, *entropy])
             mixing = Mixing.draw(len(rows_B), alpha=self.settings.mixup, generator=generator)
             images_BCHW = mixing.blend(images_BCHW)
         with autocast(self.arithmetic.precision, self.arithmetic.device):
@@ -234,28 +289,39 @@ class Trainer:
         )
 
     def _require_finite(self, name: str, value: float, rows: list[int]) -> None:
+        """Stops all ranks if the value, which is the same in all, is not finite; `rows` are this rank's."""
         if math.isfinite(value):
             return
-        names = ", ".join(self.task.name_rows(rows))
+        is_suspect = np.zeros(len(self.task.dataset))
+        is_suspect[rows] = 1
+        names = ", ".join(self.task.name_rows(np.flatnonzero(self.ranks.sum(is_suspect)).tolist()))
         raise TrainingStopped(
             f"the {name} is {value} in {self.task.name}, epoch {self.state.epoch + 1}, images {names}: lower "
             "train.learning_rate or look at these images; the last checkpoint is kept"
         )
 
     def _predict(self, stop: StopRequest) -> pd.DataFrame:
-        """Returns the averaged weights' predictions of the held-out images."""
-        with self.reporter.track(f"{self.task.name} held-out images", len(self.task.held_out)) as advance:
+        """Returns the averaged weights' predictions of the held-out images; each rank makes its share."""
+        task, rows = self.task, self.ranks.share(range(len(self.task.held_out)))
+        with self.reporter.track(f"{task.name} held-out images", len(rows)) as advance:
 
             def on_batch(count: int) -> None:
                 advance(count)
-                self._stop_if_asked(stop)
+                if stop.is_made:  # each rank by itself: the end of the epoch is behind all of them
+                    self._save()
+                    stop.raise_if_made()
 
-            return self.task.predict(self.state.average.module, self.arithmetic, on_batch, at_most=None)
+            share_NK = task.predict(self.state.average.module, self.arithmetic, rows, on_batch)
+        probabilities_NK = np.zeros((len(task.held_out), share_NK.shape[1]))
+        probabilities_NK[rows] = share_NK
+        return task.tabulate(self.ranks.sum(probabilities_NK))
 
-    def _stop_if_asked(self, stop: StopRequest) -> None:
-        if stop.is_made:
-            save_checkpoint(self.folder, self.state.to_checkpoint())
+    def _stop_together(self, stop: StopRequest) -> None:
+        """Stops all ranks after the same batch, whichever of them was asked to."""
+        if self.ranks.sum(stop.is_made):
+            self._save()
             stop.raise_if_made()
+            raise Interrupted(signal.SIGTERM)  # another rank was asked
 
     def _pick_held_out(self) -> Tensor:
         """Returns some of the held-out images, evenly spread."""
@@ -282,6 +348,7 @@ class Trainer:
         )
         state.throughput.append({"epoch": state.epoch + 1, **speed})
         state.epoch, state.batch, state.loss_sum = state.epoch + 1, 0, 0.0
-        write_csv(self.folder.history, pd.DataFrame(state.history))
-        write_csv(self.folder.throughput, pd.DataFrame(state.throughput))
-        save_checkpoint(self.folder, state.to_checkpoint())
+        if self.ranks.is_first:
+            write_csv(self.folder.history, pd.DataFrame(state.history))
+            write_csv(self.folder.throughput, pd.DataFrame(state.throughput))
+        self._save()

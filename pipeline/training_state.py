@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pipeline.checkpoint import Checkpoint
 from pipeline.optim import Average
@@ -28,13 +27,12 @@ class State:
     best: dict[str, Any] = field(default_factory=dict)  # value and weights of the best epoch
 
     def to_checkpoint(self) -> Checkpoint:
-        """Returns what `restore` needs, torch's random state included."""
+        """Returns what `restore` needs; no random state, since each step draws from a seed of its own."""
         return {
             "model": self.model.state_dict(),
             "average": self.average.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "random": self.random_states(),
             "counters": {"epoch": self.epoch, "batch": self.batch, "loss_sum": self.loss_sum},
             "history": self.history,
             "throughput": self.throughput,
@@ -47,7 +45,6 @@ class State:
         self.average.module.load_state_dict(checkpoint["average"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.scaler.load_state_dict(checkpoint["scaler"])
-        self.set_random_states(checkpoint["random"])
         counters = checkpoint["counters"]
         self.epoch, self.batch, self.loss_sum = counters["epoch"], counters["batch"], counters["loss_sum"]
         self.history, self.throughput = checkpoint["history"], checkpoint["throughput"]
@@ -58,18 +55,3 @@ class State:
         if value > self.best.get("value", -math.inf):
             weights = {name: tensor.clone() for name, tensor in self.average.module.state_dict().items()}
             self.best = {"value": value, "weights": weights}
-
-    def random_states(self) -> list[Tensor]:
-        """Returns the state of torch's stream, and of the GPU's where that is used."""
-        states = [torch.get_rng_state()]
-        return [*states, torch.cuda.get_rng_state()] if self._is_on_gpu else states
-
-    def set_random_states(self, states: list[Tensor]) -> None:
-        """Goes back to the draws of that moment."""
-        torch.set_rng_state(states[0])
-        if self._is_on_gpu:
-            torch.cuda.set_rng_state(states[1])
-
-    @property
-    def _is_on_gpu(self) -> bool:
-        return self.model.head.weight.is_cuda

@@ -4,13 +4,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tomli_w
 import torch
 from hypothesis import settings
 
 from data_prep.cache import Cache
 from pipeline.cross_validate import cross_validate
 from pipeline.run import Run
-from tests.pipeline.tiny import make_exams, make_recipe, quiet, write_cache
+from tests.pipeline.tiny import make_exams, make_recipe, quiet, torchrun, write_cache
 
 settings.register_profile("shared machine", deadline=None)  # a busy machine is no failure
 settings.load_profile("shared machine")
@@ -33,6 +34,20 @@ def unbroken(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run trained without a break by `make_recipe()`; no test changes it."""
     run = Run(tmp_path_factory.mktemp("unbroken") / "run")
     cross_validate(make_recipe(), cache, run, reporter=quiet())
+    return run
+
+
+@pytest.fixture(scope="session")
+def unbroken_pair(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Fold 0 of such a run, trained by two ranks; no test changes it."""
+    run = Run(tmp_path_factory.mktemp("unbroken_pair") / "run")
+    config = run.folder.parent / "config.toml"
+    config.write_text(tomli_w.dumps(make_recipe().model_dump()))
+    ended = torchrun(
+        *["-m", "--", "pipeline", "train", str(config), "--cache", str(cache.folder)],
+        *["--run", str(run.folder), "--fold", "0"],
+    )
+    assert ended.returncode == 0, ended.stderr
     return run
 
 

@@ -66,7 +66,7 @@ def test_no_keys_are_no_batches(paths: list[Path]) -> None:
 
 @given(st.integers(0, 100), st.integers(1, 40))
 def test_in_order_goes_once_through_all_rows_in_full_batches(num_images: int, batch_size: int) -> None:
-    batches = in_order(num_images, batch_size)
+    batches = in_order(range(num_images), batch_size)
     assert [row for batch in batches for _, row in batch] == list(range(num_images))
     assert all(len(batch) == batch_size for batch in batches[:-1])
     assert all(1 <= len(batch) <= batch_size for batch in batches)
@@ -81,7 +81,7 @@ def test_a_bad_image_is_one_sentence_from_a_worker_too(
         paths[2].unlink()
     else:
         paths[2].write_bytes(b"no image")
-    batches = load_batches(CachedImages(ImageFiles(paths)), in_order(7, 2), workers=workers)
+    batches = load_batches(CachedImages(ImageFiles(paths)), in_order(range(7), 2), workers=workers)
     next(batches)
     with pytest.raises(UserError, match=sentence) as caught:
         next(batches)

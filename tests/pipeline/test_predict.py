@@ -77,7 +77,9 @@ def test_out_of_fold_predictions_are_those_of_the_folds_weights(cache: Cache, un
         oof = read_oof(unbroken.fold(fold).oof)
         model, shift = load_weights(unbroken.fold(fold), MODEL)
         images = open_images(cache, oof)
-        batches = predict_cached(model, images, len(images), logit_shift=shift, arithmetic=CPU, workers=0)
+        batches = predict_cached(
+            model, images, range(len(images)), logit_shift=shift, arithmetic=CPU, workers=0
+        )
         np.testing.assert_array_equal(np.concatenate(list(batches)), oof["probability"])
 
 

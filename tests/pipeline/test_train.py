@@ -317,19 +317,19 @@ def test_the_best_epoch_predicts_if_that_is_asked_for(
 ) -> None:
     """The weights and predictions are those of the epoch; a stop between leaves no trace."""
     recipe, run, again = make_recipe(select="best", epochs=4), Run(tmp_path / "run"), Run(tmp_path / "again")
-    values = iter([0.5, 0.7, float("nan"), 0.6] * 2)
+    values = iter(2 * [float("nan"), 0.5, 0.7, float("nan"), 0.6])  # the first is the rehearsal's
     monkeypatch.setattr(FoldTask, "measure", lambda *_: {"val_auc": next(values)})
-    predictions, predict = [], FoldTask.predict
+    of_epochs, tabulate = [], FoldTask.tabulate
 
-    def predict_and_keep(*arguments, **options) -> pd.DataFrame:
-        predictions.append(predict(*arguments, **options))
-        return predictions[-1]
+    def tabulate_and_keep(*arguments) -> pd.DataFrame:
+        of_epochs.append(tabulate(*arguments))
+        return of_epochs[-1]
 
-    monkeypatch.setattr(FoldTask, "predict", predict_and_keep)
+    monkeypatch.setattr(FoldTask, "tabulate", tabulate_and_keep)
     cross_validate(recipe, cache, run, reporter=quiet(), folds=[0])
-    of_epochs = [table for table in predictions if len(table) > 2]  # without the rehearsal
-    assert of_epochs[1]["probability"].tolist() != of_epochs[3]["probability"].tolist()
-    assert read_oof(run.fold(0).oof)["probability"].tolist() == of_epochs[1]["probability"].tolist()
+    _, _, second, _, fourth, _ = (table["probability"].tolist() for table in of_epochs)  # after the rehearsal
+    assert second != fourth
+    assert read_oof(run.fold(0).oof)["probability"].tolist() == second
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.cross_validate.StopRequest", lambda: StopAfter(3 * QUESTIONS + 1))
         with pytest.raises(Interrupted):
@@ -345,9 +345,9 @@ def test_a_mistake_in_validation_shows_before_the_first_epoch(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = []
-    monkeypatch.setattr("pipeline.fold.predict_cached", lambda *_, **__: [np.array([0.5, 0.5, 0.5])])
+    monkeypatch.setattr("pipeline.fold.to_breasts", lambda _table: pd.DataFrame({"other": []}))
     monkeypatch.setattr(Trainer, "_step", lambda *_: steps.append(1))
-    with pytest.raises(ValueError, match="Length of values"):
+    with pytest.raises(KeyError, match="cancer"):
         cross_validate(make_recipe(), cache, Run(tmp_path / "run"), reporter=quiet(), folds=[0])
     assert not steps
 

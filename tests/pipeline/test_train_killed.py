@@ -1,4 +1,4 @@
-"""Real training processes, killed by SIGKILL at chosen moments: the next one ends as if nothing had been."""
+"""Real training processes, killed by SIGKILL at chosen moments: the next ones end as if nothing had been."""
 
 import os
 import signal
@@ -11,14 +11,15 @@ import tomli_w
 
 from data_prep.cache import Cache
 from pipeline.run import Run
-from tests.pipeline.tiny import make_recipe, results
+from tests.pipeline.tiny import make_recipe, results, torchrun
 
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
 from pipeline import checkpoint, cli, train
 
-name, number = sys.argv.pop(1), int(sys.argv.pop(1))
+name, number, rank = sys.argv.pop(1), int(sys.argv.pop(1)), sys.argv.pop(1)
+is_mine = os.environ.get("RANK", "0") == rank and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
 
 def die_in_call(owner, name, *, half_done=lambda *arguments: None):
     function, calls = getattr(owner, name), []
@@ -33,7 +34,9 @@ def die_in_call(owner, name, *, half_done=lambda *arguments: None):
 def write_half(path, content):
     path.with_name(f".tmp-{os.getpid()}-{path.name}").write_bytes(content[: len(content) // 2])
 
-if name == "step":
+if not is_mine:
+    pass
+elif name == "step":
     die_in_call(train.Trainer, "_step")
 elif name == "end of epoch":
     die_in_call(train.Trainer, "_end_epoch")
@@ -51,7 +54,7 @@ def train(cache: Cache, run: Run, *, workers: int, moment: str = "never", number
     """Trains fold 0 in a process of its own and returns its exit code."""
     config = run.folder.parent / "config.toml"
     config.write_text(tomli_w.dumps(make_recipe(workers=workers).model_dump()))
-    command = [sys.executable, "-c", PROGRAM, moment, str(number), "train", str(config)]
+    command = [sys.executable, "-c", PROGRAM, moment, str(number), "0", "train", str(config)]
     command += ["--cache", str(cache.folder), "--run", str(run.folder), "--fold", "0"]
     finished = subprocess.run(
         command,
@@ -63,6 +66,19 @@ def train(cache: Cache, run: Run, *, workers: int, moment: str = "never", number
     )
     assert "Traceback" not in finished.stderr, finished.stderr
     return finished.returncode
+
+
+def train_with_two(cache: Cache, run: Run, moment: str, number: int, rank: int) -> str:
+    """Trains fold 0 with two ranks, one of which dies once, and returns what they said."""
+    config, program = run.folder.parent / "config.toml", run.folder.parent / "program.py"
+    config.write_text(tomli_w.dumps(make_recipe(workers=2).model_dump()))
+    program.write_text(PROGRAM)
+    finished = torchrun(
+        *["--max-restarts=2", "--", str(program), moment, str(number), str(rank), "train", str(config)],
+        *["--cache", str(cache.folder), "--run", str(run.folder), "--fold", "0"],
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout + finished.stderr
 
 
 @pytest.mark.slow
@@ -92,4 +108,24 @@ def test_a_process_killed_at_any_moment_leaves_no_trace(
     assert len(of_fold_0) == 3
     for name in of_fold_0:
         assert results(run)[name] == results(unbroken)[name], name
+    assert not [path.name for path in run.folder.rglob(".tmp-*")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("moment", "number", "rank"),
+    [("step", 1, 1), ("step", 5, 0), ("held-out images", 2, 1), ("save", 2, 0)],
+    ids=str,
+)
+def test_torchrun_restarts_after_a_rank_was_killed_and_ends_with_the_same_weights(
+    cache: Cache, unbroken_pair: Run, tmp_path: Path, moment: str, number: int, rank: int
+) -> None:
+    """In the first step, within an epoch, in validation, half way through a checkpoint."""
+    run = Run(tmp_path / "run")
+    said = train_with_two(cache, run, moment, number, rank)
+    assert "exitcode: -9" in said
+    of_fold = {name: content for name, content in results(run).items() if name.startswith("fold_0/")}
+    assert len(of_fold) == 3
+    for name, content in of_fold.items():
+        assert content == results(unbroken_pair)[name], name
     assert not [path.name for path in run.folder.rglob(".tmp-*")]

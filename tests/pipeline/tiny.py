@@ -1,6 +1,9 @@
 """Tiny caches of noise, data sets and recipes, for the tests of all that trains or predicts."""
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Self
 
@@ -145,6 +148,20 @@ def results(run: RunFolder) -> dict[str, bytes]:
     names |= {"oof.csv", "predictions.csv"}
     paths = sorted(path for path in run.folder.rglob("*") if path.name in names)
     return {str(path.relative_to(run.folder)): path.read_bytes() for path in paths}
+
+
+def torchrun(*arguments: str, ranks=2, timeout=300) -> subprocess.CompletedProcess[str]:
+    """Runs torchrun on one machine as README says, and returns how it ended."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    return subprocess.run(
+        [*command, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
 
 
 class StopAfter(StopRequest):
