@@ -65,6 +65,11 @@ class TrainingFolder:
         return self.folder / "throughput.csv"
 
     @property
+    def events(self) -> Path:
+        """History and throughput for TensorBoard, if `train.tensorboard` is true."""
+        return self.folder / "events"
+
+    @property
     def initial_weights(self) -> Path:
         """What became of each tensor of `train.init`: tensor, outcome, detail."""
         return self.folder / "initial_weights.csv"

@@ -201,6 +201,9 @@ class TrainSettings(StrictSettings):
     select_by: Literal["val_auc", "val_average_precision", "val_pf1"] = "val_auc"
     """A breast-level column of `history.csv`."""
 
+    tensorboard: bool = False
+    """Write each epoch's figures for TensorBoard too; the extra `tensorboard` must be installed."""
+
     compile: bool = False
     """Compile the model: minutes at the start, faster steps on a GPU."""
 

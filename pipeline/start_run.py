@@ -22,6 +22,7 @@ from data_prep.files import (
     write_text,
 )
 from data_prep.settings import differences, dump_settings
+from pipeline.events import require_tensorboard
 from pipeline.predict import Arithmetic
 from pipeline.ranks import Ranks
 from pipeline.run import ClassRun, FoldFolder, Run, RunFolder, TrainingFolder
@@ -41,7 +42,13 @@ PACKAGES = [
 
 
 def resolve(recipe: Recipe) -> Recipe:
-    """Returns the recipe with device and precision as this machine has them, which is what a run keeps."""
+    """Returns the recipe with device and precision as this machine has them, which is what a run keeps.
+
+    Raises:
+        UserError: if it lacks a GPU or a package that the recipe asks for by name.
+    """
+    if recipe.train.tensorboard:
+        require_tensorboard()
     chosen = Arithmetic.choose(recipe.train.device, recipe.train.precision)
     train = recipe.train.model_copy(update={"device": chosen.device, "precision": chosen.precision})
     return recipe.model_copy(update={"train": train})

@@ -20,6 +20,7 @@ from data_prep.files import write_csv
 from pipeline.attention import measure_attention
 from pipeline.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, save_weights
 from pipeline.dataset import Batch, load_batches, to_tensor
+from pipeline.events import write_events
 from pipeline.interrupt import Interrupted, StopRequest
 from pipeline.losses import Mixing
 from pipeline.optim import (
@@ -351,4 +352,6 @@ class Trainer:
         if self.ranks.is_first:
             write_csv(self.folder.history, pd.DataFrame(state.history))
             write_csv(self.folder.throughput, pd.DataFrame(state.throughput))
+            if self.settings.tensorboard:
+                write_events(self.folder.events, state.history[-1] | speed, step=state.epoch)
         self._save()
