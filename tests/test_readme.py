@@ -1,7 +1,10 @@
 """Every command in the README runs, in its order, on phantoms in the place of real data."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -34,7 +37,7 @@ def labels_of(data: Path, path: Path, *, split: str) -> None:
 
 
 @pytest.mark.slow
-def test_every_command_runs(tmp_path: Path) -> None:
+def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = tmp_path / "rsna-breast-cancer-detection"
     write_phantoms(data, num_patients=20, seed=2)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
@@ -46,11 +49,20 @@ def test_every_command_runs(tmp_path: Path) -> None:
         if program == "make":  # these are the set-up of this very test, and the demo's own test
             assert f"\n{arguments[0]}: " in (ROOT / "Makefile").read_text()
             continue
+        if program == "export":
+            monkeypatch.setenv(*arguments[0].split("="))
+            continue
+        if program == "torchrun":
+            command = [sys.executable, "-m", "torch.distributed.run", *arguments, *TINY]
+            subprocess.run(command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
+            assert (tmp_path / arguments[-1] / "report.html").exists()
+            ran.add(program)
+            continue
         assert program == "mammo"
         smaller = [SMALLER.get(argument, argument) for argument in arguments]
         mammo(*smaller, *(TINY if arguments[0] == "train" else []), folder=tmp_path)
         ran.add(arguments[0])
-    assert ran == {"collect", "prepare", "train", "evaluate", "predict", "check"}
+    assert ran == {"collect", "prepare", "train", "evaluate", "predict", "check", "torchrun"}
 
 
 def test_the_part_to_try_first_has_folds_at_the_prevalence_of_rsna() -> None:
