@@ -1,5 +1,6 @@
 """The training of a fold: repeatable to the byte, stopped and killed without a trace, and it learns."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -307,6 +309,18 @@ def test_a_compiled_model_is_what_is_trained(
     cross_validate(make_recipe(compile=True), cache, run, reporter=quiet(), folds=[0])
     assert len(compiled) == 1
     assert run.fold(0).weights.read_bytes() != plain.fold(0).weights.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for CPUs with g++")
+def test_compiling_changes_the_weights_by_rounding_alone(
+    cache: Cache, unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    run = Run(tmp_path / "run")
+    cross_validate(make_recipe(compile=True), cache, run, reporter=quiet(), folds=[0])
+    compiled, plain = (safetensors.torch.load_file(each.fold(0).weights) for each in (run, unbroken))
+    assert max(float((compiled[name] - plain[name]).abs().max()) for name in plain) < 1e-5
 
 
 # Which epoch
