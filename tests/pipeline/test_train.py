@@ -313,6 +313,7 @@ def test_a_compiled_model_is_what_is_trained(
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for CPUs with g++")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
 def test_compiling_changes_the_weights_by_rounding_alone(
     cache: Cache, unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
