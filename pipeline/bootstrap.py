@@ -1,23 +1,28 @@
-"""Patient-level bootstrap intervals. Knows no files and no folds; the figures themselves stand in `metrics`.
+"""Patient-level bootstrap. Knows no files, tables and folds; the figures themselves stand in `metrics`.
 
 Patients are drawn with replacement, not breasts, because the two breasts of a woman resemble each other.
-A draw is a weight per breast, how often its patient was drawn: a replicate is a weighted formula, not a copy.
+A draw is a weight per patient, how often she was drawn. All sets that are given together see the same draws,
+a fold or a slice what falls into it, so that differences between them are paired.
+
+Shape suffixes: M patients, R replicates.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
-import pandas as pd
 
-from pipeline.metrics import Floats, weighted_auc, weighted_average_precision, weighted_f1, weighted_pf1
+from pipeline.formulas import find_best
+from pipeline.metrics import compute_figures
+from pipeline.patient_sums import Floats, PatientSums
 
 NUM_REPLICATES = 2_000
-CHUNK_CELLS = 1_000_000
-"""Weights held at a time: 8 MB, whatever the number of breasts."""
+SEED = 0
+CHUNK_CELLS = 3_000_000
+"""Weights held at a time: 24 MB, whatever the number of patients."""
 
-Figure = Callable[[Floats], Floats]
-"""Weights [R, N] to one figure per weighting [R], NaN where it is undefined."""
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -33,52 +38,47 @@ class Interval:
     num_undefined: int
 
 
-def find_intervals(
-    breasts: pd.DataFrame, threshold: float | None, *, seed: int, num_replicates: int = NUM_REPLICATES
-) -> dict[str, Interval]:
-    """Computes the intervals of auc, average_precision, pf1 and, at the fixed `threshold`, of pf1_best.
+def replicate(
+    sets: Mapping[Key, PatientSums], *, seed: int = SEED, num_replicates: int = NUM_REPLICATES
+) -> dict[Key, dict[str, Floats]]:
+    """Computes every figure of every set in every replicate, [R]; NaN where it is undefined.
+
+    `pf1_best` keeps the threshold that was chosen on all patients; that it was chosen on the very same
+    predictions is not part of its spread. `threshold_best` is chosen anew each time.
 
     Args:
-        breasts: one row per breast: patient_id, cancer, probability.
-        threshold: chosen before; that it was chosen on the same breasts is not part of the interval.
-        seed: the same seed gives the same intervals.
+        sets: of the same patients, numbered alike.
+        seed: the same seed gives the same replicates.
         num_replicates: draws.
-
-    Returns:
-        An interval per figure; a figure that is undefined in every replicate has none.
     """
-    labels, probabilities = breasts["cancer"].to_numpy(), breasts["probability"].to_numpy()
-    figures: dict[str, Figure] = {
-        "pf1": lambda weights_RN: weighted_pf1(labels, probabilities, weights_RN),
-        "auc": lambda weights_RN: weighted_auc(labels, probabilities, weights_RN),
-        "average_precision": lambda weights_RN: weighted_average_precision(labels, probabilities, weights_RN),
+    num_patients = max((sums.num_patients for sums in sets.values()), default=0)
+    best = {key: find_best(sums.add_up()) for key, sums in sets.items()}
+    chunks: dict[Key, list[dict[str, Floats]]] = {key: [] for key in sets}
+    for weights_MR in draw_weights(num_patients, seed=seed, num_replicates=num_replicates):
+        for key, sums in sets.items():
+            chunks[key].append(compute_figures(sums.add_up(weights_MR), best=best[key]))
+    return {
+        key: {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for key, parts in chunks.items()
     }
-    if threshold is not None:
-        answers = probabilities >= threshold
-        figures["pf1_best"] = lambda weights_RN: weighted_f1(labels, answers, weights_RN)
-    chunks: dict[str, list[Floats]] = {name: [] for name in figures}
-    for weights_RN in draw_weights(breasts["patient_id"], seed=seed, num_replicates=num_replicates):
-        for name, figure in figures.items():
-            chunks[name].append(figure(weights_RN))
-    replicates = {name: np.concatenate(parts) for name, parts in chunks.items()}
-    return {name: _interval(values) for name, values in replicates.items() if not np.isnan(values).all()}
 
 
-def draw_weights(patients: "pd.Series[str]", *, seed: int, num_replicates: int) -> Iterator[Floats]:
-    """Yields chunks [R, N] of how often each row's patient was drawn; together `num_replicates` rows.
-
-    The draws depend on the set of patients and the seed, not on the order of the rows.
-    """
-    ids, patient_N = np.unique(patients.to_numpy(dtype=np.str_), return_inverse=True)
+def draw_weights(num_patients: int, *, seed: int, num_replicates: int) -> Iterator[Floats]:
+    """Yields chunks [M, R] of how often each patient was drawn; together `num_replicates` columns."""
     generator = np.random.default_rng(seed)
-    rows_per_chunk = max(1, CHUNK_CELLS // max(1, len(patient_N)))
-    for start in range(0, num_replicates, rows_per_chunk):
-        num_rows = min(rows_per_chunk, num_replicates - start)
-        draws = [generator.integers(len(ids), size=len(ids)) for _ in range(num_rows)]
-        counts = np.stack([np.bincount(draw, minlength=len(ids)) for draw in draws])
-        yield counts[:, patient_N].astype(np.float64)
+    per_chunk = max(1, CHUNK_CELLS // max(1, num_patients))
+    for start in range(0, num_replicates, per_chunk):
+        weights_MR = np.empty((num_patients, min(per_chunk, num_replicates - start)))
+        for column in range(weights_MR.shape[1]):
+            draw = generator.integers(num_patients, size=num_patients)
+            weights_MR[:, column] = np.bincount(draw, minlength=num_patients)
+        yield weights_MR
 
 
-def _interval(replicates: Floats) -> Interval:
-    low, high = np.nanpercentile(replicates, [2.5, 97.5])
-    return Interval(float(low), float(high), int(np.isnan(replicates).sum()))
+def find_interval(replicates_R: Floats) -> Interval | None:
+    """Returns the 2.5th to 97.5th percentile; None where every replicate is undefined."""
+    is_undefined_R = np.isnan(replicates_R)
+    if is_undefined_R.all():
+        return None
+    low, high = np.percentile(replicates_R[~is_undefined_R], [2.5, 97.5])
+    return Interval(float(low), float(high), int(is_undefined_R.sum()))

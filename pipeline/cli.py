@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from data_prep.errors import UserError
-from pipeline import data_commands, run_commands
+from pipeline import data_commands, evaluation_commands, run_commands
 from pipeline.interrupt import Interrupted
 from pipeline.terminal import error_console
 
@@ -25,7 +25,8 @@ COMMANDS: list[Callable[..., None]] = [
     data_commands.verify,
     data_commands.pack,
     run_commands.train,
-    run_commands.evaluate,
+    evaluation_commands.evaluate,
+    evaluation_commands.compare,
     run_commands.predict,
     run_commands.explain,
     run_commands.check,

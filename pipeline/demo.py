@@ -10,7 +10,8 @@ from data_prep.exams import read_exams, require_images
 from data_prep.phantom_data import write_phantoms
 from data_prep.prepare import prepare
 from pipeline.cross_validate import cross_validate
-from pipeline.evaluate import Evaluation, evaluate_run
+from pipeline.evaluate import evaluate_run
+from pipeline.evaluation import Evaluation
 from pipeline.predict import predict_folder
 from pipeline.progress import Reporter
 from pipeline.report import write_report

@@ -1,183 +1,135 @@
-"""From a finished run's out-of-fold predictions to its figures. Knows no model, no picture and no page."""
+"""The evaluation of a finished run, written as `metrics.json` and tables. Knows no page and no formula."""
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
-from data_prep.errors import UserError
-from data_prep.exams import sort_by_id
 from data_prep.files import write_csv, write_json
-from pipeline.aggregate import to_breasts
-from pipeline.bootstrap import NUM_REPLICATES, Interval, find_intervals
-from pipeline.metrics import BreastMetrics, measure
-from pipeline.run import FOLD_METRICS_COLUMNS, Run, read_oof
+from pipeline.bootstrap import NUM_REPLICATES, SEED
+from pipeline.evaluation import Evaluation, Level, evaluate_oof
+from pipeline.metrics import FIGURES
+from pipeline.oof import collect_oof
+from pipeline.run import Run
+from pipeline.subsets import Subset
 
-BOOTSTRAP_SEED = 0
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What is known of a run once all its folds are trained; all figures are per breast.
-
-    Attributes:
-        oof: out-of-fold image predictions, sorted by patient and image.
-        breasts: their means per breast, with fold and cancer.
-        folds: figures by fold number.
-        pooled: figures of all folds' breasts together.
-        intervals: pooled 95 % intervals by figure.
-    """
-
-    oof: pd.DataFrame
-    breasts: pd.DataFrame
-    folds: dict[int, BreastMetrics]
-    pooled: BreastMetrics
-    intervals: dict[str, Interval]
-
-    @property
-    def threshold(self) -> float | None:
-        """The best threshold on the pooled predictions, which a submission may use."""
-        return self.pooled.threshold_best
+COUNTS = ["num_images", "num_breasts", "num_cancers"]
+FIRST_FIGURES = ["pf1", "pf1_best", "threshold_best", "auc", "average_precision"]
+FURTHER_FIGURES = [name for name in FIGURES if name not in FIRST_FIGURES]
+FOLD_METRICS_COLUMNS = [
+    "fold",
+    *COUNTS,
+    *FIRST_FIGURES,
+    "num_patients",
+    *FURTHER_FIGURES,
+    "num_cancer_images",
+    *(f"image_{name}" for name in FIGURES),
+]
+SLICES_COLUMNS = [
+    *("level", "slice", "value", "num_patients", *COUNTS),
+    *("figure", "estimate", "low", "high", "num_undefined", "undefined"),
+]
 
 
 def evaluate_run(run: Run) -> Evaluation:
-    """Computes the figures of a finished run and writes `oof.csv`, `fold_metrics.csv` and `metrics.json`.
+    """Computes all figures of a finished run and writes them into its folder.
 
     Raises:
         UserError: if a fold is missing, or its predictions do not fit the run; nothing is written then.
     """
     evaluation = evaluate_oof(collect_oof(run))
     write_csv(run.oof, evaluation.oof)
-    write_csv(run.fold_metrics, tabulate_folds(evaluation.folds))
+    write_csv(run.table("fold_table"), evaluation.fold_table)
+    write_csv(run.table("slices"), tabulate_slices(evaluation))
+    write_csv(run.table("calibration"), evaluation.calibration.bins)
+    write_csv(run.table("threshold_stability"), evaluation.stability)
+    write_csv(run.fold_metrics, tabulate_folds(evaluation))
     write_json(run.metrics, to_json(evaluation))
     return evaluation
 
 
-def collect_oof(run: Run) -> pd.DataFrame:
-    """Joins all folds' predictions: each image once, each patient in the fold that `folds.csv` gives.
-
-    Raises:
-        UserError: if a fold is not finished or one of these does not hold.
-    """
-    parts = [_read_fold(run.fold(fold).oof, fold) for fold in run.require_finished()]
-    oof = pd.concat(parts, ignore_index=True)
-    if oof.empty:
-        raise UserError(
-            f"{run.folder} holds no predictions: every fold's oof.csv is empty; train the run again"
-        )
-    _require_images_once(run, oof)
-    _require_patients_in_their_fold(run, oof)
-    _require_all_images(run, oof)
-    return sort_by_id(oof, ["patient_id", "image_id"])
-
-
-def evaluate_oof(oof: pd.DataFrame) -> Evaluation:
-    """Computes per-fold and pooled figures of out-of-fold image predictions.
-
-    Raises:
-        UserError: if a breast's images differ in label.
-    """
-    try:
-        breasts = to_breasts(oof)
-    except ValueError as error:
-        raise UserError(
-            f"the predictions contradict themselves: {error}; mend train.csv and train again"
-        ) from None
-    pooled = _measure(breasts)
-    return Evaluation(
-        oof=oof,
-        breasts=breasts,
-        folds={int(str(fold)): _measure(part) for fold, part in breasts.groupby("fold")},
-        pooled=pooled,
-        intervals=find_intervals(breasts, pooled.threshold_best, seed=BOOTSTRAP_SEED),
-    )
-
-
-def tabulate_folds(folds: dict[int, BreastMetrics]) -> pd.DataFrame:
+def tabulate_folds(evaluation: Evaluation) -> pd.DataFrame:
     """Makes the table of `fold_metrics.csv`; an undefined figure is an empty cell."""
-    rows = [{"fold": fold, **asdict(metrics)} for fold, metrics in folds.items()]
+    rows = []
+    for fold, of_breasts in evaluation.breasts.folds.items():
+        of_images = evaluation.images.folds[fold]
+        counts = {name: getattr(of_breasts, name) for name in ["num_patients", *COUNTS]}
+        images = {f"image_{name}": value for name, value in of_images.metrics.figures.items()}
+        row = {"fold": fold, **counts, **of_breasts.metrics.figures, **images}
+        rows.append({**row, "num_cancer_images": of_images.num_cancers})
     return pd.DataFrame(rows)[FOLD_METRICS_COLUMNS]
+
+
+def tabulate_slices(evaluation: Evaluation) -> pd.DataFrame:
+    """Makes the table of `slices.csv`: a row per slice and figure; what is undefined has its reason."""
+    rows = []
+    for name, level in {"breast": evaluation.breasts, "image": evaluation.images}.items():
+        for part in level.slices:
+            counts = {count: getattr(part.subset, count) for count in ["num_patients", *COUNTS]}
+            slice_of = {"level": name, "slice": part.kind, "value": part.value, **counts}
+            rows += [{**slice_of, **row} for row in list_figures(part.subset)]
+    return pd.DataFrame(rows, columns=SLICES_COLUMNS)
+
+
+def list_figures(subset: Subset) -> list[dict[str, Any]]:
+    """Returns each figure with its interval and the reason if it is undefined; None where there is none."""
+    rows = []
+    for name, estimate in subset.metrics.figures.items():
+        interval = subset.intervals.get(name)
+        found = asdict(interval) if interval else dict.fromkeys(("low", "high", "num_undefined"))
+        reason = subset.metrics.undefined.get(name)
+        rows.append({"figure": name, "estimate": estimate, **found, "undefined": reason})
+    return rows
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
     """Makes the content of `metrics.json`; an undefined figure is null and has its reason in `undefined`."""
-    intervals = evaluation.intervals
+    calibration = evaluation.calibration
     return {
-        "folds": [{"fold": fold, **asdict(metrics)} for fold, metrics in evaluation.folds.items()],
-        "pooled": {
-            **asdict(evaluation.pooled),
-            "interval_95": {name: [interval.low, interval.high] for name, interval in intervals.items()},
-        },
+        **_level_to_json(evaluation.breasts),
         "threshold": evaluation.threshold,
+        "images": _level_to_json(evaluation.images),
+        "missing_slices": evaluation.missing_slices,
+        "calibration": {
+            "methods": {name: _subset_to_json(subset) for name, subset in calibration.methods.items()},
+            "parameters": calibration.parameters,
+            "undefined": calibration.undefined or None,
+        },
+        "threshold_stability": _table_to_json(evaluation.stability),
+        "fold_table": _table_to_json(evaluation.fold_table),
         "bootstrap": {
-            "seed": BOOTSTRAP_SEED,
+            "seed": SEED,
             "replicates": NUM_REPLICATES,
-            "undefined_replicates": {name: interval.num_undefined for name, interval in intervals.items()},
+            "unit": "patient",
+            "interval": "percentile",
         },
     }
 
 
-def _measure(breasts: pd.DataFrame) -> BreastMetrics:
-    return measure(breasts["cancer"], breasts["probability"], num_images=int(breasts["num_images"].sum()))
-
-
-def _read_fold(path: Path, fold: int) -> pd.DataFrame:
-    """Reads one fold's predictions and checks each value."""
-    oof = read_oof(path)
-    cancer = pd.to_numeric(oof["cancer"], errors="coerce")
-    probability = pd.to_numeric(oof["probability"], errors="coerce")
-    checks = {
-        "fold": (oof["fold"] == fold, f"{fold} like its folder"),
-        "laterality": (oof["laterality"].isin(["L", "R"]), "L or R"),
-        "cancer": (cancer.isin([0, 1]), "0 or 1"),
-        "probability": (probability.between(0, 1), "a number from 0 to 1"),
+def _level_to_json(level: Level) -> dict[str, Any]:
+    return {
+        "folds": [{"fold": fold, **_subset_to_json(subset)} for fold, subset in level.folds.items()],
+        "pooled": _subset_to_json(level.pooled),
+        "slices": [
+            {"slice": part.kind, "value": part.value, **_subset_to_json(part.subset)} for part in level.slices
+        ],
     }
-    for name, (is_valid, rule) in checks.items():
-        if not is_valid.all():
-            first = oof[~is_valid].iloc[0]
-            raise UserError(
-                f"{path}: image {first['image_id']} has {name} {first[name]}, which must be {rule}; "
-                "delete the file and give the `mammo train` command again, which writes it anew"
-            )
-    return oof.assign(cancer=cancer.astype(int), probability=probability.astype(float))
 
 
-def _require_images_once(run: Run, oof: pd.DataFrame) -> None:
-    twice = oof[oof["image_id"].duplicated(keep=False)]
-    if len(twice):
-        image_id = twice["image_id"].iloc[0]
-        folds = twice["fold"][twice["image_id"] == image_id]
-        raise UserError(
-            f"{run.folder}: image {image_id} is predicted in folds {', '.join(map(str, folds))}; each image "
-            "belongs to one fold's validation part, so train the run again in a new folder"
-        )
+def _subset_to_json(subset: Subset) -> dict[str, Any]:
+    intervals = subset.intervals
+    left_out = {
+        name: interval.num_undefined for name, interval in intervals.items() if interval.num_undefined
+    }
+    return {
+        **{name: getattr(subset, name) for name in ["num_patients", *COUNTS]},
+        **subset.metrics.figures,
+        "undefined": subset.metrics.undefined,
+        "interval_95": {name: [interval.low, interval.high] for name, interval in intervals.items()},
+        "undefined_replicates": left_out,
+    }
 
 
-def _require_all_images(run: Run, oof: pd.DataFrame) -> None:
-    expected = run.read_folds().set_index("patient_id")["num_images"]
-    found = oof["patient_id"].value_counts().reindex(expected.index, fill_value=0)
-    short = expected[found < expected]
-    if len(short):
-        raise UserError(
-            f"{run.folder}: {found[short.index[0]]} images of patient {short.index[0]} are predicted, but "
-            f"{run.folds.name} counts {short.iloc[0]}; delete the fold's oof.csv and train again"
-        )
-
-
-def _require_patients_in_their_fold(run: Run, oof: pd.DataFrame) -> None:
-    folds = run.read_folds()
-    twice = folds["patient_id"][folds["patient_id"].duplicated()]
-    if len(twice):
-        raise UserError(
-            f"{run.folds}: patient {twice.iloc[0]} stands there twice; a patient belongs to one fold, or the "
-            "figures flatter the model, so train the run again in a new folder"
-        )
-    expected = oof["patient_id"].map(folds.set_index("patient_id")["fold"])
-    strays = oof[expected != oof["fold"]]  # a patient who is not in folds.csv at all differs too
-    if len(strays):
-        first = strays.iloc[0]
-        raise UserError(
-            f"{run.fold(first['fold']).oof}: patient {first['patient_id']} is not in fold {first['fold']} of "
-            f"{run.folds.name}; a patient in two folds flatters the model, so train again in a new folder"
-        )
+def _table_to_json(table: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]

@@ -24,7 +24,7 @@ from pipeline.dataset import CachedImages
 from pipeline.losses import auxiliary_loss, binary_loss, count_logits, encode_auxiliaries
 from pipeline.metrics import measure
 from pipeline.predict import Arithmetic, predict_cached
-from pipeline.run import OOF_COLUMNS, Run
+from pipeline.run import Run, select_oof
 from pipeline.sampler import ALL, Rows, log_odds, plan_balanced, plan_natural, plan_weighted
 from pipeline.settings import Recipe
 
@@ -144,15 +144,15 @@ class FoldTask:
     def tabulate(self, probabilities_NK: NDArray[np.float64]) -> pd.DataFrame:
         """Returns an OOF table."""
         table = self.images.validation.assign(fold=self.fold, probability=probabilities_NK[:, 0])
-        return table[OOF_COLUMNS]
+        return select_oof(table)
 
     def measure(self, predicted: pd.DataFrame) -> dict[str, float]:
         """Returns loss and figures per image, and figures per breast."""
         cancer = predicted["cancer"].to_numpy()
         probability = predicted["probability"].clip(1e-7, 1 - 1e-7).to_numpy()
         breasts = to_breasts(predicted)
-        figures = measure(breasts["cancer"], breasts["probability"], num_images=len(predicted))
-        of_images = measure(cancer, predicted["probability"], num_images=len(predicted))
+        figures = measure(breasts["cancer"], breasts["probability"])
+        of_images = measure(cancer, predicted["probability"])
         return {
             "val_loss": float(-np.log(np.where(cancer == 1, probability, 1 - probability)).mean()),
             "val_pf1": _or_nan(figures.pf1),

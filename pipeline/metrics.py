@@ -1,45 +1,81 @@
-"""Figures of merit of labels and probabilities: pF1, ROC AUC, average precision, the best threshold.
+"""Figures of merit of labels and probabilities: pF1, areas, sensitivities, calibration, thresholds.
 
 Knows no tables, files, folds or models: everything here takes 1-D arrays and forgets their order. A figure
-that its formula leaves undefined is None, and `explain_undefined` says why. Each formula is written once, for
-R weightings at a time; the plain figure is the one where all weights are 1.
+that its formula leaves undefined is None and has its reason beside it. Each formula is written once, for R
+weightings of the patients at a time; the plain figure is the one where each counts once.
 
-Shape suffixes: N predictions, P those with cancer, R weightings (of a bootstrap).
+Shape suffixes: N predictions, T thresholds, R weightings.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
+from pipeline import formulas
+from pipeline.patient_sums import Floats, PatientSums, Totals, check
 
+SPECIFICITIES = {90: 0.10, 95: 0.05, 98: 0.02}
+"""Percent, and the share of negatives that may be called back."""
+RECALL_RATES = {2: 0.02, 5: 0.05, 10: 0.10}
+"""Percent, and the share of women who may be called back."""
+
+NO_PREDICTION = "there is no prediction"
 NO_CANCER = "there is no breast with cancer"
 ONLY_CANCER = "there is no breast without cancer"
 ALL_ZERO = "every probability is 0"
-FIGURES = ["pf1", "pf1_best", "threshold_best", "auc", "average_precision"]
+NO_TRANSFER = "the other folds have no threshold to give"
+SEVERAL_THRESHOLDS = "every fold has its own"
 
 
 @dataclass(frozen=True, kw_only=True)
-class BreastMetrics:
-    """The figures of one set of breasts, such as a fold; None is undefined.
+class Metrics:
+    """The figures of one set of predictions, of breasts or of images; None is undefined.
 
     Attributes:
-        num_images: images behind the breasts.
-        pf1: pF1 of the probabilities as they are.
+        pf1: the competition's probabilistic F1 of the probabilities as they are.
         pf1_best: F1 of `probability >= threshold_best`, the largest that any threshold reaches on this set.
+        pf1_transferred: F1 where each fold is called back by the best threshold of the other folds.
+        auc: area under the ROC curve.
+        partial_auc: over specificity 0.9 to 1, standardised after McClish: 0.5 is guessing, 1 perfect.
+        average_precision: mean precision over the cancers, each at the threshold that just finds it.
+        sensitivity_at_specificity_90: largest share of cancers found with specificity 90 % or more.
+        sensitivity_at_recall_rate_2: largest share of cancers found by their own probability with at most 2 %
+            of the women called back. A woman is called back by the highest of her probabilities.
+        brier: mean squared difference between probability and label.
+        calibration_error: mean over ten bins of equal size, of the difference between mean probability and
+            share of cancers.
         undefined: the reason for each figure that is None.
     """
 
-    num_images: int
-    num_breasts: int
-    num_cancers: int
     pf1: float | None
     pf1_best: float | None
     threshold_best: float | None
+    pf1_transferred: float | None
+    threshold_transferred: float | None
     auc: float | None
+    partial_auc: float | None
     average_precision: float | None
+    sensitivity_at_specificity_90: float | None
+    sensitivity_at_specificity_95: float | None
+    sensitivity_at_specificity_98: float | None
+    sensitivity_at_recall_rate_2: float | None
+    sensitivity_at_recall_rate_5: float | None
+    sensitivity_at_recall_rate_10: float | None
+    brier: float | None
+    calibration_error: float | None
     undefined: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """All figures by name, in order."""
+        return {name: getattr(self, name) for name in FIGURES}
+
+
+FIGURES = [column.name for column in fields(Metrics) if column.name != "undefined"]
+LOWER_IS_BETTER = {"brier", "calibration_error"}
+NOT_RANKED = {"threshold_best", "threshold_transferred"}
+"""Figures of which neither more nor less is better."""
 
 
 @dataclass(frozen=True)
@@ -57,65 +93,85 @@ class OperatingPoints:
         return 2 * self.true_positives / (self.true_positives + self.false_positives + self.num_cancers)
 
 
-def measure(labels: ArrayLike, probabilities: ArrayLike, *, num_images: int) -> BreastMetrics:
-    """Computes all figures of a set of breasts."""
-    labels_N, probabilities_N = _checked(labels, probabilities)
-    best = best_threshold(labels_N, probabilities_N)
-    return BreastMetrics(
-        num_images=num_images,
-        num_breasts=len(labels_N),
-        num_cancers=int(labels_N.sum()),
-        pf1=pf1(labels_N, probabilities_N),
-        pf1_best=best[1] if best else None,
-        threshold_best=best[0] if best else None,
-        auc=auc(labels_N, probabilities_N),
-        average_precision=average_precision(labels_N, probabilities_N),
-        undefined=explain_undefined(labels_N, probabilities_N),
+def measure(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    *,
+    patients: ArrayLike | None = None,
+    thresholds: ArrayLike | None = None,
+) -> Metrics:
+    """Computes all figures of a set of predictions.
+
+    Args:
+        labels: 0 or 1, of each breast or of each image.
+        probabilities: likewise.
+        patients: ids; without them each prediction is a patient of her own.
+        thresholds: the transferred threshold of each prediction, NaN where there is none.
+    """
+    labels_N, probabilities_N = check(labels, probabilities)
+    ids = np.arange(len(labels_N)) if patients is None else np.asarray(patients)
+    unique, patients_N = np.unique(ids, return_inverse=True)
+    thresholds_N = None if thresholds is None else np.asarray(thresholds, np.float64)
+    sums = PatientSums(
+        labels_N,
+        probabilities_N,
+        patients_N,
+        num_patients=len(unique),
+        answers=answer(probabilities_N, thresholds_N),
     )
+    return measure_sums(sums, thresholds_N)
 
 
-def explain_undefined(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, str]:
-    """Returns the reason for each figure that these labels and probabilities leave undefined."""
-    labels_N, probabilities_N = _checked(labels, probabilities)
-    if not labels_N.any():
-        return dict.fromkeys(FIGURES, NO_CANCER)
-    reasons = {}
-    if labels_N.all():
-        reasons["auc"] = ONLY_CANCER
-    if not (probabilities_N > 0).any():
-        reasons["pf1"] = ALL_ZERO
-    return reasons
-
-
-def pf1(labels: ArrayLike, probabilities: ArrayLike) -> float | None:
-    """Probabilistic F1 as the RSNA competition defines it; equals F1 where probabilities are 0 or 1.
-
-    None without a cancer and where every probability is 0: there the official code divides by zero.
-    """
-    return _defined(weighted_pf1(labels, probabilities, _ones(labels)))
-
-
-def auc(labels: ArrayLike, probabilities: ArrayLike) -> float | None:
-    """Area under the ROC curve; None unless both classes are there."""
-    return _defined(weighted_auc(labels, probabilities, _ones(labels)))
-
-
-def average_precision(labels: ArrayLike, probabilities: ArrayLike) -> float | None:
-    """Mean precision over the cancers, each at the threshold that just finds it; None without a cancer."""
-    return _defined(weighted_average_precision(labels, probabilities, _ones(labels)))
-
-
-def best_threshold(labels: ArrayLike, probabilities: ArrayLike) -> tuple[float, float] | None:
-    """Finds the threshold that maximises F1 of `probability >= threshold` over all distinct probabilities.
-
-    Returns:
-        The threshold, the highest of equally good ones, and its F1; None without a cancer.
-    """
-    points = find_operating_points(labels, probabilities)
-    if not points.num_cancers:
+def answer(probabilities_N: Floats, thresholds_N: Floats | None) -> NDArray[np.bool_] | None:
+    """Returns who is called back by the transferred thresholds; None if one is not known."""
+    if thresholds_N is None or np.isnan(thresholds_N).any():
         return None
-    best = int(np.argmax(points.f1))
-    return float(points.thresholds[best]), float(points.f1[best])
+    return probabilities_N >= thresholds_N
+
+
+def measure_sums(sums: PatientSums, thresholds_N: Floats | None = None) -> Metrics:
+    """Computes all figures of predictions that were added up by patient."""
+    totals = sums.add_up()
+    figures = compute_figures(totals, best=formulas.find_best(totals))
+    values = {name: figure_R[0] for name, figure_R in figures.items()}
+    distinct = np.unique([] if thresholds_N is None else thresholds_N)
+    values["threshold_transferred"] = distinct[0] if len(distinct) == 1 else np.nan
+    if not sums.has_answers:
+        values["pf1_transferred"] = np.nan
+    undefined = {
+        name: _explain(name, totals, has_answers=sums.has_answers)
+        for name in FIGURES
+        if np.isnan(values[name])
+    }
+    defined = {name: None if name in undefined else float(values[name]) for name in FIGURES}
+    return Metrics(**defined, undefined=undefined)
+
+
+def compute_figures(totals: Totals, *, best: int | None) -> dict[str, Floats]:
+    """Computes every figure but `threshold_transferred` for each weighting, [R]; NaN is undefined.
+
+    Args:
+        totals: sums of the predictions.
+        best: number of the threshold that `pf1_best` is of.
+    """
+    figures = {
+        "pf1": formulas.pf1(totals),
+        "pf1_best": formulas.best_f1(totals, best),
+        "threshold_best": formulas.best_thresholds(totals),
+        "pf1_transferred": formulas.transferred_f1(totals),
+        "auc": formulas.auc(totals),
+        "partial_auc": formulas.partial_auc(totals),
+        "average_precision": formulas.average_precision(totals),
+        "brier": formulas.brier(totals),
+        "calibration_error": formulas.calibration_error(totals),
+    }
+    for percent, rate in SPECIFICITIES.items():
+        name = f"sensitivity_at_specificity_{percent}"
+        figures[name] = formulas.sensitivity_at_specificity(totals, rate)
+    for percent, rate in RECALL_RATES.items():
+        name = f"sensitivity_at_recall_rate_{percent}"
+        figures[name] = formulas.sensitivity_at_recall_rate(totals, rate)
+    return figures
 
 
 def all_ones_pf1(prevalence: float) -> float:
@@ -125,7 +181,7 @@ def all_ones_pf1(prevalence: float) -> float:
 
 def find_operating_points(labels: ArrayLike, probabilities: ArrayLike) -> OperatingPoints:
     """Counts what each distinct threshold finds: the points of the ROC, precision-recall and F1 curves."""
-    labels_N, probabilities_N = _checked(labels, probabilities)
+    labels_N, probabilities_N = check(labels, probabilities)
     order_N = np.argsort(-probabilities_N, kind="stable")
     sorted_N = probabilities_N[order_N]
     is_last_N = np.append(sorted_N[1:] != sorted_N[:-1], True)[: len(sorted_N)]  # of equal probabilities
@@ -136,124 +192,13 @@ def find_operating_points(labels: ArrayLike, probabilities: ArrayLike) -> Operat
     )
 
 
-def weighted_pf1(labels: ArrayLike, probabilities: ArrayLike, weights_RN: Floats) -> Floats:
-    """The pF1 of each row of weights [R]; NaN is undefined.
-
-    With cP = ctp / (ctp + cfp) and cR = ctp / positives, the competition's 2 cP cR / (cP + cR) is
-    2 ctp / (ctp + cfp + positives), and 0 where ctp is 0.
-    """
-    true_positives_R, total_R, positives_R = _add_up(labels, probabilities, weights_RN)
-    return _divide(2 * true_positives_R, total_R + positives_R, (positives_R > 0) & (total_R > 0))
-
-
-def weighted_f1(labels: ArrayLike, answers: ArrayLike, weights_RN: Floats) -> Floats:
-    """The F1 of yes-or-no answers for each row of weights [R]; NaN without a cancer, 0 if none is yes."""
-    true_positives_R, called_back_R, positives_R = _add_up(labels, answers, weights_RN)
-    return _divide(2 * true_positives_R, called_back_R + positives_R, positives_R > 0)
-
-
-def weighted_auc(labels: ArrayLike, probabilities: ArrayLike, weights_RN: Floats) -> Floats:
-    """The ROC AUC of each row of weights [R], ties counting one half; NaN is undefined."""
-    ranking = _Ranking(labels, probabilities)
-    positives_RP = ranking.positives(weights_RN)
-    above_RP, through_RP = ranking.negatives_above(weights_RN)
-    num_positives_R = positives_RP.sum(axis=1)
-    num_negatives_R = weights_RN.sum(axis=1) - num_positives_R
-    below_RP = num_negatives_R[:, None] - (above_RP + through_RP) / 2
-    pairs_R = num_positives_R * num_negatives_R
-    return _divide((positives_RP * below_RP).sum(axis=1), pairs_R, pairs_R > 0)
-
-
-def weighted_average_precision(labels: ArrayLike, probabilities: ArrayLike, weights_RN: Floats) -> Floats:
-    """The average precision of each row of weights [R]; NaN is undefined."""
-    ranking = _Ranking(labels, probabilities)
-    positives_RP = ranking.positives(weights_RN)
-    _, false_RP = ranking.negatives_above(weights_RN)
-    true_RP = ranking.positives_through(positives_RP)
-    precision_RP = _divide(true_RP, true_RP + false_RP, positives_RP > 0)
-    num_positives_R = positives_RP.sum(axis=1)
-    found_R = np.nansum(positives_RP * precision_RP, axis=1)
-    return _divide(found_R, num_positives_R, num_positives_R > 0)
-
-
-class _Ranking:
-    """Predictions sorted by falling probability, and where each cancer stands among them.
-
-    Attributes:
-        order_N: the sorting; `labels_N` is sorted by it.
-        above_P: for each cancer the number of predictions with a higher probability.
-        through_P: the same with those of equal probability.
-    """
-
-    def __init__(self, labels: ArrayLike, probabilities: ArrayLike) -> None:
-        labels_N, probabilities_N = _checked(labels, probabilities)
-        self.order_N = np.lexsort((labels_N, -probabilities_N))
-        self.labels_N = labels_N[self.order_N]
-        falling_N = -probabilities_N[self.order_N]
-        falling_P = falling_N[self.labels_N == 1]
-        self.above_P = np.searchsorted(falling_N, falling_P, side="left")
-        self.through_P = np.searchsorted(falling_N, falling_P, side="right")
-        self.positives_through_P = np.searchsorted(falling_P, falling_P, side="right")
-
-    def positives(self, weights_RN: Floats) -> Floats:
-        """The weights of the cancers, by falling probability."""
-        return weights_RN[:, self.order_N[self.labels_N == 1]]
-
-    def negatives_above(self, weights_RN: Floats) -> tuple[Floats, Floats]:
-        """For each cancer the weight of the negatives above it, and of those above or level with it."""
-        sums_RN = _running_sums(weights_RN[:, self.order_N] * (1 - self.labels_N))
-        return sums_RN[:, self.above_P], sums_RN[:, self.through_P]
-
-    def positives_through(self, positives_RP: Floats) -> Floats:
-        """For each cancer the weight of the cancers with its probability or a higher one."""
-        return _running_sums(positives_RP)[:, self.positives_through_P]
-
-
-def _add_up(labels: ArrayLike, probabilities: ArrayLike, weights_RN: Floats) -> tuple[Floats, Floats, Floats]:
-    """Weighs the clipped probabilities of the cancers, those of all, and the number of cancers, each [R]."""
-    labels_N, probabilities_N = _checked(labels, probabilities)
-    order_N = np.lexsort((labels_N, probabilities_N))  # floats add up the same whatever order they came in
-    is_cancer_N, weights_RN = labels_N[order_N] == 1, weights_RN[:, order_N]
-    weighed_RN = weights_RN * np.clip(probabilities_N[order_N], 0.0, 1.0)
-    return (
-        weighed_RN[:, is_cancer_N].sum(axis=1),
-        weighed_RN.sum(axis=1),
-        weights_RN[:, is_cancer_N].sum(axis=1),
-    )
-
-
-def _running_sums(weights_RN: Floats) -> Floats:
-    """Column k holds the sum of the first k columns."""
-    sums = np.zeros((weights_RN.shape[0], weights_RN.shape[1] + 1))
-    np.cumsum(weights_RN, axis=1, out=sums[:, 1:])
-    return sums
-
-
-def _divide(numerator: Floats, denominator: Floats, is_defined: NDArray[np.bool_]) -> Floats:
-    return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=is_defined)
-
-
-def _defined(figure_R: Floats) -> float | None:
-    return None if np.isnan(figure_R[0]) else float(figure_R[0])
-
-
-def _ones(labels: ArrayLike) -> Floats:
-    return np.ones((1, np.size(labels)))
-
-
-def _checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Floats, Floats]:
-    """Returns both as float64.
-
-    Raises:
-        ValueError: if they differ in length, a label is not 0 or 1, or a probability is NaN.
-    """
-    labels_N, probabilities_N = np.asarray(labels, np.float64), np.asarray(probabilities, np.float64)
-    if labels_N.ndim != 1 or labels_N.shape != probabilities_N.shape:
-        raise ValueError(
-            f"labels {labels_N.shape} and probabilities {probabilities_N.shape} must be 1-D of one length"
-        )
-    if not np.isin(labels_N, (0.0, 1.0)).all():
-        raise ValueError("labels must be 0 or 1")
-    if np.isnan(probabilities_N).any():
-        raise ValueError("probabilities must not be NaN")
-    return labels_N, probabilities_N
+def _explain(name: str, totals: Totals, *, has_answers: bool) -> str:
+    if not totals.scalars["predictions"][0]:
+        return NO_PREDICTION
+    if name == "threshold_transferred":
+        return SEVERAL_THRESHOLDS if has_answers else NO_TRANSFER
+    if not totals.num_cancers[0]:
+        return NO_CANCER
+    if name == "pf1_transferred":
+        return NO_TRANSFER
+    return ALL_ZERO if name == "pf1" else ONLY_CANCER

@@ -9,9 +9,9 @@ from data_prep.errors import UserError
 from data_prep.files import write_text
 from pipeline import figures
 from pipeline.bootstrap import NUM_REPLICATES, Interval
-from pipeline.evaluate import Evaluation
+from pipeline.evaluation import Evaluation
 from pipeline.inside import look_inside
-from pipeline.metrics import all_ones_pf1
+from pipeline.metrics import RECALL_RATES, SEVERAL_THRESHOLDS, SPECIFICITIES, all_ones_pf1
 from pipeline.page import Picture, render_page
 from pipeline.run import Run
 from pipeline.settings import load_recipe
@@ -25,6 +25,13 @@ FIGURE_NAMES = {
     "pf1": "pF1 of the raw probabilities",
     "pf1_best": "pF1 at the best threshold",
     "threshold_best": "best threshold",
+    "pf1_transferred": "pF1 at the other folds' threshold",
+    "threshold_transferred": "threshold of the other folds",
+    "partial_auc": "partial AUC",
+    **{f"sensitivity_at_specificity_{n}": f"sensitivity at specificity {n}\u00a0%" for n in SPECIFICITIES},
+    **{f"sensitivity_at_recall_rate_{n}": f"sensitivity at {n}\u00a0% called back" for n in RECALL_RATES},
+    "brier": "Brier score",
+    "calibration_error": "calibration error",
 }
 
 
@@ -35,16 +42,17 @@ def write_report(run: Run, evaluation: Evaluation) -> Path:
         run,
         filters={"figure": format_figure, "interval": format_interval},
         evaluation=evaluation,
-        num_patients=evaluation.breasts["patient_id"].nunique(),
         num_replicates=NUM_REPLICATES,
         all_ones_pf1=all_ones_pf1,
-        has_few_cancers=evaluation.pooled.num_cancers < FEW_CANCERS,
-        selection=describe_selection(run, list(evaluation.folds)),
+        has_few_cancers=evaluation.breasts.pooled.num_cancers < FEW_CANCERS,
+        selection=describe_selection(run, list(evaluation.breasts.folds)),
         headlines=[describe_auc(evaluation), describe_pf1(evaluation)],
         undefined=explain_undefined(evaluation),
         curves=draw_curves(evaluation),
-        learning_curves=draw_learning_curves(read_histories(run, list(evaluation.folds))),
-        inside=look_inside(run.settings, {f"fold {fold}": run.fold(fold) for fold in evaluation.folds}),
+        learning_curves=draw_learning_curves(read_histories(run, list(evaluation.breasts.folds))),
+        inside=look_inside(
+            run.settings, {f"fold {fold}": run.fold(fold) for fold in evaluation.breasts.folds}
+        ),
     )
     write_text(run.report, page)
     return run.report
@@ -81,7 +89,7 @@ def describe_selection(run: Run, folds: list[int]) -> str:
 
 def describe_auc(evaluation: Evaluation) -> str:
     """Says in plain words what the pooled AUC means."""
-    pooled, interval = evaluation.pooled, evaluation.intervals.get("auc")
+    pooled, interval = evaluation.breasts.pooled.metrics, evaluation.breasts.pooled.intervals.get("auc")
     if pooled.auc is None or interval is None:
         return f"The AUC is undefined: {pooled.undefined.get('auc', 'no replicate has both classes')}."
     sentence = (
@@ -98,10 +106,10 @@ def describe_auc(evaluation: Evaluation) -> str:
 
 def describe_pf1(evaluation: Evaluation) -> str:
     """Says what the pooled pF1 is to be compared with."""
-    pooled = evaluation.pooled
+    subset, pooled = evaluation.breasts.pooled, evaluation.breasts.pooled.metrics
     if pooled.pf1_best is None or pooled.threshold_best is None:
         return f"pF1 is undefined: {pooled.undefined['pf1_best']}."
-    prevalence = pooled.num_cancers / pooled.num_breasts
+    prevalence = subset.num_cancers / subset.num_breasts
     return (
         f"Calling back every breast with a probability of {pooled.threshold_best:.3f} or more gives pF1 "
         f"{pooled.pf1_best:.3f}; calling back every breast would give {all_ones_pf1(prevalence):.3f}."
@@ -111,15 +119,18 @@ def describe_pf1(evaluation: Evaluation) -> str:
 def explain_undefined(evaluation: Evaluation) -> list[str]:
     """Says which figures have no value, where and why, and what the intervals leave out."""
     sets = {
-        **{f"Fold {fold}": metrics for fold, metrics in evaluation.folds.items()},
-        "Pooled": evaluation.pooled,
+        **{f"Fold {fold}": subset.metrics for fold, subset in evaluation.breasts.folds.items()},
+        "Pooled": evaluation.breasts.pooled.metrics,
     }
     sentences = []
     for where, metrics in sets.items():
         for reason in dict.fromkeys(metrics.undefined.values()):
+            if reason == SEVERAL_THRESHOLDS:
+                continue
             names = [FIGURE_NAMES[name] for name, why in metrics.undefined.items() if why == reason]
             sentences.append(f"{where}: {reason}, so there is no {', no '.join(names)}.")
-    left_out = {name: interval.num_undefined for name, interval in evaluation.intervals.items()}
+    intervals = evaluation.breasts.pooled.intervals
+    left_out = {name: interval.num_undefined for name, interval in intervals.items()}
     counts = [f"{count:,} for {FIGURE_NAMES[name]}" for name, count in left_out.items() if count]
     if counts:
         sentences.append(f"Replicates without a value, which the intervals leave out: {', '.join(counts)}.")
@@ -128,8 +139,8 @@ def explain_undefined(evaluation: Evaluation) -> list[str]:
 
 def draw_curves(evaluation: Evaluation) -> list[Picture]:
     """Draws ROC, precision-recall and pF1 curves; none where a class is missing."""
-    breasts, threshold = evaluation.breasts, evaluation.threshold
-    if evaluation.pooled.auc is None or threshold is None:
+    breasts, threshold = evaluation.breasts.table, evaluation.threshold
+    if evaluation.breasts.pooled.metrics.auc is None or threshold is None:
         return []
     return [
         Picture("ROC", figures.draw_roc(breasts), "Dashed: guessing."),

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -10,23 +10,16 @@ from data_prep.errors import UserError
 
 FOLDS_COLUMNS = ["patient_id", "fold", "num_images", "num_cancers"]
 OOF_COLUMNS = ["fold", "image_id", "patient_id", "laterality", "cancer", "probability"]
-FOLD_METRICS_COLUMNS = [
-    "fold",
-    "num_images",
-    "num_breasts",
-    "num_cancers",
-    "pf1",
-    "pf1_best",
-    "threshold_best",
-    "auc",
-    "average_precision",
-]
+OOF_EXAM_COLUMNS = ["view", "site_id", "machine_id", "age", "density", "implant"]
+"""What `oof.csv` has besides, where the exam table has it: the slices of an evaluation."""
+EvaluationTable = Literal["fold_table", "slices", "calibration", "threshold_stability"]
 IMAGES_COLUMNS = ["image", "label", "split"]
 CLASS_PREDICTION_COLUMNS = ["image", "label", "predicted", "probability"]
 WEIGHTS_ENTRY = "mammo"
 """Of a weights file's metadata: a JSON object with `logit_shift` and `num_heads`."""
 
 ID_TYPES = {"patient_id": "str", "image_id": "str"}
+OOF_TYPES = ID_TYPES | {name: "str" for name in OOF_EXAM_COLUMNS if name != "age"}
 AS_WRITTEN = {  # a class may be called 007 or NA
     "dtype": {"image": "str", "label": "str", "predicted": "str"},
     "keep_default_na": False,
@@ -153,8 +146,12 @@ class Run(RunFolder):
 
     @property
     def fold_metrics(self) -> Path:
-        """One row of breast-level metrics per fold."""
+        """One row of metrics per fold."""
         return self.folder / "fold_metrics.csv"
+
+    def table(self, name: EvaluationTable) -> Path:
+        """One of the other tables that an evaluation writes."""
+        return self.folder / f"{name}.csv"
 
     @property
     def submission(self) -> Path:
@@ -178,7 +175,7 @@ class Run(RunFolder):
             )
         if not self.folds.exists():
             raise UserError(f"{self.folder} is no run folder: it has no folds.csv; `mammo train` makes one")
-        return _read_csv(self.folds, FOLDS_COLUMNS, dtype=ID_TYPES)
+        return _read_csv(self.folds, FOLDS_COLUMNS, dtype=ID_TYPES)[FOLDS_COLUMNS]
 
     def list_folds(self) -> list[int]:
         """Returns all folds' numbers.
@@ -238,7 +235,7 @@ class ClassRun(RunFolder):
                 f"{self.folder} is no run on an image folder: it has no images.csv; "
                 "`mammo train CONFIG --data FOLDER` makes one"
             )
-        return _read_csv(self.images, IMAGES_COLUMNS, **AS_WRITTEN)
+        return _read_csv(self.images, IMAGES_COLUMNS, **AS_WRITTEN)[IMAGES_COLUMNS]
 
     def read_predictions(self, labels: list[str]) -> pd.DataFrame:
         """Reads `predictions.csv`, one row per test image.
@@ -251,7 +248,8 @@ class ClassRun(RunFolder):
                 f"{self.folder} is not finished: go on with `mammo train {self.settings} "
                 f"--run {self.folder}` and the same --data"
             )
-        return _read_csv(self.training.predictions, prediction_columns(labels), **AS_WRITTEN)
+        columns = prediction_columns(labels)
+        return _read_csv(self.training.predictions, columns, **AS_WRITTEN)[columns]
 
 
 def prediction_columns(labels: list[str]) -> list[str]:
@@ -264,13 +262,18 @@ def probability_column(label: str) -> str:
     return f"p_{label}"
 
 
+def select_oof(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the columns of `oof.csv`: all that it must have, and those of the exam table that are there."""
+    return table[[*OOF_COLUMNS, *(name for name in OOF_EXAM_COLUMNS if name in table)]]
+
+
 def read_oof(path: Path) -> pd.DataFrame:
     """Reads a table of out-of-fold predictions, one row per image.
 
     Raises:
-        UserError: if a column is missing or an image stands there twice.
+        UserError: if a needed column is missing or an image stands there twice.
     """
-    table = _read_csv(path, OOF_COLUMNS, dtype=ID_TYPES)
+    table = select_oof(_read_csv(path, OOF_COLUMNS, dtype=OOF_TYPES))
     twice = table["image_id"][table["image_id"].duplicated()]
     if len(twice):
         raise UserError(f"{path} holds image {twice.iloc[0]} twice; each image is predicted exactly once")
@@ -285,4 +288,4 @@ def _read_csv(path: Path, columns: list[str], **options: Any) -> pd.DataFrame:
     missing = [name for name in columns if name not in table]
     if missing:
         raise UserError(f"{path} lacks the column {', '.join(missing)}; it needs {', '.join(columns)}")
-    return table[columns]
+    return table

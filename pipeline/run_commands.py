@@ -12,6 +12,7 @@ from rich.table import Table
 
 from data_prep.engine import count_workers
 from data_prep.errors import UserError
+from pipeline.evaluation_commands import evaluate, show_evaluation
 from pipeline.progress import Reporter
 from pipeline.terminal import (
     NOT_CLEAN,
@@ -27,14 +28,10 @@ from pipeline.terminal import (
     finish_with_failures,
     reporting_unusable,
     say,
-    show_facts,
     speaking_for_all,
 )
 
 if TYPE_CHECKING:
-    from pipeline.class_metrics import ClassEvaluation
-    from pipeline.evaluate import Evaluation
-    from pipeline.run import ClassRun, Run
     from pipeline.settings import Recipe
 
 
@@ -52,7 +49,7 @@ def demo(
     result = run_demo(
         out, seed=seed, num_patients=NUM_PATIENTS, recipe=make_recipe(seed), reporter=Reporter(console)
     )
-    _show_evaluation(result.run, result.evaluation)
+    show_evaluation(result.run, result.evaluation)
     say(f"submission: {result.run.submission}")
 
 
@@ -139,25 +136,6 @@ def _evaluate_if_finished(folder: Path) -> None:
         say(f"{folder}: folds {', '.join(map(str, missing))} still to be trained")
     else:
         evaluate(folder)
-
-
-def evaluate(run: RunFolder) -> None:
-    """Compute the figures of a run and write its report."""
-    from pipeline.class_metrics import evaluate_classes
-    from pipeline.class_report import write_class_report
-    from pipeline.evaluate import evaluate_run
-    from pipeline.report import write_report
-    from pipeline.run import ClassRun, Run
-
-    classes, folds = ClassRun(run), Run(run)
-    if classes.exists:
-        of_classes = evaluate_classes(classes)
-        write_class_report(classes, of_classes)
-        _show_class_evaluation(classes, of_classes)
-    else:
-        evaluation = evaluate_run(folds)
-        write_report(folds, evaluation)
-        _show_evaluation(folds, evaluation)
 
 
 def predict(
@@ -252,33 +230,3 @@ def check(
     if problems:
         raise typer.Exit(NOT_CLEAN)
     say(f"{submission} is valid")
-
-
-def _show_evaluation(run: "Run", evaluation: "Evaluation") -> None:
-    table = Table("fold", "images", "breasts", "cancers", "pF1", "best F1", "AUC", "AP")
-    for name, figures in [*evaluation.folds.items(), ("pooled", evaluation.pooled)]:
-        shown = [figures.pf1, figures.pf1_best, figures.auc, figures.average_precision]
-        counts = [figures.num_images, figures.num_breasts, figures.num_cancers]
-        table.add_row(str(name), *map(str, counts), *map(_show_figure, shown))
-    console.print(table)
-    for name, reason in evaluation.pooled.undefined.items():
-        say(f"{name} is undefined: {reason}")
-    say(f"report: {run.report}")
-
-
-def _show_class_evaluation(run: "ClassRun", evaluation: "ClassEvaluation") -> None:
-    low, high = evaluation.accuracy_interval
-    rows = {
-        "test images": f"{evaluation.num_images:,}",
-        "accuracy": f"{evaluation.accuracy:.3f}, 95 % interval {low:.3f} to {high:.3f}",
-        f"always {evaluation.guess}": f"{evaluation.guess_accuracy:.3f}",
-        "top-5 accuracy": _show_figure(evaluation.top_5_accuracy),
-        "balanced accuracy": f"{evaluation.balanced_accuracy:.3f}",
-        "cross-entropy": f"{evaluation.cross_entropy:.3f}",
-    }
-    show_facts(rows.items())
-    say(f"confusion matrix and report: {run.report}")
-
-
-def _show_figure(figure: float | None) -> str:
-    return "undefined" if figure is None else f"{figure:.3f}"
