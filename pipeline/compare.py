@@ -42,11 +42,11 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """`better` or `worse` where the interval excludes 0, else `cannot be told apart`, or `undefined`."""
+        """`better` or `worse` where the interval excludes 0, else `unclear`; `undefined` without one."""
         if self.interval is None:
             return "undefined"
         if self.interval.low <= 0 <= self.interval.high:
-            return "cannot be told apart"
+            return "unclear"
         return "better" if (self.interval.low > 0) != (self.figure in LOWER_IS_BETTER) else "worse"
 
 
@@ -108,13 +108,13 @@ def _require_same_breasts(first: str, expected: pd.DataFrame, second: str, found
     for here, there, lacking in [(first, second, ids - other_ids), (second, first, other_ids - ids)]:
         if lacking:
             raise UserError(
-                f"{first} and {second} cannot be compared: {there} has no prediction of {len(lacking)} breasts "
-                f"of {here}, {min(lacking)} for one; compare runs that were trained on the same images"
+                f"{first} and {second} cannot be compared: {there} has no prediction of {len(lacking)} "
+                f"breasts of {here}, {min(lacking)} for one; compare runs of the same patients and images"
             )
     labels, other_labels = (table.set_index("prediction_id")["cancer"] for table in (expected, found))
     differing = labels.index[labels != other_labels.reindex(labels.index)]
     if len(differing):
         raise UserError(
             f"{first} and {second} cannot be compared: they give {len(differing)} breasts different labels, "
-            f"{differing[0]} for one; compare runs that were trained with the same train.csv"
+            f"{differing[0]} for one; compare runs that learned from the same train.csv"
         )

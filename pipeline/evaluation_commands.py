@@ -12,7 +12,6 @@ from rich.table import Table
 from pipeline.terminal import RunFolder, console, say, show_facts
 
 if TYPE_CHECKING:
-    from pipeline.bootstrap import Interval
     from pipeline.class_metrics import ClassEvaluation
     from pipeline.compare import Difference
     from pipeline.evaluation import Evaluation
@@ -70,16 +69,18 @@ def show_evaluation(run: "Run", evaluation: "Evaluation") -> None:
     """Prints the breasts' figures of each fold and of all, and where the rest stands."""
     from pipeline.metrics import SEVERAL_THRESHOLDS
 
-    table = Table("fold", "images", "breasts", "cancers", "pF1", "best F1", "transferred F1", "AUC", "AP")
-    shown = ["pf1", "pf1_best", "pf1_transferred", "auc", "average_precision"]
     pooled = evaluation.breasts.pooled
+    table = Table("fold", "breasts", "cancers", "pF1", "best F1", "transferred F1", "AUC", "AP")
     for name, subset in [*evaluation.breasts.folds.items(), ("pooled", pooled)]:
-        counts = [subset.num_images, subset.num_breasts, subset.num_cancers]
-        figures = [subset.metrics.figures[figure] for figure in shown]
-        table.add_row(str(name), *map(str, counts), *map(_show_figure, figures))
-    ends = [_show_interval(pooled.intervals.get(figure)) for figure in shown]
-    table.add_row("95 %", "", "", "", *ends)
+        metrics = subset.metrics
+        figures = [metrics.pf1, metrics.pf1_best, metrics.pf1_transferred, metrics.auc]
+        shown = map(_show_figure, [*figures, metrics.average_precision])
+        table.add_row(str(name), str(subset.num_breasts), str(subset.num_cancers), *shown)
     console.print(table)
+    for name, title in {"pf1_transferred": "F1 at the other folds' threshold", "auc": "AUC"}.items():
+        if interval := pooled.intervals.get(name):
+            figure = _show_figure(pooled.metrics.figures[name])
+            say(f"{title} {figure}, 95 % interval {interval.low:.3f} to {interval.high:.3f}")
     for reason in dict.fromkeys(pooled.metrics.undefined.values()):
         names = [name for name, why in pooled.metrics.undefined.items() if why == reason]
         if reason != SEVERAL_THRESHOLDS:
@@ -91,13 +92,20 @@ def show_evaluation(run: "Run", evaluation: "Evaluation") -> None:
 def _show_differences(differences: list["Difference"]) -> None:
     for run in dict.fromkeys(found.run for found in differences):
         of_run = [found for found in differences if found.run == run]
-        say(f"{run} compared with {of_run[0].reference}, per breast")
-        table = Table("figure", "value", "reference", "difference", "95 % interval", "verdict")
+        say(f"{run} compared with {of_run[0].reference}, per breast:")
+        table = Table(
+            "figure", "first", "this", "difference (95 %)", "this is", box=None, padding=(0, 1, 0, 0)
+        )
         for found in of_run:
-            sign = "undefined" if found.difference is None else f"{found.difference:+.3f}"
-            values = [_show_figure(found.value), _show_figure(found.reference_value), sign]
-            table.add_row(found.figure, *values, _show_interval(found.interval), found.verdict)
+            values = map(_show_figure, [found.reference_value, found.value])
+            table.add_row(found.figure, *values, _show_difference(found), found.verdict)
         console.print(table)
+
+
+def _show_difference(found: "Difference") -> str:
+    if found.difference is None or found.interval is None:
+        return ""
+    return f"{found.difference:+.3f} ({found.interval.low:+.3f} to {found.interval.high:+.3f})"
 
 
 def _show_class_evaluation(run: "ClassRun", evaluation: "ClassEvaluation") -> None:
@@ -116,7 +124,3 @@ def _show_class_evaluation(run: "ClassRun", evaluation: "ClassEvaluation") -> No
 
 def _show_figure(figure: float | None) -> str:
     return "undefined" if figure is None else f"{figure:.3f}"
-
-
-def _show_interval(interval: "Interval | None") -> str:
-    return "" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"

@@ -49,11 +49,11 @@ def describe_breasts(oof: pd.DataFrame, kinds: pd.DataFrame, breasts: pd.DataFra
     described = {}
     for kind in OF_BREASTS:
         if kind in kinds:
-            recorded = kinds[kind].where(kinds[kind] != NOT_RECORDED)
-            grouped = recorded.groupby([oof[name] for name in BREAST])
-            is_one = grouped.min() == grouped.max()
-            value = grouped.first().where(is_one | grouped.first().isna(), SEVERAL).fillna(NOT_RECORDED)
-            described[kind] = value.reindex(of_breasts).to_numpy()
+            texts = oof[BREAST].assign(text=kinds[kind])
+            distinct = texts[texts["text"] != NOT_RECORDED].drop_duplicates()
+            distinct.loc[distinct.duplicated(BREAST, keep=False), "text"] = SEVERAL
+            of_breast = distinct.drop_duplicates(BREAST).set_index(BREAST)["text"]
+            described[kind] = of_breast.reindex(of_breasts, fill_value=NOT_RECORDED).to_numpy()
     return pd.DataFrame(described, index=breasts.index)
 
 

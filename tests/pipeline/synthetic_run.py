@@ -24,6 +24,27 @@ def make_oof(num_patients=60, num_folds=3, *, num_cancers=15, skill=1.0, seed=0)
     return pd.DataFrame(rows, columns=OOF_COLUMNS)
 
 
+def add_exam_columns(oof, seed=0):
+    """The columns of an exam table that RSNA has: by image the view, by patient the rest, with gaps."""
+    generator = np.random.default_rng(seed)
+    patients = sorted(oof["patient_id"].unique(), key=int)
+    site = generator.integers(1, 3, len(patients))
+    exams = pd.DataFrame(
+        {
+            "patient_id": patients,
+            "site_id": site.astype(str),
+            "machine_id": (10 * site + generator.integers(0, 2, len(patients))).astype(str),
+            "age": np.where(
+                generator.random(len(patients)) < 0.1, np.nan, generator.integers(35, 90, len(patients))
+            ),
+            "density": np.where(site == 1, generator.choice(list("ABCD"), len(patients)), None),
+            "implant": generator.integers(0, 2, len(patients)).astype(str),
+        }
+    )
+    view = np.where(oof.groupby(["patient_id", "laterality"]).cumcount() == 0, "CC", "MLO")
+    return oof.assign(view=view).merge(exams, on="patient_id", how="left", validate="many_to_one")
+
+
 def make_history(num_epochs, seed=0):
     """Losses that fall and a validation AUC that rises."""
     epochs = np.arange(1, num_epochs + 1)

@@ -66,13 +66,13 @@ def test_every_image_is_predicted_once_by_the_fold_that_did_not_train_on_its_pat
     exams = make_exams()
     tables = [read_oof(unbroken.fold(fold).oof) for fold in (0, 1)]
     oof = pd.concat(tables)
-    assert list(oof) == OOF_COLUMNS
+    assert list(oof) == [*OOF_COLUMNS, "view"]
     assert sorted(oof["image_id"]) == sorted(exams["image_id"])
     assert oof["probability"].between(0, 1).all()
     fold_of = make_folds(exams, num_folds=2, seed=0).set_index("patient_id")["fold"]
     assert (oof["patient_id"].map(fold_of) == oof["fold"]).all()
     told = oof.merge(exams, on="image_id", suffixes=("", "_given"))
-    for name in ("patient_id", "laterality", "cancer"):
+    for name in ("patient_id", "laterality", "cancer", "view"):
         assert (told[name] == told[f"{name}_given"]).all()
 
 

@@ -7,10 +7,11 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from data_prep.errors import UserError
-from pipeline.evaluate import collect_oof, evaluate_run
-from pipeline.metrics import NO_CANCER
-from pipeline.run import FOLD_METRICS_COLUMNS, OOF_COLUMNS, read_oof
-from tests.pipeline.synthetic_run import make_oof, write_run
+from pipeline.evaluate import FOLD_METRICS_COLUMNS, SLICES_COLUMNS, evaluate_run
+from pipeline.metrics import FIGURES, NO_CANCER, SEVERAL_THRESHOLDS, measure
+from pipeline.oof import collect_oof
+from pipeline.run import OOF_COLUMNS, OOF_EXAM_COLUMNS, read_oof
+from tests.pipeline.synthetic_run import add_exam_columns, make_oof, write_run
 
 
 def change(path, **columns):
@@ -43,9 +44,73 @@ def test_metrics_json_holds_folds_pooled_intervals_and_threshold(tmp_path):
     assert [fold["fold"] for fold in content["folds"]] == [0, 1, 2]
     assert content["threshold"] == evaluation.threshold == content["pooled"]["threshold_best"]
     assert content["pooled"]["num_breasts"] == 120
-    for name in ("auc", "average_precision", "pf1", "pf1_best"):
+    for name in ("auc", "average_precision", "pf1", "pf1_best", "pf1_transferred", "partial_auc"):
         low, high = content["pooled"]["interval_95"][name]
         assert low <= content["pooled"][name] <= high
+    assert content["images"]["pooled"]["num_cancers"] == 30
+    assert content["pooled"]["undefined"] == {"threshold_transferred": SEVERAL_THRESHOLDS}
+    assert set(content["calibration"]["parameters"]) == {"platt", "isotonic", "temperature"}
+    assert [row["num_patients_elsewhere"] for row in content["fold_table"]] == [0, 0, 0]
+    assert len(content["threshold_stability"]) == 26
+
+
+def test_both_levels_of_fold_metrics_are_measured_on_the_fold_alone(tmp_path):
+    oof = make_oof()
+    run = write_run(tmp_path / "run", oof)
+    evaluate_run(run)
+    row = pd.read_csv(run.fold_metrics).set_index("fold").loc[1]
+    part = oof[oof["fold"] == 1]
+    expected = measure(part["cancer"], part["probability"], patients=part["patient_id"])
+    for name in set(FIGURES) - {"pf1_transferred", "threshold_transferred"}:
+        assert row[f"image_{name}"] == pytest.approx(getattr(expected, name))
+    others = collect_oof(run)
+    others = others[others["fold"] != 1]
+    breasts = others.groupby(["patient_id", "laterality"])[["cancer", "probability"]].mean()
+    threshold = measure(breasts["cancer"], breasts["probability"]).threshold_best
+    assert row["threshold_transferred"] == pytest.approx(threshold)
+
+
+def test_slices_are_written_with_counts_intervals_and_reasons(tmp_path):
+    oof = add_exam_columns(make_oof())
+    run = write_run(tmp_path / "run", oof)
+    evaluation = evaluate_run(run)
+    assert evaluation.missing_slices == {}
+    slices = pd.read_csv(run.table("slices"), dtype={"value": str})
+    assert list(slices) == SLICES_COLUMNS
+    of_breasts, of_images = slices[slices["level"] == "breast"], slices[slices["level"] == "image"]
+    kinds = ["site", "machine", "density", "age", "implant", "views", "laterality"]
+    assert list(of_breasts["slice"].unique()) == kinds
+    assert set(of_images["slice"]) == {*kinds, "view"}
+    for _, kind in of_breasts[of_breasts["figure"] == "auc"].groupby("slice"):
+        assert kind["num_breasts"].sum() == 120
+        assert kind["num_cancers"].sum() == 15
+    mlo = of_images[(of_images["value"] == "MLO") & (of_images["figure"] == "auc")].iloc[0]
+    part = oof[oof["view"] == "MLO"]
+    assert mlo["estimate"] == pytest.approx(roc_auc_score(part["cancer"], part["probability"]))
+    assert mlo["low"] < mlo["estimate"] < mlo["high"]
+    assert (slices["estimate"].isna() == slices["undefined"].notna()).all()
+    assert slices["undefined"].notna().any()
+
+
+def test_oof_without_exam_columns_has_fewer_slices_and_says_which(tmp_path):
+    oof = add_exam_columns(make_oof()).drop(columns=["density", "view"])
+    run = write_run(tmp_path / "run", oof)
+    evaluate_run(run)
+    content = json.loads(run.metrics.read_text())
+    assert content["missing_slices"] == {
+        "view": "the run's predictions have no column view",
+        "density": "the run's predictions have no column density",
+    }
+    assert {part["slice"] for part in content["images"]["slices"]}.isdisjoint({"view", "density"})
+
+
+def test_exam_columns_are_read_back_as_text(tmp_path):
+    run = write_run(tmp_path / "run", add_exam_columns(make_oof()))
+    evaluate_run(run)
+    written = read_oof(run.oof)
+    assert list(written) == [*OOF_COLUMNS, *OOF_EXAM_COLUMNS]
+    assert set(written["site_id"]) == {"1", "2"}
+    assert written["age"].dtype == float
 
 
 def test_oof_csv_holds_every_prediction_once_in_the_order_of_ids(tmp_path):
@@ -63,7 +128,7 @@ def test_oof_csv_holds_every_prediction_once_in_the_order_of_ids(tmp_path):
 
 def test_evaluating_again_writes_the_same_bytes(tmp_path):
     run = write_run(tmp_path / "run", make_oof())
-    paths = [run.oof, run.fold_metrics, run.metrics]
+    paths = [run.oof, run.fold_metrics, run.metrics, run.table("slices"), run.table("calibration")]
     evaluate_run(run)
     first = [path.read_bytes() for path in paths]
     evaluate_run(run)
@@ -71,13 +136,15 @@ def test_evaluating_again_writes_the_same_bytes(tmp_path):
 
 
 def test_the_order_of_the_predictions_does_not_matter(tmp_path):
-    oof = make_oof()
+    oof = add_exam_columns(make_oof())
     run = write_run(tmp_path / "run", oof)
     shuffled = write_run(tmp_path / "shuffled", oof.sample(frac=1, random_state=1))
     evaluate_run(run)
     evaluate_run(shuffled)
     assert run.metrics.read_bytes() == shuffled.metrics.read_bytes()
     assert run.oof.read_bytes() == shuffled.oof.read_bytes()
+    for name in ("fold_table", "slices", "calibration", "threshold_stability"):
+        assert run.table(name).read_bytes() == shuffled.table(name).read_bytes()
 
 
 def test_undefined_figures_are_empty_cells_and_null_with_a_reason(tmp_path):
@@ -85,7 +152,7 @@ def test_undefined_figures_are_empty_cells_and_null_with_a_reason(tmp_path):
     oof.loc[oof["fold"] == 1, "cancer"] = 0
     run = write_run(tmp_path / "run", oof)
     evaluate_run(run)
-    assert run.fold_metrics.read_text().splitlines()[2] == "1,80,40,0,,,,,"
+    assert run.fold_metrics.read_text().splitlines()[2].startswith("1,80,40,0,,,,,,20,")
     fold = json.loads(run.metrics.read_text())["folds"][1]
     assert fold["auc"] is None
     assert fold["undefined"]["auc"] == NO_CANCER
@@ -95,16 +162,18 @@ def test_a_run_without_any_cancer_is_evaluated_too(tmp_path):
     run = write_run(tmp_path / "run", make_oof(num_cancers=0))
     evaluation = evaluate_run(run)
     assert evaluation.threshold is None
-    assert evaluation.intervals == {}
-    assert json.loads(run.metrics.read_text())["pooled"]["interval_95"] == {}
+    assert set(evaluation.breasts.pooled.intervals) == {"brier", "calibration_error"}
+    content = json.loads(run.metrics.read_text())
+    assert content["calibration"]["undefined"].startswith("without fold 0 there are no longer breasts")
+    assert content["threshold_stability"] == []
 
 
 def test_an_image_that_could_not_be_prepared_is_simply_not_counted(tmp_path):
     oof = make_oof()
     run = write_run(tmp_path / "run", oof.drop(index=[0, 1, 7]))
     evaluation = evaluate_run(run)
-    assert evaluation.pooled.num_images == len(oof) - 3
-    assert evaluation.pooled.num_breasts == 119
+    assert evaluation.breasts.pooled.num_images == len(oof) - 3
+    assert evaluation.breasts.pooled.num_breasts == 119
 
 
 def remove_a_fold(run):
@@ -176,6 +245,7 @@ def relabel_an_image(run):
         (lambda run: change(run.fold(0).oof, probability="high"), "probability high, which must be a number"),
         (lambda run: change(run.fold(0).oof, probability="1.5"), "probability 1.5, which must be a number"),
         (lambda run: change(run.fold(0).oof, cancer="2"), "cancer 2, which must be 0 or 1"),
+        (lambda run: change(run.fold(0).oof, age="old"), "age old, which must be years or empty"),
         (lambda run: change(run.fold(0).oof, laterality="B"), "laterality B, which must be L or R"),
         (lambda run: change(run.fold(0).oof, fold="4"), "fold 4, which must be 0 like its folder"),
     ],
@@ -186,7 +256,8 @@ def test_a_damaged_run_is_one_clear_sentence_and_nothing_is_written(tmp_path, da
     with pytest.raises(UserError, match=message) as caught:
         evaluate_run(run)
     assert "\n" not in str(caught.value)
-    assert not any(path.exists() for path in (run.oof, run.fold_metrics, run.metrics))
+    written = {path.name for path in run.folder.iterdir() if path.is_file()}
+    assert written == {"folds.csv", "settings.toml", "environment.json"}
 
 
 def test_collecting_gives_labels_and_probabilities_as_numbers(tmp_path):

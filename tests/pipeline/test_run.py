@@ -68,6 +68,11 @@ def test_a_table_of_predictions_is_checked(run: Run) -> None:
     path = run.fold(0).oof
     write_oof(path, note=["x"])
     assert list(read_oof(path)) == OOF_COLUMNS
+    write_oof(path, machine_id=["049"], age=[61], view=[None])
+    oof = read_oof(path)
+    assert list(oof) == [*OOF_COLUMNS, "view", "machine_id", "age"]
+    assert oof["machine_id"].tolist() == ["049"]
+    assert oof["view"].isna().all()
     pd.read_csv(path).drop(columns=["cancer", "fold"]).to_csv(path, index=False)
     with pytest.raises(UserError, match="lacks the column fold, cancer; it needs fold, image_id, patient_id"):
         read_oof(path)

@@ -1,0 +1,83 @@
+"""`mammo evaluate` and `mammo compare` on finished runs: what is printed, written and refused."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from data_prep.errors import UserError
+from pipeline.cli import app
+from pipeline.compare import COMPARED, COMPARISON_COLUMNS
+from tests.pipeline.synthetic_run import make_oof, write_run
+
+
+def mammo(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [*map(str, arguments)], env={"COLUMNS": "200"})
+
+
+def refuse(*arguments: object) -> str:
+    """Returns the one sentence that ends a command."""
+    ended = mammo(*arguments)
+    assert isinstance(ended.exception, UserError), ended.output
+    assert "\n" not in str(ended.exception)
+    return str(ended.exception)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    """Two runs on the same breasts, the second with more skill."""
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder, skill in zip(folders, (0.0, 3.0), strict=True):
+        write_run(folder, make_oof(skill=skill))
+    return folders
+
+
+def test_evaluate_prints_folds_intervals_and_where_the_rest_stands(runs: list[Path]) -> None:
+    shown = mammo("evaluate", runs[1])
+    assert shown.exit_code == 0, shown.output
+    assert "transferred F1" in shown.stdout
+    assert re.search(r"^AUC 0\.\d{3}, 95 % interval 0\.\d{3} to ", shown.stdout, re.MULTILINE)
+    assert [line.split()[1] for line in shown.stdout.splitlines()[3:7]] == ["0", "1", "2", "pooled"]
+    assert f"all figures, also per image and slice: {runs[1] / 'metrics.json'}" in shown.stdout
+    assert shown.stdout.splitlines()[-1] == f"report: {runs[1] / 'report.html'}"
+    assert "undefined" not in shown.stdout
+
+
+def test_evaluate_says_what_is_undefined_and_why_in_one_line(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", make_oof(num_cancers=0))
+    shown = mammo("evaluate", run.folder)
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.count("undefined, since there is no breast with cancer: pf1, pf1_best, ") == 1
+
+
+def test_compare_prints_a_verdict_per_figure_and_writes_the_table(runs: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "differences.csv"
+    shown = mammo("compare", *runs, "--out", out)
+    assert shown.exit_code == 0, shown.output
+    assert f"{runs[1]} compared with {runs[0]}, per breast" in shown.stdout
+    verdicts = {line.split()[0]: line.split()[-1] for line in shown.stdout.splitlines()[2:-1]}
+    assert set(verdicts) == set(COMPARED)
+    assert verdicts["auc"] == "better"
+    table = pd.read_csv(out)
+    assert list(table) == COMPARISON_COLUMNS
+    assert table.set_index("figure").loc["auc", "verdict"] == "better"
+
+
+def test_compare_changes_no_run(runs: list[Path]) -> None:
+    before = {path: path.read_bytes() for run in runs for path in run.rglob("*") if path.is_file()}
+    assert mammo("compare", *runs).exit_code == 0
+    after = {path: path.read_bytes() for run in runs for path in run.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_compare_refuses_other_patients_one_run_and_an_unfinished_run(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    other = write_run(tmp_path / "other", make_oof(num_patients=50)).folder
+    assert f"{other} has no prediction of 20 breasts of {runs[0]}" in refuse("compare", runs[0], other)
+    assert "needs two different runs or more" in refuse("compare", runs[0], runs[0])
+    (runs[1] / "fold_1/oof.csv").unlink()
+    assert "of 3 folds, 1 still to be trained" in refuse("compare", *runs)
