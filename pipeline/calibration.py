@@ -75,7 +75,7 @@ class Steps:
 def fit_platt(labels_N: Floats, probabilities_N: Floats) -> LogitLine:
     """Fits a line through the logits."""
     logits_N, targets_N = _to_logits(probabilities_N), _smooth(labels_N)
-    centre, spread = logits_N.mean(), logits_N.std() or 1.0
+    centre, spread = float(logits_N.mean()), float(logits_N.std()) or 1.0
     features = ((logits_N - centre) / spread)[:, None]
     model = LogisticRegression(C=WEAKEST_PENALTY, solver="newton-cholesky", tol=1e-10)
     model.fit(  # a target of 0.98 is 0.98 of a cancer and 0.02 of none

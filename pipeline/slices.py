@@ -81,8 +81,8 @@ def _to_text(kind: str, column: "pd.Series[str]") -> "pd.Series[str]":
         edges = [*AGES, np.inf]
         banded = pd.cut(pd.to_numeric(column), edges, right=False, labels=list(AGES.values()))
         return banded.astype("str").where(column.notna(), NOT_RECORDED)
-    text = column.replace({"0": "no", "1": "yes"}) if kind == "implant" else column
-    return text.astype("str").where(column.notna(), NOT_RECORDED)
+    text = column.astype("str").where(column.notna(), NOT_RECORDED)
+    return text.replace({"0": "no", "1": "yes"}) if kind == "implant" else text
 
 
 def _merge_rare(texts: "pd.Series[str]") -> "pd.Series[str]":

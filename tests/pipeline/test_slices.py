@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from data_prep.exams import read_exams
 from pipeline.aggregate import to_breasts
 from pipeline.slices import describe_breasts, describe_images, explain_missing, list_values
 from tests.pipeline.synthetic_run import add_exam_columns, make_oof
@@ -71,3 +72,19 @@ def test_of_very_many_values_the_frequent_ones_are_kept():
 
 def test_columns_that_are_not_there_are_named():
     assert set(explain_missing(make_images(view="CC"))) == {"site", "machine", "density", "age", "implant"}
+
+
+def test_real_exams_are_sliced_as_pandas_counts_them(real_data):
+    """RSNA's own train.csv: density is missing at all of site 2, ages have gaps, implants are numbers."""
+    exams = read_exams(real_data / "rsna_csv", "train")
+    kinds = describe_images(exams)
+    for kind, column in {"view": "view", "site": "site_id", "machine": "machine_id"}.items():
+        assert kinds[kind].value_counts().to_dict() == exams[column].value_counts().to_dict()
+    assert (kinds["density"] == "not recorded").sum() == exams["density"].isna().sum()
+    assert (kinds["age"] == "not recorded").sum() == exams["age"].isna().sum() > 0
+    assert (kinds["implant"] == "yes").sum() == exams["implant"].sum()
+    assert (kinds["age"] == "60 to 69").sum() == ((exams["age"] >= 60) & (exams["age"] < 70)).sum()
+    breasts = to_breasts(exams.assign(probability=0.5))
+    described = describe_breasts(exams, kinds, breasts)
+    assert (described["density"][described["site"] == "2"] == "not recorded").all()
+    assert len(described) == exams["prediction_id"].nunique()
