@@ -35,12 +35,14 @@ class Level:
 
     Attributes:
         table: the predictions: ids, fold, cancer, probability, and `threshold`, the other folds' best one.
+        kinds: what the slices are made of, a text column per kind with the index of `table`.
         folds: by fold number.
         pooled: all folds together.
         slices: by kind and value, in the order to show them.
     """
 
     table: pd.DataFrame
+    kinds: pd.DataFrame
     folds: dict[int, Subset]
     pooled: Subset
     slices: list[Slice]
@@ -104,6 +106,7 @@ def assess_level(table: pd.DataFrame, kinds: pd.DataFrame) -> Level:
     subsets = assess(tables)
     return Level(
         table=table,
+        kinds=kinds,
         folds={fold: subsets["fold", str(fold)] for fold in folds},
         pooled=subsets[POOLED],
         slices=[Slice(kind, value, subsets[kind, value]) for kind, value in values],

@@ -85,6 +85,8 @@ def show_evaluation(run: "Run", evaluation: "Evaluation") -> None:
         names = [name for name, why in pooled.metrics.undefined.items() if why == reason]
         if reason != SEVERAL_THRESHOLDS:
             say(f"undefined, since {reason}: {', '.join(names)}")
+    if evaluation.missing_slices:
+        say(f"no slices by {', '.join(evaluation.missing_slices)}: the predictions have no such column")
     say(f"all figures, also per image and slice: {run.metrics}")
     say(f"report: {run.report}")
 

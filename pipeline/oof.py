@@ -65,11 +65,12 @@ def _require_images_once(run: Run, oof: pd.DataFrame) -> None:
 def _require_all_images(run: Run, oof: pd.DataFrame) -> None:
     expected = run.read_folds().set_index("patient_id")["num_images"]
     found = oof["patient_id"].value_counts().reindex(expected.index, fill_value=0)
-    short = expected[found < expected]
-    if len(short):
+    differing = expected[found != expected]
+    if len(differing):
+        patient_id = differing.index[0]
         raise UserError(
-            f"{run.folder}: {found[short.index[0]]} images of patient {short.index[0]} are predicted, but "
-            f"{run.folds.name} counts {short.iloc[0]}; delete the fold's oof.csv and train again"
+            f"{run.folder}: {found[patient_id]} images of patient {patient_id} are predicted, but "
+            f"{run.folds.name} counts {differing.iloc[0]}; delete the fold's oof.csv and train again"
         )
 
 

@@ -68,7 +68,8 @@ class PatientSums:
     """Predictions of one set, such as a fold's breasts, as sums per patient; forgets their order.
 
     Args:
-        labels, probabilities: of each prediction.
+        labels: 0 or 1, of each prediction.
+        probabilities: of each prediction.
         patients: number of each prediction's patient.
         num_patients: of whom some may have no prediction here.
         answers: whether each prediction is called back; None where that is not known.

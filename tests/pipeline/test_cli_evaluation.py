@@ -44,6 +44,7 @@ def test_evaluate_prints_folds_intervals_and_where_the_rest_stands(runs: list[Pa
     assert f"all figures, also per image and slice: {runs[1] / 'metrics.json'}" in shown.stdout
     assert shown.stdout.splitlines()[-1] == f"report: {runs[1] / 'report.html'}"
     assert "undefined" not in shown.stdout
+    assert "no slices by site, machine, view, density, age, implant: the predictions" in shown.stdout
 
 
 def test_evaluate_says_what_is_undefined_and_why_in_one_line(tmp_path: Path) -> None:

@@ -209,6 +209,11 @@ def lose_an_image(run):
     read_oof(run.fold(0).oof).iloc[1:].to_csv(run.fold(0).oof, index=False)
 
 
+def invent_an_image(run):
+    oof = read_oof(run.fold(0).oof)
+    pd.concat([oof, oof.tail(1).assign(image_id="5")]).to_csv(run.fold(0).oof, index=False)
+
+
 def empty_a_file(run):
     run.fold(0).oof.write_text("")
 
@@ -237,6 +242,7 @@ def relabel_an_image(run):
         (forget_a_patient, "patient 0 is not in fold 0 of folds.csv"),
         (put_a_patient_in_two_folds, "patient 0 stands there twice"),
         (lose_an_image, "images of patient 0 are predicted, but folds.csv counts"),
+        (invent_an_image, "5 images of patient 57 are predicted, but folds.csv counts 4"),
         (empty_a_file, r"oof.csv is damaged \(EmptyDataError\): remove it and train again"),
         (drop_a_column, "lacks the column cancer"),
         (empty_all_folds, "holds no predictions"),
