@@ -5,7 +5,7 @@ what makes a draw hard or easy cancels out.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
@@ -97,9 +97,7 @@ def tabulate_differences(differences: list[Difference]) -> pd.DataFrame:
     rows = []
     for found in differences:
         interval = found.interval or Interval(np.nan, np.nan, 0)
-        values = {name: getattr(found, name) for name in COMPARISON_COLUMNS if hasattr(found, name)}
-        ends = {"low": interval.low, "high": interval.high, "num_undefined": interval.num_undefined}
-        rows.append(values | ends)
+        rows.append({**asdict(found), **asdict(interval), "verdict": found.verdict})
     return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
 
 

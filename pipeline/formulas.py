@@ -68,7 +68,7 @@ def sensitivity_at_recall_rate(totals: Totals, rate: float) -> Floats:
 
 
 def transferred_f1(totals: Totals) -> Floats:
-    """F1 of the answers; 0 if none is yes."""
+    """F1 of the answers; 0 if none is yes, undefined where they are not known."""
     called_back_R = totals.scalars["answers"]
     return _divide(2 * totals.scalars["found"], called_back_R + totals.num_cancers, totals.num_cancers > 0)
 

@@ -136,13 +136,7 @@ def measure_sums(sums: PatientSums, thresholds_N: Floats | None = None) -> Metri
     values = {name: figure_R[0] for name, figure_R in figures.items()}
     distinct = np.unique([] if thresholds_N is None else thresholds_N)
     values["threshold_transferred"] = distinct[0] if len(distinct) == 1 else np.nan
-    if not sums.has_answers:
-        values["pf1_transferred"] = np.nan
-    undefined = {
-        name: _explain(name, totals, has_answers=sums.has_answers)
-        for name in FIGURES
-        if np.isnan(values[name])
-    }
+    undefined = {name: _explain(name, totals) for name in FIGURES if np.isnan(values[name])}
     defined = {name: None if name in undefined else float(values[name]) for name in FIGURES}
     return Metrics(**defined, undefined=undefined)
 
@@ -192,11 +186,11 @@ def find_operating_points(labels: ArrayLike, probabilities: ArrayLike) -> Operat
     )
 
 
-def _explain(name: str, totals: Totals, *, has_answers: bool) -> str:
+def _explain(name: str, totals: Totals) -> str:
     if not totals.scalars["predictions"][0]:
         return NO_PREDICTION
     if name == "threshold_transferred":
-        return SEVERAL_THRESHOLDS if has_answers else NO_TRANSFER
+        return NO_TRANSFER if np.isnan(totals.scalars["answers"][0]) else SEVERAL_THRESHOLDS
     if not totals.num_cancers[0]:
         return NO_CANCER
     if name == "pf1_transferred":

@@ -36,7 +36,8 @@ class Totals:
         patients_through: patients of whom any prediction reaches it, [T, R].
         num_patients: patients with a prediction, [R].
         excess: probability minus label, summed over each bin, [B, R].
-        scalars: by name of `SCALARS`, each [R]; `probability` counts as at most 1 and at least 0.
+        scalars: by name of `SCALARS`, each [R]; `probability` counts as at most 1 and at least 0,
+            `answers` and `found` (of them) are NaN where it is not known who is called back.
     """
 
     thresholds: Floats
@@ -89,10 +90,9 @@ class PatientSums:
     ) -> None:
         labels_N, probabilities_N = check(labels, probabilities)
         patients_N = np.asarray(patients)
-        answers_N = np.zeros(len(labels_N)) if answers is None else np.asarray(answers)
+        answers_N = np.full(len(labels_N), np.nan) if answers is None else np.asarray(answers)
         order_N = np.lexsort((answers_N, labels_N, probabilities_N, patients_N))  # floats add up in one order
         self.labels_N, self.probabilities_N = labels_N[order_N], probabilities_N[order_N]
-        self.has_answers = answers is not None
         self.num_patients = num_patients
         self.thresholds_T = np.unique(self.probabilities_N[self.labels_N == 1])[::-1]
         self._patients_N = patients_N[order_N].astype(np.int64)
