@@ -18,15 +18,17 @@ from torch import Tensor, nn
 from data_prep.cache import Cache
 from data_prep.errors import UserError
 from data_prep.pack import Images, open_images
-from pipeline.aggregate import to_breasts
 from pipeline.augment import Augmentation
 from pipeline.dataset import CachedImages
 from pipeline.losses import auxiliary_loss, binary_loss, count_logits, encode_auxiliaries
-from pipeline.metrics import measure
 from pipeline.predict import Arithmetic, predict_cached
 from pipeline.run import Run, select_oof
 from pipeline.sampler import ALL, Rows, log_odds, plan_balanced, plan_natural, plan_weighted
 from pipeline.settings import Recipe
+from pipeline.subsets import measure_levels
+
+HISTORY_FIGURES = ["pf1", "auc", "average_precision"]
+"""What `history.csv` follows, per breast (`val_`) and per image (`val_image_`)."""
 
 
 @dataclass(frozen=True)
@@ -147,21 +149,17 @@ class FoldTask:
         return select_oof(table)
 
     def measure(self, predicted: pd.DataFrame) -> dict[str, float]:
-        """Returns loss and figures per image, and figures per breast."""
+        """Returns the loss per image, and figures per breast and per image."""
         cancer = predicted["cancer"].to_numpy()
         probability = predicted["probability"].clip(1e-7, 1 - 1e-7).to_numpy()
-        breasts = to_breasts(predicted)
-        figures = measure(breasts["cancer"], breasts["probability"])
-        of_images = measure(cancer, predicted["probability"])
-        return {
+        figures = {
             "val_loss": float(-np.log(np.where(cancer == 1, probability, 1 - probability)).mean()),
-            "val_pf1": _or_nan(figures.pf1),
-            "val_auc": _or_nan(figures.auc),
-            "val_average_precision": _or_nan(figures.average_precision),
-            "val_image_pf1": _or_nan(of_images.pf1),
-            "val_image_auc": _or_nan(of_images.auc),
-            "val_image_average_precision": _or_nan(of_images.average_precision),
         }
+        for prefix, metrics in zip(("val", "val_image"), measure_levels(predicted), strict=True):
+            for name in HISTORY_FIGURES:
+                value = metrics.figures[name]
+                figures[f"{prefix}_{name}"] = math.nan if value is None else value
+        return figures
 
 
 def require_unseen(init: str, held_out: pd.DataFrame, *, fold: int) -> None:
@@ -183,7 +181,3 @@ def require_unseen(init: str, held_out: pd.DataFrame, *, fold: int) -> None:
             f"train.init {init} was trained on {len(seen)} of the patients that fold {fold} holds out: write "
             "{fold} for the fold's number in its path, and give both runs the same images and train.seed"
         )
-
-
-def _or_nan(figure: float | None) -> float:
-    return math.nan if figure is None else figure

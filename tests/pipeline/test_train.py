@@ -360,7 +360,7 @@ def test_a_mistake_in_validation_shows_before_the_first_epoch(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = []
-    monkeypatch.setattr("pipeline.fold.to_breasts", lambda _table: pd.DataFrame({"other": []}))
+    monkeypatch.setattr("pipeline.subsets.to_breasts", lambda _table: pd.DataFrame({"other": []}))
     monkeypatch.setattr(Trainer, "_step", lambda *_: steps.append(1))
     with pytest.raises(KeyError, match="cancer"):
         cross_validate(make_recipe(), cache, Run(tmp_path / "run"), reporter=quiet(), folds=[0])
