@@ -1,7 +1,10 @@
 """Random changes of training images; the only module that knows albumentations."""
 
 import os
+import random
+from typing import Any
 
+import cv2
 import numpy as np
 
 from data_prep.frame import Image
@@ -10,11 +13,39 @@ from pipeline.settings import AugmentSettings
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer version
 
 import albumentations as A  # after the line above
+from albucore import sz_lut
 
 # Few holes, far larger than a calcification, together 2 % of the image: they hide a place now and then,
 # where blur or a fine grid would take the finest detail from all of it.
 MOST_HOLES = 4
 HOLE_SIDES = (0.05, 0.125)  # of the image's side
+
+CONTRASTS = (0.9, 1.1)
+BRIGHTNESSES = (-0.1, 0.1)  # of the image's mean: black stays near black
+GAMMAS = (0.8, 1.25)
+
+
+class ToneCurve(A.ImageOnlyTransform):  # type: ignore[misc]
+    """Changes contrast, brightness and gamma in one look-up, rounded once, of 8 or 16 bits."""
+
+    def get_params(self) -> dict[str, float]:
+        """Draws a curve."""
+        return {
+            "contrast": self.py_random.uniform(*CONTRASTS),
+            "brightness": self.py_random.uniform(*BRIGHTNESSES),
+            "gamma": self.py_random.uniform(*GAMMAS),
+        }
+
+    def apply(self, img: Image, contrast: float, brightness: float, gamma: float, **_: Any) -> Image:
+        """Returns the image seen through the curve."""
+        brightest = np.iinfo(img.dtype).max
+        mean = np.mean(cv2.mean(img)[: img.shape[2] if img.ndim == 3 else 1]) / brightest
+        grey = np.linspace(0, 1, brightest + 1, dtype=np.float32)
+        curve = np.clip(contrast * grey + brightness * mean, 0, 1) ** gamma
+        table = np.rint(curve * brightest)
+        if img.dtype == np.uint8:
+            return np.asarray(sz_lut(img, table.astype(np.uint8), inplace=False), np.uint8)
+        return table.astype(np.uint16)[img]
 
 
 class Augmentation:
@@ -33,13 +64,7 @@ class Augmentation:
                     keep_ratio=True,
                     p=settings.affine,
                 ),
-                A.RandomBrightnessContrast(
-                    brightness_limit=(-0.1, 0.1),
-                    contrast_limit=(-0.1, 0.1),
-                    brightness_by_max=False,  # relative to the image's mean: black stays near black
-                    p=settings.tone,
-                ),
-                A.RandomGamma(gamma_limit=(80, 125), p=settings.tone),
+                ToneCurve(p=settings.tone),
                 # Last: a 0 here moves no other draw.
                 A.HorizontalFlip(p=settings.horizontal_flip),
                 A.CoarseDropout(
@@ -54,9 +79,8 @@ class Augmentation:
 
     def __call__(self, image: Image, *, seed: int, epoch: int, row: int) -> Image:
         """Returns a changed copy of [H, W] or [H, W, C], 0..255 or 0..65535, of the same shape and type."""
-        entropy = np.random.SeedSequence([seed, epoch, row]).generate_state(1)[0]
-        self._transform.set_random_seed(int(entropy) >> 1)
-        if image.dtype == np.uint8:
-            return np.asarray(self._transform(image=image)["image"], np.uint8)
-        changed = self._transform(image=image / np.float32(65535))["image"]  # it knows no integers of 16 bits
-        return np.rint(changed * np.float32(65535)).astype(np.uint16)
+        generator = np.random.default_rng([seed, epoch, row])
+        # Not set_random_seed: every change would get the same stream, and an image all changes or none.
+        self._transform.set_random_state(generator, random.Random(generator.bytes(8)))  # noqa: S311
+        changed: Image = self._transform(image=image)["image"]
+        return changed

@@ -3,10 +3,11 @@
 import signal
 from collections.abc import Iterator, Sequence
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from data_prep.errors import UserError
 from data_prep.frame import Image
@@ -20,18 +21,24 @@ MEAN, STD = 0.5, 0.25
 Key = tuple[int, int]
 """(epoch, row): all that a sample's augmentation depends on besides the seed."""
 
-Sample = tuple[Tensor, int]
-"""image_CHW and its row."""
+Sample = tuple[Image, int]
+"""An image and its row."""
 
 Batch = tuple[Tensor, Tensor]
 """images_BCHW and rows_B."""
 
 
+def normalise(pixels: Tensor) -> Tensor:
+    """Returns images_BCHW, float32, -2 to 2, of [B, H, W] or [B, H, W, 3], 0..255 or 0..65535."""
+    brightest = torch.iinfo(pixels.dtype).max
+    pixels_BCHW = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
+    images_BCHW = pixels_BCHW.to(torch.float32, memory_format=torch.contiguous_format)
+    return images_BCHW.sub_(MEAN * brightest).mul_(1 / (STD * brightest))
+
+
 def to_tensor(image: Image) -> Tensor:
     """Returns image_CHW, float32, -2 to 2, of an image [H, W] or [H, W, 3], 0..255 or 0..65535."""
-    brightest = float(np.iinfo(image.dtype).max)
-    pixels = torch.from_numpy(image).float().div_(brightest).sub_(MEAN).div_(STD)
-    return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+    return normalise(torch.from_numpy(image).unsqueeze(0))[0]
 
 
 class CachedImages(Dataset[Sample | UserError]):
@@ -57,13 +64,16 @@ class CachedImages(Dataset[Sample | UserError]):
             return error
         if self._augmentation is not None:
             image = self._augmentation(image, seed=self._seed, epoch=epoch, row=row)
-        return to_tensor(image), row
+        return image, row
 
 
 def load_batches(
     images: CachedImages, batches: Sequence[list[Key]], *, workers: int, pin_memory: bool = False
 ) -> Iterator[Batch]:
     """Yields (images_BCHW, rows_B) for each batch of keys, in order.
+
+    Workers send integers, a quarter of what floats would take; the images become floats here. With
+    `pin_memory`, for a GPU, they do so there, and rows stay behind.
 
     Raises:
         UserError: if an image is missing or damaged.
@@ -77,10 +87,11 @@ def load_batches(
         worker_init_fn=_ignore_stops,
         generator=torch.Generator(),  # else it draws from the stream of dropout, once more for every resume
     )
-    for batch in loader:
+    for batch in _begin(loader):
         if isinstance(batch, UserError):
             raise batch
-        yield batch
+        pixels, rows_B = batch
+        yield normalise(pixels.cuda(non_blocking=True) if pin_memory else pixels), rows_B
 
 
 def in_order(rows: Sequence[int], batch_size: int) -> list[list[Key]]:
@@ -89,13 +100,28 @@ def in_order(rows: Sequence[int], batch_size: int) -> list[list[Key]]:
     return [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
 
 
-def _collate(samples: list[Sample | UserError]) -> list[Tensor] | UserError:
-    """Returns the batch, or the first of its errors."""
+def _collate(samples: list[Sample | UserError]) -> Batch | UserError:
+    """Returns pixels as they are, [B, H, W] or [B, H, W, 3], and rows_B; or the first of the errors."""
+    images, rows = [], []
     for sample in samples:
         if isinstance(sample, UserError):
             return sample
-    batch: list[Tensor] = default_collate(samples)
-    return batch
+        images.append(sample[0])
+        rows.append(sample[1])
+    return torch.from_numpy(np.stack(images)), torch.tensor(rows)
+
+
+def _begin(loader: DataLoader[Sample | UserError]) -> Iterator[Batch | UserError]:
+    """Starts the workers, each with a single thread of OpenCV's.
+
+    Set here, not in the worker: a fork has the pool's locks without its threads, and would wait for them.
+    """
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        return iter(loader)
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _ignore_stops(worker: int) -> None:

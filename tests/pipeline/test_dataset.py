@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -58,6 +59,29 @@ def test_batches_come_in_the_order_of_their_keys(paths: list[Path], workers: int
     for images_BCHW, rows_B in batches:
         expected = torch.stack([to_tensor(noise(row)) for row in rows_B.tolist()])
         assert torch.equal(images_BCHW, expected)
+
+
+class NumThreads:
+    """Images whose pixels are the number of threads that OpenCV has where they are read."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, row: int, /) -> np.ndarray:
+        cv2.warpAffine(np.zeros((512, 512), np.uint8), np.eye(2, 3), (512, 512))
+        return np.full((4, 4), cv2.getNumThreads(), np.uint8)
+
+
+def test_each_worker_has_one_thread_of_opencv_whatever_this_process_has() -> None:
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(2)
+        NumThreads()[0]  # starts the threads
+        ((images_BCHW, _),) = load_batches(CachedImages(NumThreads()), [[(0, 0), (0, 1)]], workers=1)
+        assert torch.equal(images_BCHW, to_tensor(np.ones((4, 4), np.uint8)).expand(2, 1, 4, 4))
+        assert cv2.getNumThreads() == 2
+    finally:
+        cv2.setNumThreads(before)
 
 
 def test_no_keys_are_no_batches(paths: list[Path]) -> None:
