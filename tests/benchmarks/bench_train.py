@@ -2,12 +2,12 @@
 
 Every round takes some steps of each contender, in turn, so that a slow minute hits all of them; ratios are
 taken within a round. The bare loop, timm's loop and the loader run twice: their ratio to themselves is the
-noise that the others must be judged by. The images are those of `bench_pack.py`: in size and decoding time
-like real ones.
+noise that the others must be judged by. The images are those of `bench_pack.py`, which are like real ones in
+size and decoding time.
 
-- the trainer, loader included, beside a bare loop: the same model, batch, dtype, loss and optimizer, one batch
-  that lies in memory, no clipping, no averaged weights
-- the trainer with mixup beside timm's training loop as its `train.py` has it: timm's Mixup, optimizer and
+- the trainer, loader included, beside a bare loop: the same model, batch, dtype, loss and optimizer, a batch
+  in memory, no clipping, no averaged weights
+- the trainer with mixup beside timm's training loop as its `train.py` has it: timm's Mixup, optimizer,
   parameter groups, autocast, clipping and ModelEmaV3; both on mammo's ViT and loader, so that only the
   loops differ
 - the share of a training's time in which it waits for images, from a pack with two workers
@@ -57,6 +57,7 @@ from timm.utils import ModelEmaV3, dispatch_clip_grad  # noqa: E402
 CONFIGS = Path(__file__).parents[2] / "configs"
 SIDE = 512
 MIXUP = 0.2
+PARTS = ["loader", "loops", "recipes"]
 AIMS = {"vit_s16_512": 2000, "vit_b16_512": 600}  # images/s on an H200
 
 Step = Callable[[], object]
@@ -142,12 +143,12 @@ def make_timm_step(steps: Steps, recipe: Recipe) -> Step:
     return step
 
 
-def seconds(step: Step, repeats: int, device: str) -> float:
+def seconds(step: Step, repeats: int) -> float:
     """Times some steps in a row."""
     start = time.perf_counter()
     for _ in range(repeats):
         step()
-    if device == "cuda":
+    if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - start
 
@@ -155,9 +156,9 @@ def seconds(step: Step, repeats: int, device: str) -> float:
 def compare(contenders: dict[str, Step], rivals: dict[str, str], options: argparse.Namespace) -> None:
     """Prints each contender's speed and how many times faster than its rival it is."""
     for step in contenders.values():
-        seconds(step, 2, options.device)
+        seconds(step, options.steps)
     rounds = [
-        {name: seconds(step, options.steps, options.device) for name, step in contenders.items()}
+        {name: seconds(step, options.steps) for name, step in contenders.items()}
         for _ in range(options.rounds)
     ]
     print(f"{'':28} {'images/s':>9}  times faster: median (lowest to highest round)")
@@ -181,7 +182,6 @@ def compare_loops(cache: Cache, folder: Path, options: argparse.Namespace) -> No
     mixed = recipe.model_copy(update={"train": recipe.train.model_copy(update={"mixup": MIXUP})})
     trainer, mixing = Steps(recipe, cache, folder / "plain"), Steps(mixed, cache, folder / "mixed")
     arithmetic = trainer.trainer.arithmetic
-    options.device = arithmetic.device
     print(f"\nViT-Ti/16, {SIDE} px, batch {options.batch}, {arithmetic.precision}, {arithmetic.device}")
     compare(
         {
@@ -200,7 +200,7 @@ def compare_loops(cache: Cache, folder: Path, options: argparse.Namespace) -> No
         },
         options,
     )
-    num_steps = max(10, options.rounds * options.steps)
+    num_steps = max(8, options.rounds * options.steps)
     for part, is_epoch in {"middle of an epoch": False, "epoch with the workers' start": True}.items():
         speed = trainer.measure(num_steps, is_epoch=is_epoch)
         print(
@@ -281,6 +281,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--workers", type=int, default=8, help="of the recipes on a GPU")
     parser.add_argument("--compile", action="store_true", help="the recipes on a GPU")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     options = parser.parse_args()
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     print(
@@ -291,12 +292,14 @@ def main() -> None:
         folder = Path(name)
         cache = make_cache(folder / "cache", options.images, SIDE)
         write_pack(cache, workers=0)
-        compare_loaders(cache, options)
-        compare_loops(cache, folder, options)
-        if options.device == "cuda":
-            measure_recipes(cache, folder, options)
-        else:
+        if "loader" in options.parts:
+            compare_loaders(cache, options)
+        if "loops" in options.parts:
+            compare_loops(cache, folder, options)
+        if not torch.cuda.is_available() or options.device == "cpu":
             print("\nno CUDA device here: vit_s16_512 and vit_b16_512 were not run")
+        elif "recipes" in options.parts:
+            measure_recipes(cache, folder, options)
 
 
 if __name__ == "__main__":
