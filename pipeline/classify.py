@@ -159,7 +159,10 @@ class ClassTask:
     ) -> NDArray[np.float64]:
         """Returns the probabilities [N, K] of these test images."""
         batches = load_batches(
-            CachedImages(self.held_out), in_order(rows, BATCH_SIZE), workers=self.settings.workers
+            CachedImages(self.held_out),
+            in_order(rows, BATCH_SIZE),
+            workers=self.settings.workers,
+            device=arithmetic.device,
         )
         probabilities = [np.empty((0, len(self.labels)))]
         for images_BCHW, rows_B in batches:

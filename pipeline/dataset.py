@@ -68,12 +68,11 @@ class CachedImages(Dataset[Sample | UserError]):
 
 
 def load_batches(
-    images: CachedImages, batches: Sequence[list[Key]], *, workers: int, pin_memory: bool = False
+    images: CachedImages, batches: Sequence[list[Key]], *, workers: int, device: str = "cpu"
 ) -> Iterator[Batch]:
-    """Yields (images_BCHW, rows_B) for each batch of keys, in order.
+    """Yields (images_BCHW, rows_B) for each batch of keys, in order: images on the device, rows here.
 
-    Workers send integers, a quarter of what floats would take; the images become floats here. With
-    `pin_memory`, for a GPU, they do so there, and rows stay behind.
+    Workers send integers, a quarter of what floats would take; the device makes floats of them.
 
     Raises:
         UserError: if an image is missing or damaged.
@@ -82,7 +81,7 @@ def load_batches(
         images,
         batch_sampler=batches,
         num_workers=workers,
-        pin_memory=pin_memory,
+        pin_memory=device == "cuda",
         collate_fn=_collate,
         worker_init_fn=_ignore_stops,
         generator=torch.Generator(),  # else it draws from the stream of dropout, once more for every resume
@@ -91,7 +90,7 @@ def load_batches(
         if isinstance(batch, UserError):
             raise batch
         pixels, rows_B = batch
-        yield normalise(pixels.cuda(non_blocking=True) if pin_memory else pixels), rows_B
+        yield normalise(pixels.to(device, non_blocking=True)), rows_B
 
 
 def in_order(rows: Sequence[int], batch_size: int) -> list[list[Key]]:

@@ -78,7 +78,9 @@ def predict_cached(
     workers: int,
 ) -> Iterator[Probabilities]:
     """Yields the probabilities of these images of a cache, a batch at a time, in their order."""
-    batches = load_batches(CachedImages(images), in_order(rows, BATCH_SIZE), workers=workers)
+    batches = load_batches(
+        CachedImages(images), in_order(rows, BATCH_SIZE), workers=workers, device=arithmetic.device
+    )
     for images_BCHW, _ in batches:
         yield predict_batch(model, images_BCHW, logit_shift=logit_shift, arithmetic=arithmetic)
 

@@ -234,7 +234,7 @@ class Trainer:
             self.task.dataset,
             [[(self.state.epoch, int(row)) for row in part] for part in parts],
             workers=self.settings.workers,
-            pin_memory=self.arithmetic.device == "cuda",
+            device=self.arithmetic.device,
         )
 
     def _step(self, parts: Iterator[Batch], num_images: int) -> float:
@@ -253,13 +253,14 @@ class Trainer:
             loss = self._losses(images_BCHW, rows_B, step=step, part=part).sum() / num_images
             state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total, rows = total + loss.detach(), rows + rows_B.tolist()
-        value = float(self.ranks.sum(total.item()))
-        self._require_finite("loss", value, [] if total.isfinite() else rows)
         self.ranks.sum_gradients(state.model.parameters())
         state.scaler.unscale_(state.optimizer)
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), self.settings.clip_norm)
+        local_value, norm_value = torch.stack([total, norm.to(total)]).tolist()  # one wait for the GPU
+        value = float(self.ranks.sum(local_value))
+        self._require_finite("loss", value, [] if math.isfinite(local_value) else rows)
         if not state.scaler.is_enabled():  # it leaves steps out where a gradient overflows
-            self._require_finite("gradient's norm", norm.item(), rows)
+            self._require_finite("gradient's norm", norm_value, rows)
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.average.update(state.model, step)
@@ -269,7 +270,6 @@ class Trainer:
         """Returns each image's loss; dropout and mixing are drawn from (seed, step, part of the batch)."""
         generator = np.random.default_rng([self.task.seed, step, part])
         torch.manual_seed(int(generator.integers(2**32)))
-        images_BCHW = images_BCHW.to(self.arithmetic.device, non_blocking=True)
         mixing = None
         if self.settings.mixup:
             mixing = Mixing.draw(len(rows_B), alpha=self.settings.mixup, generator=generator)
