@@ -98,6 +98,11 @@ class Cache:
         return self.folder / "exams.csv"
 
     @property
+    def left_out_path(self) -> Path:
+        """The other rows of test.csv: those that the command left out, and that a submission needs."""
+        return self.folder / "left_out.csv"
+
+    @property
     def settings_path(self) -> Path:
         """Split and settings."""
         return self.folder / "settings.toml"
@@ -218,8 +223,12 @@ class Cache:
     def _not_finished(self) -> UserError:
         return UserError(f"{self.folder} is not finished: give the same `mammo prepare` command again")
 
-    def write_exams(self, exams: pd.DataFrame) -> None:
-        """Writes the exam table."""
+    def write_exams(self, exams: pd.DataFrame, left_out: pd.DataFrame | None = None) -> None:
+        """Writes the exam table, and beside it the rows that it leaves out, if any."""
+        if left_out is not None and len(left_out):
+            write_exam_table(self.left_out_path, left_out)
+        else:
+            self.left_out_path.unlink(missing_ok=True)
         write_exam_table(self.exams_path, exams)
 
     def read_exams(self, *, prepared_only: bool = True) -> pd.DataFrame:
@@ -229,14 +238,23 @@ class Cache:
             UserError: if the folder is no finished cache, or a table is damaged.
         """
         manifest = self.read_manifest()
-        try:
-            exams = read_exam_table(self.exams_path)
-        except UserError as error:
-            raise damaged(self.exams_path) from error
+        exams = _read_exams(self.exams_path)
         if not prepared_only:
             return exams
         prepared = manifest.loc[manifest["status"] == PREPARED, "image_id"]
         return exams[exams["image_id"].isin(prepared)].reset_index(drop=True)
+
+    def read_all_exams(self) -> pd.DataFrame:
+        """Returns the exam table with the rows that it leaves out, sorted by id.
+
+        Raises:
+            UserError: if the folder is no finished cache, or a table is damaged.
+        """
+        exams = self.read_exams(prepared_only=False)
+        if not self.left_out_path.exists():
+            return exams
+        every = pd.concat([exams, _read_exams(self.left_out_path)])
+        return sort_by_id(every.drop_duplicates("image_id"), ID_COLUMNS)  # a killed command may leave both
 
 
 _ALL_COLUMNS = list(dict.fromkeys(MANIFEST_COLUMNS + FAILURE_COLUMNS + TIMING_COLUMNS))
@@ -250,6 +268,13 @@ def damaged(path: Path) -> UserError:
 def is_whole(record: dict[str, Any]) -> bool:
     """Whether an image failed, or has all that the manifest says of a prepared one."""
     return bool(record.get("reason")) or all(record.get(name) not in {None, ""} for name in NEEDED_COLUMNS)
+
+
+def _read_exams(path: Path) -> pd.DataFrame:
+    try:
+        return read_exam_table(path)
+    except UserError as error:
+        raise damaged(path) from error
 
 
 def _read_manifest(path: Path) -> pd.DataFrame:

@@ -36,12 +36,13 @@ def count_workers() -> int:
 
 
 def map_unordered(
-    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int = 0
 ) -> Iterator[Outcome[Item, Result]]:
     """Yields one outcome per item as they end; with 0 workers in this process, one after the other.
 
     A crash, a kill or a time-out of a worker costs the one item that it had, after a second try. What
-    `function` raises is no outcome: it is raised here, so `function` returns what may well go wrong.
+    `function` raises is no outcome: it is raised here, so `function` returns what may well go wrong. While
+    nobody asks for the next outcome, the workers go on with up to `ahead` items, or a few for each of them.
     """
     if workers == 0:
         for item in items:
@@ -53,7 +54,7 @@ def map_unordered(
         pending: dict[Future[Result], tuple[Item, int]] = {}
         try:
             while True:
-                free = TASKS_PER_WORKER * workers - len(pending)
+                free = max(ahead, TASKS_PER_WORKER * workers) - len(pending)
                 tasks = [(retries.popleft(), 2) for _ in range(min(free, len(retries)))]
                 tasks += [(item, 1) for item in islice(queue, free - len(tasks))]
                 for item, attempt in tasks:

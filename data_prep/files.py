@@ -187,14 +187,37 @@ class Journal:
         """Cuts a torn last line off, so that the next record starts a line of its own."""
         if not self.path.exists():
             return
-        content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            write_bytes(self.path, whole)
+        with self.path.open("r+b") as stream:  # in place: who holds the file holds it still
+            stream.truncate(stream.read().rfind(b"\n") + 1)
 
     def remove(self) -> None:
         """Removes the journal once its records stand in a table."""
         self.path.unlink(missing_ok=True)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other processes off this journal; one that is empty at the end is removed.
+
+        Raises:
+            FolderInUse: if another process holds it.
+            UserError: if the journal cannot be written.
+        """
+        try:
+            stream = self.path.open("ab")
+        except OSError as error:
+            raise as_user_error(error, self.path) from error
+        with stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise FolderInUse(
+                    f"{self.path} is in use by another process: wait for it, or stop it first"
+                ) from error
+            try:
+                yield
+            finally:
+                if self.path.exists() and not self.path.stat().st_size:
+                    self.remove()
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,11 +60,13 @@ def prepare(
     settings: CacheSettings,
     *,
     workers: int,
+    left_out: pd.DataFrame | None = None,
     on_image: Callable[[bool], None] = lambda _: None,
 ) -> Summary:
     """Prepares the images of an exam table into a cache; what is there and unchanged is left as it is.
 
-    `paths` holds each row's file; 0 workers means this process; `on_image` hears whether each image failed.
+    `paths` holds each row's file; 0 workers means this process; `left_out` are rows that the cache remembers
+    though their images are not asked for; `on_image` hears whether each image failed.
 
     Raises:
         UserError: if the cache was made with other settings, is in use, or cannot be written.
@@ -87,7 +89,7 @@ def prepare(
             cache.journal.append(record)
             records[outcome.item.image_id] = record
             on_image("reason" in record)
-        cache.write_exams(exams)
+        cache.write_exams(exams, left_out)
         cache.write_tables(records)
     asked = [records[task.image_id] for task in tasks]
     failures = Counter(str(record["reason"]) for record in asked if record.get("reason"))
@@ -150,17 +152,17 @@ def _to_record(outcome: Outcome[Task, Record | ImageError]) -> Record:
 
 
 def stream_images(
-    paths: list[Path], settings: PrepareSettings, *, workers: int
+    paths: Sequence[Path], settings: PrepareSettings, *, workers: int, ahead: int = 0
 ) -> Iterator[tuple[int, Image | ImageError]]:
-    """Yields (index, image or what is wrong with it) in the order of `paths`, without a cache."""
-    held: dict[int, Image | ImageError] = {}
-    following = 0
-    for outcome in map_unordered(partial(_prepare_at, settings), list(enumerate(paths)), workers=workers):
+    """Yields (index in `paths`, image or what is wrong with it) as they get ready, without a cache.
+
+    Not in order: while one file hangs, those behind it would fill the memory. `ahead` is as `map_unordered`
+    takes it.
+    """
+    prepare_at = partial(_prepare_at, settings)
+    for outcome in map_unordered(prepare_at, enumerate(paths), workers=workers, ahead=ahead):
         lost = ImageError(outcome.reason, outcome.message)
-        held[outcome.item[0]] = lost if outcome.result is None else outcome.result
-        while following in held:
-            yield following, held.pop(following)
-            following += 1
+        yield outcome.item[0], lost if outcome.result is None else outcome.result
 
 
 def _prepare_at(settings: PrepareSettings, numbered_path: tuple[int, Path]) -> Image | ImageError:

@@ -1,16 +1,22 @@
 """From image predictions to breast predictions. Knows no files, metrics or models."""
 
+from typing import Literal
+
 import pandas as pd
 
 from data_prep.exams import BREAST, sort_by_id
 
+Views = Literal["mean", "max"]
+"""What a breast's probability is of those of its images."""
 
-def to_breasts(images: pd.DataFrame) -> pd.DataFrame:
-    """Averages the probabilities of each breast's images.
+
+def to_breasts(images: pd.DataFrame, views: Views = "mean") -> pd.DataFrame:
+    """Joins the probabilities of each breast's images, to their mean unless the highest is asked for.
 
     Args:
         images: one row per image: patient_id, laterality, probability, and fold and cancer where known. An
             image that could not be read has no probability (NaN) and does not count.
+        views: which of the images' probabilities the breast gets.
 
     Returns:
         One row per breast: prediction_id, patient_id, laterality, fold and cancer where given, num_images,
@@ -26,7 +32,7 @@ def to_breasts(images: pd.DataFrame) -> pd.DataFrame:
     breasts = ordered.groupby(BREAST, as_index=False).agg(
         **{name: (name, "first") for name in constant},
         num_images=("probability", "count"),
-        probability=("probability", "mean"),
+        probability=("probability", views),
     )
     breasts.insert(0, "prediction_id", breasts["patient_id"] + "_" + breasts["laterality"])
     return sort_by_id(breasts, ["prediction_id"])

@@ -15,7 +15,7 @@ from pipeline import data_commands, evaluation_commands, run_commands
 from pipeline.interrupt import Interrupted
 from pipeline.terminal import error_console
 
-RESUMABLE = {"demo", "prepare", "train"}  # the commands that go on where they were stopped
+RESUMABLE = {"demo", "predict", "prepare", "train"}  # the commands that go on where they were stopped
 COMMANDS: list[Callable[..., None]] = [
     run_commands.demo,
     data_commands.phantom,

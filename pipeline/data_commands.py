@@ -104,13 +104,13 @@ def prepare(
     from pipeline.settings import load_recipe
 
     settings = CacheSettings(split=split, prepare=load_recipe(config, overrides or ()).prepare)
-    exams = read_exams(data, split)
-    if patients is not None:
-        exams = select_patients(exams, patients, seed)
+    listed = read_exams(data, split)
+    exams = listed if patients is None else select_patients(listed, patients, seed)
     located = require_images(exams, data, split, present_only=present_only)
     if located.num_absent:
         say(f"{located.num_absent} rows of {split}.csv left out: their files are absent")
     store = Cache(cache)
+    is_left_out = ~listed["image_id"].isin(located.exams["image_id"])
     failed = 0
     with Reporter(console).track("prepare", len(located.exams)) as advance:
 
@@ -125,6 +125,7 @@ def prepare(
             store,
             settings,
             workers=count_workers() if workers is None else workers,
+            left_out=listed[is_left_out] if split == "test" else None,
             on_image=on_image,
         )
     before = summary.num_images - summary.num_prepared - summary.num_failed

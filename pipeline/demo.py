@@ -12,7 +12,7 @@ from data_prep.prepare import prepare
 from pipeline.cross_validate import cross_validate
 from pipeline.evaluate import evaluate_run
 from pipeline.evaluation import Evaluation
-from pipeline.predict import predict_folder
+from pipeline.inference import predict_folder
 from pipeline.progress import Reporter
 from pipeline.report import write_report
 from pipeline.run import Run
@@ -64,7 +64,12 @@ def run_demo(folder: Path, *, seed: int, num_patients: int, recipe: Recipe, repo
     evaluation = evaluate_run(run)
     write_report(run, evaluation)
     predictions = predict_folder(run, data, workers=0, reporter=reporter)
-    write_submission(predictions.breasts(), run.submission, required_ids=predictions.required_ids)
+    write_submission(
+        predictions.breasts(),
+        run.submission,
+        required_ids=predictions.required_ids,
+        threshold=evaluation.threshold,
+    )
     return DemoResult(run, evaluation)
 
 

@@ -1,36 +1,21 @@
-"""Images to probabilities, by one model or by all folds of a run. Knows no metric and no training."""
+"""Images to probabilities, by one model or by the mean of several. Knows no files, metrics or training."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data_prep.cache import Cache, CacheSettings
-from data_prep.errors import ImageError, UserError
-from data_prep.exams import BREAST, locate_images, read_exams
-from data_prep.frame import Image
-from data_prep.pack import Images, open_images
-from data_prep.prepare import stream_images
-from data_prep.settings import differences
-from pipeline.aggregate import to_breasts
-from pipeline.checkpoint import load_weights
-from pipeline.dataset import CachedImages, in_order, load_batches, to_tensor
+from data_prep.pack import Images
+from pipeline.dataset import CachedImages, in_order, load_batches
 from pipeline.optim import autocast, choose_device, choose_precision
-from pipeline.progress import Reporter
-from pipeline.run import Run, read_oof
-from pipeline.settings import Precision, load_recipe
+from pipeline.settings import Precision
 
 Probabilities = NDArray[np.float64]
 
 BATCH_SIZE = 32
-Numbered = tuple[int, Image | ImageError]
-"""A row of the exam table, and its image or what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -85,133 +70,26 @@ def predict_cached(
         yield predict_batch(model, images_BCHW, logit_shift=logit_shift, arithmetic=arithmetic)
 
 
-@dataclass(frozen=True)
-class RunPredictions:
-    """What all folds of a run say of a set of images.
-
-    Attributes:
-        images: patient_id, image_id, laterality, prediction_id, probability (NaN where the image failed).
-        failures: patient_id, image_id, reason, message of images that could not be used.
-        prior: share of cancers among the breasts that the run was trained on.
-    """
-
-    images: pd.DataFrame
-    failures: pd.DataFrame
-    prior: float
-
-    @property
-    def required_ids(self) -> list[str]:
-        """Every prediction_id once."""
-        return list(self.images["prediction_id"].unique())
-
-    def breasts(self) -> pd.DataFrame:
-        """Returns prediction_id and probability per breast: the mean of its usable images, else the prior."""
-        breasts = to_breasts(self.images).fillna({"probability": self.prior})
-        identifiers = self.images[["patient_id", "laterality", "prediction_id"]].drop_duplicates()
-        return breasts.drop(columns="prediction_id").merge(identifiers, on=BREAST)
-
-
 class Ensemble:
-    """All folds of a run: the mean of their probabilities.
+    """The mean of the probabilities of several models, each with its logit shift.
 
-    Raises:
-        UserError: if the run is not finished or a fold's weights cannot be read.
+    With `flip`, each model also sees the images upside down, so that the chest wall stays at the left.
     """
 
-    def __init__(self, run: Run) -> None:
-        self.folds = run.require_finished()
-        self.recipe = load_recipe(run.settings)
-        self.arithmetic = Arithmetic.choose("auto", self.recipe.train.precision)
-        self._models = [load_weights(run.fold(fold), self.recipe.model) for fold in self.folds]
-        for model, _ in self._models:
-            model.to(self.arithmetic.device)
+    def __init__(
+        self, models: Sequence[tuple[nn.Module, float]], arithmetic: Arithmetic, *, flip: bool = False
+    ) -> None:
+        self._models = [(model.to(arithmetic.device), shift) for model, shift in models]
+        self._arithmetic = arithmetic
+        self._flip = flip
 
     def predict(self, images_BCHW: Tensor) -> Probabilities:
         """Returns one probability per image."""
+        images_BCHW = images_BCHW.to(self._arithmetic.device)
+        seen = [images_BCHW, images_BCHW.flip(-2)] if self._flip else [images_BCHW]
         each = [
-            predict_batch(model, images_BCHW, logit_shift=shift, arithmetic=self.arithmetic)
+            predict_batch(model, view_BCHW, logit_shift=shift, arithmetic=self._arithmetic)
             for model, shift in self._models
+            for view_BCHW in seen
         ]
         return np.mean(each, axis=0)
-
-
-def predict_folder(run: Run, folder: Path, *, workers: int, reporter: Reporter) -> RunPredictions:
-    """Predicts the images of a folder's test.csv straight from their files, a batch in memory at a time.
-
-    Raises:
-        UserError: if the run is not finished, test.csv cannot be used, or all of its images are absent.
-    """
-    exams = read_exams(folder, "test")
-    paths = locate_images(exams, folder, "test")
-    if paths.isna().all():
-        raise UserError(f"{folder}/test_images holds none of the {len(exams)} images that test.csv names")
-    ensemble = Ensemble(run)
-    present, absent = np.flatnonzero(paths.notna()), np.flatnonzero(paths.isna())
-    images = stream_images(list(paths.iloc[present]), ensemble.recipe.prepare, workers=workers)
-    found = ((int(present[index]), image) for index, image in images)
-    missing = ((int(row), ImageError("missing", "test.csv names it, but it has no file")) for row in absent)
-    return _predict(run, ensemble, exams, chain(missing, found), reporter)
-
-
-def predict_cache(run: Run, cache: Cache, *, reporter: Reporter) -> RunPredictions:
-    """Predicts the images of a cache of the test split.
-
-    Raises:
-        UserError: if the run is not finished, or the cache is not of the test split and the run's settings.
-    """
-    ensemble = Ensemble(run)
-    needed = CacheSettings(split="test", prepare=ensemble.recipe.prepare)
-    changed = differences(cache.settings(), needed)
-    if changed:
-        raise UserError(
-            f"{cache.folder} does not fit {run.folder} ({'; '.join(changed)}): "
-            f"make one with `mammo prepare --split test --config {run.settings}`"
-        )
-    exams = cache.read_exams(prepared_only=False)
-    return _predict(run, ensemble, exams, _read_cached(cache, exams), reporter)
-
-
-def _read_cached(cache: Cache, exams: pd.DataFrame) -> Iterator[Numbered]:
-    """Yields each row's image, or why `prepare` could not make it."""
-    records = cache.read_records()
-    outcomes = [records[image_id] for image_id in exams["image_id"]]
-    images = iter(open_images(cache, exams[[not outcome.get("reason") for outcome in outcomes]]))
-    for row, outcome in enumerate(outcomes):
-        failed = outcome.get("reason")
-        yield row, ImageError(failed, outcome["message"]) if failed else next(images)
-
-
-def _predict(
-    run: Run,
-    ensemble: Ensemble,
-    exams: pd.DataFrame,
-    stream: Iterable[Numbered],
-    reporter: Reporter,
-) -> RunPredictions:
-    """Predicts (row of `exams`, image or what is wrong with it), a batch at a time."""
-    probabilities = np.full(len(exams), np.nan)
-    errors: dict[int, ImageError] = {}
-    with reporter.track("predict", len(exams)) as advance:
-        for batch in _batches(stream):
-            errors |= {row: image for row, image in batch if isinstance(image, ImageError)}
-            tensors = {row: to_tensor(image) for row, image in batch if not isinstance(image, ImageError)}
-            if tensors:
-                probabilities[list(tensors)] = ensemble.predict(torch.stack(list(tensors.values())))
-            advance(len(batch))
-    failures = exams.loc[sorted(errors), ["patient_id", "image_id"]].assign(
-        reason=[errors[row].reason for row in sorted(errors)],
-        message=[str(errors[row]) for row in sorted(errors)],
-    )
-    images = exams[["patient_id", "image_id", "laterality", "prediction_id"]]
-    return RunPredictions(images.assign(probability=probabilities), failures, prior=_training_prior(run))
-
-
-def _batches(stream: Iterable[Numbered]) -> Iterator[list[Numbered]]:
-    remaining = iter(stream)
-    while batch := list(islice(remaining, BATCH_SIZE)):
-        yield batch
-
-
-def _training_prior(run: Run) -> float:
-    tables = [read_oof(run.fold(fold).oof) for fold in run.require_finished()]
-    return float(to_breasts(pd.concat(tables))["cancer"].mean())

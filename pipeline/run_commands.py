@@ -5,7 +5,7 @@ Imports stand in the commands, so that `mammo --help` does not wait for torch.
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -32,6 +32,9 @@ from pipeline.terminal import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.run import Run
     from pipeline.settings import Recipe
 
 
@@ -145,44 +148,83 @@ def predict(
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Cache of the test split, instead of --data.")] = None,
     out: Annotated[Path | None, typer.Option(help="CSV to write.", show_default="RUN/submission.csv")] = None,
+    views: Annotated[
+        Literal["mean", "max"],
+        typer.Option(
+            help="A breast's probability: the mean of its images', or with --probabilities the max."
+        ),
+    ] = "mean",
     workers: Workers = None,
     *,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write probabilities instead of 0 and 1.")
+    ] = False,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Show each image upside down too; takes twice the time.")
+    ] = False,
     allow_failures: AllowFailures = False,
 ) -> None:
     """Predict the test images and write a submission.
 
-    Takes the mean of all folds' models, and of a breast's images; one row per prediction_id. A breast whose
-    images all fail gets the share of cancers in training, and the exit code is then 1.
+    One row per prediction_id: 1 for a breast whose probability reaches the threshold that the run's
+    evaluation found best, else 0. That is what pF1 rewards; --probabilities writes the probability itself.
+    It is the mean of all folds' models and of the breast's images. An image that is missing or cannot be
+    read is listed in <OUT>_failures.csv and the exit code is 1; its breast is judged by its other images, or
+    without any gets the share of cancers in training.
+
+    Goes on where it was stopped, to the same file: what is known stands in <OUT>.partial until the end.
     """
     from data_prep.cache import Cache
-    from data_prep.files import require_writable, write_csv
-    from pipeline.predict import predict_cache, predict_folder
+    from data_prep.files import Journal, require_writable, write_csv
+    from pipeline.inference import predict_cache, predict_folder
     from pipeline.run import Run
-    from pipeline.submission import write_submission
+    from pipeline.submission import read_threshold, require_replaceable, write_submission
 
     if (data is None) == (cache is None):
         raise UserError(
             "give either --data DATA or --cache CACHE, so that it is clear which images to predict"
         )
-    folder, reporter = Run(run), Reporter(console)
-    folder.require_finished()
-    target = out or folder.submission
-    require_writable(target)
-    if data is not None:
-        predictions = predict_folder(
-            folder, data, workers=count_workers() if workers is None else workers, reporter=reporter
+    if views == "max" and not probabilities:
+        raise UserError(
+            "--views max goes with --probabilities: the run's threshold was chosen for the mean of the images"
         )
-    else:
-        assert cache is not None
-        predictions = predict_cache(folder, Cache(cache), reporter=reporter)
-    breasts = predictions.breasts()
-    write_submission(breasts, target, required_ids=predictions.required_ids)
-    say(f"{target}: {len(breasts)} rows")
+    folder = Run(run)
+    folder.require_finished()
+    threshold = None if probabilities else read_threshold(folder)
+    target = out or folder.submission
+    require_replaceable(target)
+    require_writable(target)
+    journal = Journal(target.with_name(f"{target.name}.partial"))
     failures_path = target.with_name(f"{target.stem}_failures.csv")
-    failures_path.unlink(missing_ok=True)
+    with journal.held():
+        options: dict[str, Any] = {
+            "workers": count_workers() if workers is None else workers,
+            "reporter": Reporter(console),
+            "flip": flip,
+            "journal": journal,
+        }
+        if data is not None:
+            predictions = predict_folder(folder, data, **options)
+        else:
+            assert cache is not None
+            predictions = predict_cache(folder, Cache(cache), **options)
+        submission = write_submission(
+            predictions.breasts(views), target, required_ids=predictions.required_ids, threshold=threshold
+        )
+        if len(predictions.failures):
+            write_csv(failures_path, predictions.failures)
+        else:
+            failures_path.unlink(missing_ok=True)
+        journal.remove()
+    say(f"{target}: {_describe_submission(submission, threshold)}")
     if len(predictions.failures):
-        write_csv(failures_path, predictions.failures)
         finish_with_failures(Counter(predictions.failures["reason"]), failures_path, allowed=allow_failures)
+
+
+def _describe_submission(submission: "pd.DataFrame", threshold: float | None) -> str:
+    if threshold is None:
+        return f"{len(submission):,} rows of probabilities"
+    return f"{len(submission):,} rows, {submission['cancer'].sum():,} of them 1 (threshold {threshold:.4g})"
 
 
 def explain(
@@ -220,7 +262,7 @@ def check(
 ) -> None:
     """Check a submission against test.csv.
 
-    Right columns, every prediction_id once, values from 0 to 1.
+    Right columns, every prediction_id once, values from 0 to 1 and not all the same. Says all that is wrong.
     """
     from pipeline.submission import check_submission
 

@@ -1,5 +1,7 @@
 """The submission CSV: written from breast predictions, checked against test.csv. Knows no model."""
 
+import json
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -11,12 +13,42 @@ from data_prep.csv_rows import read_rows
 from data_prep.errors import UserError
 from data_prep.exams import read_prediction_ids
 from data_prep.files import write_csv
+from pipeline.run import Run
 
 COLUMNS = ["prediction_id", "cancer"]
+BREASTS_OF_AN_EXAM = 2  # these may well have equal values; more of them should not
 
 
-def make_submission(breasts: pd.DataFrame, required_ids: Sequence[str]) -> pd.DataFrame:
+def read_threshold(run: Run) -> float:
+    """Reads the threshold that the run's evaluation found best for a breast's mean probability.
+
+    Raises:
+        UserError: if the run has not been evaluated, or has no threshold.
+    """
+    again = f"give `mammo evaluate {run.folder}` first, or ask for --probabilities"
+    if not run.metrics.exists():
+        raise UserError(f"{run.folder} has no {run.metrics.name} and thus no threshold: {again}")
+    try:
+        threshold = json.loads(run.metrics.read_bytes())["threshold"]
+        if threshold is None:
+            raise UserError(
+                f"the evaluation of {run.folder} found no threshold, since none of its breasts has cancer: "
+                "ask for --probabilities"
+            )
+        number = float(threshold)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{run.metrics} is damaged: {again}") from error
+    if not math.isfinite(number):
+        raise UserError(f"{run.metrics} is damaged, its threshold is {number}: {again}")
+    return number
+
+
+def make_submission(
+    breasts: pd.DataFrame, required_ids: Sequence[str], *, threshold: float | None = None
+) -> pd.DataFrame:
     """Takes `prediction_id` and `probability` of breasts to a submission with rows in the order required.
+
+    With a threshold, the answer is 1 for a breast that reaches it, else 0; without, it is the probability.
 
     Raises:
         ValueError: if the breasts are not exactly the required ones, once each, with probabilities in 0..1.
@@ -30,17 +62,36 @@ def make_submission(breasts: pd.DataFrame, required_ids: Sequence[str]) -> pd.Da
     if len(wrong):
         prediction_id, probability = wrong.iloc[0][["prediction_id", "probability"]]
         raise ValueError(f"the probability of {prediction_id} is {probability}, which is not in 0..1")
-    probabilities = breasts.set_index("prediction_id")["probability"]
-    return probabilities.loc[list(required_ids)].rename("cancer").reset_index()
+    probabilities = breasts.set_index("prediction_id")["probability"].loc[list(required_ids)]
+    answers = probabilities if threshold is None else (probabilities >= threshold).astype(int)
+    return answers.rename("cancer").reset_index()
 
 
-def write_submission(breasts: pd.DataFrame, path: Path, *, required_ids: Sequence[str]) -> None:
-    """Writes what `make_submission` makes, as the competition wants it: two columns, no index.
+def write_submission(
+    breasts: pd.DataFrame, path: Path, *, required_ids: Sequence[str], threshold: float | None = None
+) -> pd.DataFrame:
+    """Writes what `make_submission` makes, as the competition wants it: two columns, no index; returns it.
 
     Raises:
         ValueError: as `make_submission` does.
     """
-    write_csv(path, make_submission(breasts, required_ids))
+    submission = make_submission(breasts, required_ids, threshold=threshold)
+    write_csv(path, submission)
+    return submission
+
+
+def require_replaceable(path: Path) -> None:
+    """Makes sure that a submission replaces nothing but another one.
+
+    Raises:
+        UserError: if a file with other contents is there.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as stream:
+        first_line = stream.readline(100).strip()
+    if first_line and first_line != ",".join(COLUMNS).encode():
+        raise UserError(f"{path} is no submission and would be overwritten: choose another --out")
 
 
 def check_submission(path: Path, folder: Path) -> list[str]:
@@ -82,6 +133,9 @@ def _id_problems(identifiers: "pd.Series[str]", required_ids: list[str]) -> list
     damaged = unknown[unknown.map(_essence).isin(intended)]
     mended = {intended[_essence(identifier)] for identifier in damaged}
     missing = [identifier for identifier in required_ids if identifier not in {*identifiers, *mended}]
+    if len(identifiers) and len(unknown) - len(damaged) == len(identifiers):
+        sentence = "none of its {} ids is in test.csv, whose first is {!r}: it is made for another test set"
+        return [sentence.format(len(identifiers), required_ids[0])]
     problems = _describe(unknown.drop(damaged.index), "ids that are not in test.csv")
     problems += _describe(identifiers[identifiers.duplicated()], "ids that stand in an earlier row too")
     if len(damaged):
@@ -104,7 +158,10 @@ def _probability_problems(cells: "pd.Series[str]") -> list[str]:
     is_number = probabilities.notna()
     outside = is_number & ~probabilities.between(0, 1)
     problems = _describe(cells[~is_number], "values of cancer that are no number")
-    return problems + _describe(cells[outside], "values of cancer outside 0..1")
+    problems += _describe(cells[outside], "values of cancer outside 0..1")
+    if len(cells) > BREASTS_OF_AN_EXAM and is_number.all() and (probabilities == probabilities.iloc[0]).all():
+        problems.append(f"all {len(cells)} values of cancer are {cells.iloc[0]}, which tells nothing apart")
+    return problems
 
 
 def _describe(cells: "pd.Series[str]", what: str) -> list[str]:

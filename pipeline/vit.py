@@ -205,7 +205,7 @@ class VisionTransformer(nn.Module):
     def forward_features(self, images_BCHW: Tensor) -> Tensor:
         """Returns all tokens after the last layer, and with pool "cls" its LayerNorm: x_BTD, [CLS] first."""
         patches_BPD = self.patch_embed(images_BCHW)
-        cls_B1D = self.cls_token.expand(len(patches_BPD), -1, -1)
+        cls_B1D = self.cls_token.expand(patches_BPD.shape[0], -1, -1)
         x_BTD = self.pos_drop(torch.cat([cls_B1D, patches_BPD], dim=1) + self.pos_embed)  # eq. 1
         for block in self.blocks:
             if self.settings.gradient_checkpointing and self.training:

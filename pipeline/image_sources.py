@@ -1,0 +1,165 @@
+"""The images of a test set in batches, from their files or from a cache. Knows no model and no answers.
+
+A source has an exam table. Which of its rows go together is the caller's choice, so that a prediction that
+goes on makes the same batches as one that was never broken off, and the same floats.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from data_prep.cache import Cache, CacheSettings
+from data_prep.errors import ImageError, UserError
+from data_prep.exams import locate_images, read_exams
+from data_prep.frame import Image
+from data_prep.pack import open_images
+from data_prep.prepare import stream_images
+from data_prep.settings import PrepareSettings, differences
+from pipeline.dataset import CachedImages, Key, load_batches, to_tensor
+
+Rows = list[int]
+"""Rows of an exam table."""
+
+
+class Batch(NamedTuple):
+    """The images of some rows.
+
+    Attributes:
+        rows: of the images, in order.
+        images_BCHW: as the model takes them; None where no image could be used.
+        failures: what is wrong with the other rows' images.
+    """
+
+    rows: Rows
+    images_BCHW: Tensor | None  # noqa: N815  shape suffix
+    failures: dict[int, ImageError]
+
+
+class ImageSource(Protocol):
+    """Where the images of an exam table come from."""
+
+    @property
+    def exams(self) -> pd.DataFrame:
+        """One row per image."""
+
+    @property
+    def absent(self) -> dict[int, ImageError]:
+        """The rows without an image to load, and why."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Differs where the exam table or an image does, as far as can be told without decoding."""
+
+    def load(self, groups: Sequence[Rows]) -> Generator[Batch, None, None]:
+        """Yields one batch per group of rows, in any order.
+
+        Raises:
+            UserError: if a cache cannot be read.
+        """
+
+
+class ImageFolder:
+    """The images of a folder's test.csv, straight from their files.
+
+    Raises:
+        UserError: if test.csv cannot be used, or all of its images are absent.
+    """
+
+    def __init__(self, folder: Path, settings: PrepareSettings, *, workers: int) -> None:
+        self.exams = read_exams(folder, "test")
+        self._paths = locate_images(self.exams, folder, "test").tolist()
+        if not any(self._paths):
+            raise UserError(
+                f"{folder}/test_images holds none of the {len(self.exams)} images that test.csv names"
+            )
+        self._settings, self._workers = settings, workers
+        reason = ImageError("missing", "test.csv names it, but it has no file")
+        self.absent = {row: reason for row, path in enumerate(self._paths) if path is None}
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the table, and of each file's name, size and time."""
+        return _hash(self.exams, [_identify(path) for path in self._paths])
+
+    def load(self, groups: Sequence[Rows]) -> Generator[Batch, None, None]:
+        """Decodes in all workers; no more than a few groups are in memory, however slow one file is."""
+        places = [(number, row) for number, rows in enumerate(groups) for row in rows]
+        paths = [self._paths[row] for _, row in places]
+        ahead = 2 * max((len(rows) for rows in groups), default=0)
+        held: defaultdict[int, dict[int, Image | ImageError]] = defaultdict(dict)
+        for index, image in stream_images(paths, self._settings, workers=self._workers, ahead=ahead):
+            number, row = places[index]
+            held[number][row] = image
+            if len(held[number]) == len(groups[number]):
+                yield _make_batch(held.pop(number))
+
+
+class ImageCache:
+    """The images of a cache of the test split.
+
+    Raises:
+        UserError: if the cache is not finished, or not of the test split and these settings.
+    """
+
+    def __init__(self, cache: Cache, settings: PrepareSettings, *, workers: int, config: Path) -> None:
+        changed = differences(cache.settings(), CacheSettings(split="test", prepare=settings))
+        if changed:
+            raise UserError(
+                f"{cache.folder} does not fit {config.parent} ({'; '.join(changed)}): "
+                f"make one with `mammo prepare --split test --config {config}`"
+            )
+        self.exams = cache.read_all_exams()
+        self._cache, self._workers = cache, workers
+        records = cache.read_records()
+        unknown = {"reason": "missing", "message": "test.csv names it, but the cache was made without it"}
+        self._records = [records.get(image_id, unknown) for image_id in self.exams["image_id"]]
+        self.absent = {
+            row: ImageError(record["reason"], record["message"])
+            for row, record in enumerate(self._records)
+            if record.get("reason")
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the table, and of each image's checksum or failure."""
+        names = ("image_sha256", "reason")
+        return _hash(self.exams, [[record.get(name) for name in names] for record in self._records])
+
+    def load(self, groups: Sequence[Rows]) -> Generator[Batch, None, None]:
+        """Reads from the pack where there is one, else from the PNGs."""
+        rows = [row for group in groups for row in group]
+        images = CachedImages(open_images(self._cache, self.exams.iloc[rows]))
+        places = iter(range(len(rows)))
+        keys: list[list[Key]] = [[(0, next(places)) for _ in group] for group in groups]
+        for group, (images_BCHW, _) in zip(
+            groups, load_batches(images, keys, workers=self._workers), strict=True
+        ):
+            yield Batch(group, images_BCHW, {})
+
+
+def _make_batch(images: dict[int, Image | ImageError]) -> Batch:
+    usable = {row: image for row, image in sorted(images.items()) if not isinstance(image, ImageError)}
+    failures = {row: image for row, image in images.items() if isinstance(image, ImageError)}
+    tensors = [to_tensor(image) for image in usable.values()]
+    return Batch(list(usable), torch.stack(tensors) if tensors else None, failures)
+
+
+def _identify(path: Path | None) -> tuple[object, ...]:
+    if path is None:
+        return ()
+    try:
+        status = path.stat()
+    except OSError:  # it is gone since it was located, and will fail
+        return (path.name,)
+    return path.name, status.st_size, status.st_mtime_ns
+
+
+def _hash(exams: pd.DataFrame, identities: Sequence[object]) -> str:
+    content = f"{exams.to_csv(index=False)}{identities}"
+    return hashlib.sha256(content.encode()).hexdigest()

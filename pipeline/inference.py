@@ -1,0 +1,202 @@
+"""What all folds of a run say of a test set, kept in a journal on the way. Knows no metric, no training."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from data_prep.cache import Cache
+from data_prep.errors import UserError
+from data_prep.exams import BREAST
+from data_prep.files import Journal
+from pipeline.aggregate import Views, to_breasts
+from pipeline.checkpoint import load_weights
+from pipeline.image_sources import Batch, ImageCache, ImageFolder, ImageSource
+from pipeline.predict import Arithmetic, Ensemble
+from pipeline.progress import Reporter
+from pipeline.run import Run, read_oof
+from pipeline.settings import load_recipe
+
+BATCH_SIZE = 32  # images that are answered together, and lost together when the process is killed
+
+Record = dict[str, Any]
+"""A line of the journal: the answers to a batch, by image_id, and reason and message of its failures."""
+
+
+@dataclass(frozen=True)
+class RunPredictions:
+    """What all folds of a run say of a set of images.
+
+    Attributes:
+        images: patient_id, image_id, laterality, prediction_id, probability (NaN where the image failed).
+        failures: patient_id, image_id, reason, message of images that could not be used.
+        prior: share of cancers among the breasts that the run was trained on.
+    """
+
+    images: pd.DataFrame
+    failures: pd.DataFrame
+    prior: float
+
+    @property
+    def required_ids(self) -> list[str]:
+        """Every prediction_id once."""
+        return list(self.images["prediction_id"].unique())
+
+    def breasts(self, views: Views = "mean") -> pd.DataFrame:
+        """Returns prediction_id and probability per breast: of its usable images, or else the prior."""
+        breasts = to_breasts(self.images, views).fillna({"probability": self.prior})
+        identifiers = self.images[["patient_id", "laterality", "prediction_id"]].drop_duplicates()
+        return breasts.drop(columns="prediction_id").merge(identifiers, on=BREAST)
+
+
+def predict_folder(
+    run: Run,
+    folder: Path,
+    *,
+    workers: int,
+    reporter: Reporter,
+    flip: bool = False,
+    journal: Journal | None = None,
+) -> RunPredictions:
+    """Predicts the images of a folder's test.csv from their files, a few batches in memory at a time.
+
+    With a journal, goes on where a call that was broken off has stopped, to the same predictions.
+
+    Raises:
+        UserError: if the run is not finished, test.csv cannot be used, all of its images are absent, or the
+            journal is of another run or other images.
+    """
+    run.require_finished()
+    source = ImageFolder(folder, load_recipe(run.settings).prepare, workers=workers)
+    return _predict(run, source, journal, flip=flip, reporter=reporter)
+
+
+def predict_cache(
+    run: Run,
+    cache: Cache,
+    *,
+    workers: int,
+    reporter: Reporter,
+    flip: bool = False,
+    journal: Journal | None = None,
+) -> RunPredictions:
+    """Predicts the images of a cache of the test split, as `predict_folder` does those of a folder.
+
+    Raises:
+        UserError: if the run is not finished, the cache is not of the test split and the run's settings, or
+            the journal is of another run or other images.
+    """
+    run.require_finished()
+    settings = load_recipe(run.settings).prepare
+    source = ImageCache(cache, settings, workers=workers, config=run.settings)
+    return _predict(run, source, journal, flip=flip, reporter=reporter)
+
+
+def load_ensemble(run: Run, *, flip: bool = False) -> Ensemble:
+    """Loads all folds' models.
+
+    Raises:
+        UserError: if the run is not finished or a fold's weights cannot be read.
+    """
+    folds, recipe = run.require_finished(), load_recipe(run.settings)
+    models = [load_weights(run.fold(fold), recipe.model) for fold in folds]
+    return Ensemble(models, Arithmetic.choose("auto", recipe.train.precision), flip=flip)
+
+
+def _predict(
+    run: Run, source: ImageSource, journal: Journal | None, *, flip: bool, reporter: Reporter
+) -> RunPredictions:
+    ensemble = load_ensemble(run, flip=flip)
+    header = {"run": _hash_run(run), "images": source.fingerprint, "flip": flip}
+    records = _recall(journal, header) if journal else []
+    image_ids = source.exams["image_id"].tolist()
+    known = {image_id for record in records for image_id in _image_ids_of(record)}
+    groups = list(_group([row for row in range(len(image_ids)) if row not in source.absent]))
+    waiting = [rows for rows in groups if image_ids[rows[0]] not in known]
+    with (
+        reporter.track("predict", len(image_ids)) as advance,
+        closing(source.load(waiting)) as batches,
+    ):
+        advance(len(image_ids) - sum(map(len, waiting)))
+        for batch in batches:
+            record = _answer(ensemble, batch, image_ids)
+            if journal:
+                journal.append(record)
+            records.append(record)
+            advance(len(_image_ids_of(record)))
+    absent = {image_ids[row]: [error.reason, str(error)] for row, error in source.absent.items()}
+    return _tabulate(source.exams, [*records, {"failures": absent}], prior=_training_prior(run))
+
+
+def _group(rows: list[int]) -> Iterator[list[int]]:
+    for start in range(0, len(rows), BATCH_SIZE):
+        yield rows[start : start + BATCH_SIZE]
+
+
+def _answer(ensemble: Ensemble, batch: Batch, image_ids: list[str]) -> Record:
+    answers = [] if batch.images_BCHW is None else ensemble.predict(batch.images_BCHW).tolist()
+    names = [image_ids[row] for row in batch.rows]
+    failures = {image_ids[row]: [error.reason, str(error)] for row, error in batch.failures.items()}
+    return {"probabilities": dict(zip(names, answers, strict=True)), "failures": failures}
+
+
+def _image_ids_of(record: Record) -> list[str]:
+    return [*record["probabilities"], *record["failures"]]
+
+
+def _tabulate(exams: pd.DataFrame, records: list[Record], *, prior: float) -> RunPredictions:
+    """Puts answers and failures into the order of the exam table, whatever order they came in."""
+    answers = {key: value for record in records for key, value in record.get("probabilities", {}).items()}
+    failed = {key: value for record in records for key, value in record["failures"].items()}
+    images = exams[["patient_id", "image_id", "laterality", "prediction_id"]]
+    probabilities = [answers.get(image_id, np.nan) for image_id in exams["image_id"]]
+    failures = exams.loc[exams["image_id"].isin(list(failed)), ["patient_id", "image_id"]]
+    reasons = [failed[image_id] for image_id in failures["image_id"]]
+    return RunPredictions(
+        images.assign(probability=np.array(probabilities, np.float64)),
+        failures.assign(reason=[reason for reason, _ in reasons], message=[text for _, text in reasons]),
+        prior,
+    )
+
+
+def _training_prior(run: Run) -> float:
+    tables = [read_oof(run.fold(fold).oof) for fold in run.require_finished()]
+    return float(to_breasts(pd.concat(tables))["cancer"].mean())
+
+
+# The journal
+
+
+def _recall(journal: Journal, header: Mapping[str, Any]) -> list[Record]:
+    """Returns what an earlier command has found; begins the journal if there is none.
+
+    Raises:
+        UserError: if that was of another run, other images, or another way to ask.
+    """
+    journal.mend()
+    records = journal.read()
+    if not records:
+        journal.append(dict(header))
+        return []
+    names = {"run": "another run", "images": "other images", "flip": "another --flip"}
+    changed = [text for name, text in names.items() if records[0].get(name) != header[name]]
+    if changed:
+        raise UserError(
+            f"{journal.path} keeps what was predicted with {' and '.join(changed)} before that command was "
+            "broken off: choose another --out, or remove this file to begin anew"
+        )
+    return records[1:]
+
+
+def _hash_run(run: Run) -> str:
+    """Returns a hash of all that the predictions of a run depend on: its settings and weights."""
+    digest = hashlib.sha256(run.settings.read_bytes())
+    for fold in run.list_folds():
+        with run.fold(fold).weights.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
