@@ -29,6 +29,7 @@ COMMANDS: list[Callable[..., None]] = [
     evaluation_commands.compare,
     run_commands.predict,
     run_commands.explain,
+    run_commands.export,
     run_commands.check,
 ]
 

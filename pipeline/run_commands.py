@@ -256,6 +256,30 @@ def explain(
     say(f"picture: {target}")
 
 
+def export(
+    run: RunFolder,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to.", show_default="RUN/onnx")] = None,
+    *,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="As ONNX files, the one format that there is.")
+    ] = False,
+) -> None:
+    """Write a run's models for other programs: fold_<k>.onnx for each fold.
+
+    A file takes `images`, float32 [batch, 1, side, side] with the pixels of a prepared image as they are
+    (0 to 255, or 65535 with 16 bits), and gives `probability`, float32 [batch]. The mean of the folds is what
+    `mammo predict` gives. Each file is compared with torch before it is written.
+    """
+    from pipeline.export import export_onnx
+    from pipeline.run import Run
+
+    if not onnx:
+        raise UserError("say in which format: --onnx is the one that there is")
+    folder = Run(run)
+    for exported in export_onnx(folder, out or folder.folder / "onnx"):
+        say(f"{exported.path}: differs from torch by {exported.difference:.1g} at most")
+
+
 def check(
     submission: Annotated[Path, typer.Argument(metavar="SUBMISSION", help="The CSV to check.")],
     data: DataOption,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_prep import engine
-from data_prep.engine import count_workers, map_unordered
+from data_prep.engine import TASKS_PER_WORKER, count_workers, map_unordered
 
 
 def square(number: int) -> int:
@@ -117,3 +117,20 @@ def test_items_are_taken_as_they_are_needed() -> None:
     next(outcomes)
     assert len(taken) <= 8
     outcomes.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("ahead", "expected"), [(0, TASKS_PER_WORKER), (20, 20)])
+def test_the_workers_go_no_further_ahead_than_asked(ahead: int, expected: int) -> None:
+    """However slow the one is who takes the outcomes: what waits for it is in memory."""
+    started = []
+
+    def items() -> Iterator[int]:
+        for number in range(60):
+            started.append(number)
+            yield number
+
+    outcomes = map_unordered(square, items(), workers=1, ahead=ahead)
+    for num_taken in range(1, 31):
+        next(outcomes)
+        assert expected <= len(started) <= expected + num_taken
+    outcomes.close()

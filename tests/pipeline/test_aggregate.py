@@ -41,6 +41,14 @@ def test_the_order_of_the_images_changes_no_bit(random):
     pd.testing.assert_frame_equal(to_breasts(images), to_breasts(shuffled), check_exact=True)
 
 
+def test_a_breast_may_be_its_most_suspicious_image():
+    images = make_images()
+    breasts = to_breasts(images, "max").set_index("prediction_id")
+    for (patient_id, laterality), views in images.groupby(["patient_id", "laterality"]):
+        assert breasts.loc[f"{patient_id}_{laterality}", "probability"] == views["probability"].max()
+    assert to_breasts(images.assign(probability=np.nan), "max")["probability"].isna().all()
+
+
 def test_breasts_stand_in_numeric_order_of_their_ids():
     images = pd.DataFrame(
         {"patient_id": ["100", "20", "3", "20"], "laterality": ["L", "R", "L", "L"], "probability": 0.5}

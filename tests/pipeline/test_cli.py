@@ -1,5 +1,6 @@
 """The command line: help, one-line errors with their exit codes, and signals to a real process."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -119,9 +121,9 @@ def test_train_predict_and_check_tell_what_they_wrote(
     assert f"report: {run.report}" in trained.output
     assert results(run)["fold_1/oof.csv"] == results(unbroken)["fold_1/oof.csv"]
     assert run.metrics.exists()
-    predicted = mammo("predict", run.folder, "--data", data, "--workers", 0)
+    predicted = mammo("predict", run.folder, "--data", data, "--workers", 0, "--probabilities")
     assert (predicted.exit_code, predicted.errors) == (0, "")
-    assert f"{run.submission}: 4 rows" in predicted.output
+    assert f"{run.submission}: 4 rows of probabilities" in predicted.output
     checked = mammo("check", run.submission, "--data", data)
     assert checked == Ended(0, checked.output, "")
     assert f"{run.submission} is valid" in checked.output
@@ -179,7 +181,8 @@ def test_a_path_that_the_system_refuses_is_one_sentence(mammo: Mammo, data: Path
         (["prepare", "data", "--cache", "cache"], "what was done is kept, go on with"),
         (["--debug", "train", "recipe.toml", "--cache", "cache"], "what was done is kept, go on with"),
         (["verify", "train"], "start again with"),
-        (["predict", "run", "--data", "demo"], "start again with"),
+        (["predict", "run", "--data", "verify"], "what was done is kept, go on with"),
+        (["check", "predict", "--data", "demo"], "start again with"),
     ],
 )
 def test_only_the_command_itself_says_whether_it_can_go_on(
@@ -229,7 +232,7 @@ def test_predict_with_failures_writes_every_row_and_exits_1(
     break_image(data / "test_images")
     (data / "test_images/1/101.png").unlink()
     out = tmp_path / "out.csv"
-    arguments = ["predict", unbroken.folder, "--data", data, "--out", out, "--workers", 0]
+    arguments = ["predict", unbroken.folder, "--data", data, "--out", out, "--workers", 0, "--probabilities"]
     ended = mammo(*arguments)
     assert ended.exit_code == 1
     assert f"see {tmp_path / 'out_failures.csv'}" in ended.errors
@@ -237,6 +240,40 @@ def test_predict_with_failures_writes_every_row_and_exits_1(
     assert len(pd.read_csv(out)) == 4
     assert mammo("check", out, "--data", data).exit_code == 0
     assert mammo(*arguments, "--allow-failures").exit_code == 0
+
+
+def test_predict_answers_by_the_runs_threshold(mammo: Mammo, finished: Run, data: Path) -> None:
+    """Nothing but the result stays; probabilities, the highest view and the flip are there for the asking."""
+    arguments = ["predict", finished.folder, "--data", data, "--workers", 0]
+    read = partial(pd.read_csv, finished.submission, index_col="prediction_id")
+    before = set(finished.folder.iterdir())
+    assert mammo(*arguments, "--probabilities").exit_code == 0
+    assert set(finished.folder.iterdir()) - before == {finished.submission}
+    mean = read()["cancer"]
+    threshold = float(mean.sort_values().iloc[1])
+    finished.metrics.write_text(json.dumps({"threshold": threshold}))
+    ended = mammo(*arguments)
+    assert f"{finished.submission}: 4 rows, 3 of them 1 (threshold {threshold:.4g})" in ended.output
+    assert read()["cancer"].to_dict() == (mean >= threshold).astype(int).to_dict()
+    assert mammo(*arguments, "--probabilities", "--views", "max").exit_code == 0
+    assert (read()["cancer"] > mean).all()
+    assert mammo(*arguments, "--probabilities", "--flip").exit_code == 0
+    assert (read()["cancer"] != mean).all()
+
+
+@pytest.mark.parametrize("option", [["--present-only"], ["--patients", "1"]], ids=" ".join)
+def test_a_part_prepared_is_still_a_whole_submission(
+    mammo: Mammo, unbroken: Run, config: Path, data: Path, tmp_path: Path, option: list[str]
+) -> None:
+    if option == ["--present-only"]:
+        (data / "test_images/1/100.png").unlink()
+    cache, out = tmp_path / "cache", tmp_path / "out.csv"
+    prepare = ["prepare", data, "--split", "test", "--cache", cache, "--config", config, "--workers", 0]
+    assert mammo(*prepare, *option).exit_code == 0
+    assert mammo("verify", cache, "--data", data, "--workers", 0).exit_code == 0
+    predict = ["predict", unbroken.folder, "--cache", cache, "--out", out, "--workers", 0, "--probabilities"]
+    assert mammo(*predict).exit_code == 1
+    assert mammo("check", out, "--data", data).exit_code == 0
 
 
 # Users' mistakes
@@ -343,7 +380,45 @@ def predict_nothing(place: Place) -> list[object]:
 
 
 def predict_a_train_cache(place: Place) -> list[object]:
-    return ["predict", place.run, "--cache", place.cache]
+    return ["predict", place.run, "--cache", place.cache, "--probabilities"]
+
+
+def predict_without_an_evaluation(place: Place) -> list[object]:
+    return ["predict", place.run, "--data", place.data]
+
+
+def predict_the_highest_with_the_threshold_of_means(place: Place) -> list[object]:
+    return ["predict", place.run, "--data", place.data, "--views", "max"]
+
+
+def predict_over_the_test_table(place: Place) -> list[object]:
+    return ["predict", place.run, "--data", place.data, "--probabilities", "--out", place.data / "test.csv"]
+
+
+def predict_without_a_fold(place: Place) -> list[object]:
+    run = Run(Path(shutil.copytree(place.run, place.folder / "incomplete")))
+    shutil.rmtree(run.fold(1).folder)
+    return ["predict", run.folder, "--data", place.data, "--out", place.folder / "out.csv"]
+
+
+def predict_without_a_column(place: Place) -> list[object]:
+    (place.data / "test.csv").write_text("patient_id,image_id\n1,100\n")
+    return ["predict", place.run, "--data", place.data, "--probabilities", "--out", place.folder / "out.csv"]
+
+
+def predict_an_id_of_two_sides(place: Place) -> list[object]:
+    lines = ["patient_id,image_id,laterality,prediction_id", "1,100,L,1_L", "1,101,R,1_L"]
+    (place.data / "test.csv").write_text("\n".join(lines))
+    return ["predict", place.run, "--data", place.data, "--probabilities", "--out", place.folder / "out.csv"]
+
+
+def predict_on_with_another_run(place: Place) -> list[object]:
+    (place.folder / "out.csv.partial").write_text('{"run": "1", "images": "2", "flip": false}\n')
+    return ["predict", place.run, "--data", place.data, "--probabilities", "--out", place.folder / "out.csv"]
+
+
+def export_in_no_format(place: Place) -> list[object]:
+    return ["export", place.run]
 
 
 def check_nothing(place: Place) -> list[object]:
@@ -372,6 +447,14 @@ def check_nothing(place: Place) -> list[object]:
         (predict_with_an_unfinished_run, "is not finished: of 2 folds, 0 still to be trained"),
         (predict_nothing, "give either --data DATA or --cache CACHE"),
         (predict_a_train_cache, "(split is train, not test): make one with"),
+        (predict_without_an_evaluation, "has no metrics.json and thus no threshold: give `mammo evaluate"),
+        (predict_the_highest_with_the_threshold_of_means, "--views max goes with --probabilities"),
+        (predict_over_the_test_table, "test.csv is no submission and would be overwritten"),
+        (predict_without_a_fold, "is not finished: of 2 folds, 1 still to be trained"),
+        (predict_without_a_column, "test.csv lacks the column laterality: it needs"),
+        (predict_an_id_of_two_sides, "laterality R but L in an earlier row of the same prediction_id"),
+        (predict_on_with_another_run, "keeps what was predicted with another run and other images before"),
+        (export_in_no_format, "say in which format: --onnx is the one that there is"),
         (check_nothing, "there is no submission at"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
@@ -380,9 +463,11 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     mammo: Mammo, place: Place, monkeypatch: pytest.MonkeyPatch, mistake, sentence: str
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    before = results(Run(place.run))
-    assert_one_sentence(mammo(*mistake(place)), 2, sentence)
+    command, before = mistake(place), results(Run(place.run))
+    files = sorted(place.folder.rglob("*"))
+    assert_one_sentence(mammo(*command), 2, sentence)
     assert results(Run(place.run)) == before
+    assert sorted(place.folder.rglob("*")) == files or command[0] in {"prepare", "train"}
 
 
 def test_debug_shows_the_traceback_and_keeps_the_exit_code(mammo: Mammo, tmp_path: Path) -> None:

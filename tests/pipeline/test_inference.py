@@ -1,19 +1,15 @@
-"""A run's predictions of a test set: the same from files and from a cache, a row for every breast, resumable."""
+"""A run's predictions of a test set: from files or a cache, a row for every breast, and gone on with."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
-import numpy as np
 import pandas as pd
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.cache import Cache, CacheSettings, read_image
-from data_prep.errors import FolderInUse, ImageError, UserError
+from data_prep.errors import FolderInUse, UserError
 from data_prep.exams import locate_images, read_exams
 from data_prep.files import Journal
 from data_prep.pack import write_pack
@@ -200,3 +196,234 @@ def test_a_damaged_image_of_a_cache_is_a_user_error(
     cache.image_path("1", "102").write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"102\.png is damaged: remove it and give the `mammo prepare`"):
         from_cache(unbroken, cache)
+
+
+# Rows that a cache leaves out
+
+
+def test_a_cache_of_some_images_still_gives_every_required_row(
+    unbroken: Run, folder: Path, tmp_path: Path
+) -> None:
+    """As `prepare` with --patients or --present-only makes it: the others get what their breast has."""
+    exams, cache = read_exams(folder, "test"), Cache(tmp_path / "cache")
+    asked = exams["image_id"].isin(["100", "104", "105"])
+    paths, part = locate_images(exams, folder, "test"), CacheSettings(split="test", prepare=PREPARE)
+    prepare(exams[asked], paths[asked], cache, part, workers=0, left_out=exams[~asked])
+    predictions, whole = from_cache(unbroken, cache), probabilities(predict(unbroken, folder))
+    assert predictions.required_ids == ["1_L", "1_R", "2_L", "2_R"]
+    breasts = predictions.breasts().set_index("prediction_id")["probability"]
+    assert breasts["1_L"] == pytest.approx(whole["100"])
+    assert breasts["1_R"] == breasts["2_R"] == predictions.prior
+    assert set(predictions.failures["image_id"]) == {"101", "102", "103", "106", "107"}
+    assert set(predictions.failures["reason"]) == {"missing"}
+    prepare(exams, paths, cache, part, workers=0)
+    assert len(from_cache(unbroken, cache).failures) == 0
+
+
+def test_an_image_without_a_row_in_the_manifest_is_a_failure(
+    unbroken: Run, tmp_path: Path, exams: pd.DataFrame
+) -> None:
+    cache = write_cache(tmp_path / "cache", exams)
+    lines = cache.manifest_path.read_text().splitlines(keepends=True)
+    cache.manifest_path.write_text("".join(line for line in lines if not line.startswith("1,100,")))
+    cache.timings_path.unlink()
+    predictions = from_cache(unbroken, cache)
+    assert predictions.failures[["image_id", "reason"]].to_numpy().tolist() == [["100", "missing"]]
+    assert set(predictions.breasts()["prediction_id"]) == {"1_L", "1_R", "2_L", "2_R"}
+
+
+# Broken off and gone on with
+
+
+class Stopped(Exception):
+    """What breaks a prediction off."""
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The number of images in each batch that the models see; batches of two."""
+    monkeypatch.setattr(inference, "BATCH_SIZE", 2)
+    seen: list[int] = []
+    original = Ensemble.predict
+
+    def predict_and_count(self, images_BCHW):
+        seen.append(len(images_BCHW))
+        return original(self, images_BCHW)
+
+    monkeypatch.setattr(Ensemble, "predict", predict_and_count)
+    return seen
+
+
+def stop_after(num_batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Breaks off while the next batch is being written down."""
+    original, calls = Journal.append, []
+
+    def append(self, record) -> None:
+        calls.append(record)
+        if len(calls) > 1 + num_batches:  # the first is the header
+            raise Stopped
+        original(self, record)
+
+    monkeypatch.setattr(Journal, "append", append)
+
+
+@pytest.mark.parametrize("num_batches", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["files", "cache"])
+def test_a_prediction_goes_on_where_it_was_broken_off(
+    unbroken: Run,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    counted: list[int],
+    kind: str,
+    num_batches: int,
+) -> None:
+    (folder / "test_images/1/101.png").unlink()
+    (folder / "test_images/2/104.png").write_bytes(b"no image")
+    journal = Journal(tmp_path / "out.csv.partial")
+    cache = prepared(*without_missing(folder, tmp_path)) if kind == "cache" else None
+
+    def once(journal: Journal | None) -> RunPredictions:
+        if cache is None:
+            return predict(unbroken, folder, journal=journal)
+        return predict_cache(unbroken, cache, workers=0, reporter=quiet(), journal=journal)
+
+    whole = once(None)
+    num_images = sum(counted)
+    counted.clear()
+    with monkeypatch.context() as patch:
+        stop_after(num_batches, patch)
+        with pytest.raises(Stopped):
+            once(journal)
+    assert len(journal.read()) == 1 + num_batches
+    num_known = sum(counted[:num_batches])
+    counted.clear()
+    assert_equal(once(journal), whole)
+    assert sum(counted) == num_images - num_known
+    counted.clear()
+    assert_equal(once(journal), whole)
+    assert not counted
+
+
+def without_missing(folder: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """The data set without the rows of absent files, which `prepare` would not take, and a cache's place."""
+    exams = pd.read_csv(folder / "test.csv", dtype=str)
+    exams[exams["image_id"] != "101"].to_csv(folder / "test.csv", index=False)
+    return folder, tmp_path / "cache"
+
+
+def test_a_journal_that_is_torn_anywhere_loses_no_more_than_its_end(
+    unbroken: Run, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    place = tmp_path_factory.mktemp("torn")
+    folder = write_test_data(place / "data", make_exams(2, split="test"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference, "BATCH_SIZE", 3)
+        journal = Journal(place / "out.csv.partial")
+        whole = predict(unbroken, folder, journal=journal)
+        content = journal.path.read_bytes()
+
+        @settings(max_examples=25)
+        @given(st.integers(0, len(content)))
+        def go_on(length: int) -> None:
+            journal.path.write_bytes(content[:length])
+            assert_equal(predict(unbroken, folder, journal=journal), whole)
+            assert journal.path.read_bytes() == content
+
+        go_on()
+
+
+def test_a_journal_holds_ids_probabilities_and_hashes_alone(
+    unbroken: Run, folder: Path, tmp_path: Path
+) -> None:
+    journal = Journal(tmp_path / "out.csv.partial")
+    whole = predict(unbroken, folder, journal=journal)
+    header, answers = journal.read()
+    assert sorted(header) == ["flip", "images", "run"]
+    assert {len(header["images"]), len(header["run"])} == {64}
+    assert answers == {"probabilities": probabilities(whole), "failures": {}}
+
+
+def other_weights(run: Run, folder: Path) -> dict[str, bool]:
+    weights = run.fold(0).weights
+    weights.write_bytes(run.fold(1).weights.read_bytes())
+    return {}
+
+
+def other_settings(run: Run, folder: Path) -> dict[str, bool]:
+    run.settings.write_text(run.settings.read_text().replace("seed = 0", "seed = 1"))
+    return {}
+
+
+def other_file(run: Run, folder: Path) -> dict[str, bool]:
+    (folder / "test_images/1/100.png").write_bytes(b"no image")
+    return {}
+
+
+def other_table(run: Run, folder: Path) -> dict[str, bool]:
+    table = pd.read_csv(folder / "test.csv", dtype=str)
+    table[1:].to_csv(folder / "test.csv", index=False)
+    return {}
+
+
+def another_flip(run: Run, folder: Path) -> dict[str, bool]:
+    return {"flip": True}
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (other_weights, "another run"),
+        (other_settings, "another run"),
+        (other_file, "other images"),
+        (other_table, "other images"),
+        (another_flip, "another --flip"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_journal_of_something_else_is_refused_and_kept(
+    finished: Run, folder: Path, tmp_path: Path, change, what: str
+) -> None:
+    journal = Journal(tmp_path / "out.csv.partial")
+    predict(finished, folder, journal=journal)
+    content = journal.path.read_bytes()
+    options = change(finished, folder)
+    with pytest.raises(UserError, match=f"keeps what was predicted with {what} before .* remove this file"):
+        predict(finished, folder, journal=journal, **options)
+    assert journal.path.read_bytes() == content
+
+
+def test_the_order_in_which_images_get_ready_changes_no_bit(
+    unbroken: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, counted: list[int]
+) -> None:
+    """And a batch is predicted as soon as it is complete, while others wait for a slow file."""
+    whole = predict(unbroken, folder)
+    original = inference.ImageFolder.load.__globals__["stream_images"]
+    order = [3, 7, 2, 6, 5, 0, 4, 1]
+
+    def shuffled(paths, settings, **options) -> Iterator[tuple[int, object]]:
+        images = dict(original(paths, settings, workers=0))
+        return ((index, images[index]) for index in order)
+
+    monkeypatch.setattr("pipeline.image_sources.stream_images", shuffled)
+    assert_equal(predict(unbroken, folder), whole)
+    source = ImageFolder(folder, PREPARE, workers=0)
+    batches = source.load([[0, 1], [2, 3], [4, 5], [6, 7]])
+    assert [batch.rows for batch in batches] == [[2, 3], [6, 7], [4, 5], [0, 1]]
+
+
+def test_one_process_holds_a_journal(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "out.csv.partial")
+    with (
+        journal.held(),
+        pytest.raises(FolderInUse, match=r"out\.csv\.partial is in use by another process"),
+        journal.held(),
+    ):
+        pass
+    assert not journal.path.exists()
+    with journal.held():
+        journal.append({"run": "1"})
+        journal.mend()
+        with pytest.raises(FolderInUse), journal.held():
+            pass
+    assert journal.read() == [{"run": "1"}]

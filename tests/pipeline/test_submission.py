@@ -2,11 +2,21 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data_prep.errors import UserError
-from pipeline.submission import check_submission, make_submission, write_submission
+from pipeline.run import Run
+from pipeline.submission import (
+    check_submission,
+    make_submission,
+    read_threshold,
+    require_replaceable,
+    write_submission,
+)
 
 IDS = ["7_R", "7_L", "12_L"]
 
@@ -67,6 +77,60 @@ def test_values_that_are_no_probabilities_are_never_written(folder: Path, probab
     assert not (folder / "submission.csv").exists()
 
 
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.floats(0, 1))
+def test_with_a_threshold_the_answers_are_0_and_1(probabilities: list[float], threshold: float) -> None:
+    """A breast that just reaches it counts, as in the choice of the threshold."""
+    ids = [f"{number}_L" for number in range(len(probabilities))]
+    table = pd.DataFrame({"prediction_id": ids, "probability": probabilities})
+    submission = make_submission(table, ids, threshold=threshold)
+    assert submission["cancer"].tolist() == [int(value >= threshold) for value in probabilities]
+    assert submission["cancer"].dtype == np.int64
+
+
+def test_answers_are_written_as_whole_numbers(folder: Path) -> None:
+    path = folder / "submission.csv"
+    write_submission(breasts(), path, required_ids=IDS, threshold=0.5)
+    assert path.read_text() == "prediction_id,cancer\n7_R,1\n7_L,0\n12_L,1\n"
+    assert check_submission(path, folder) == []
+
+
+def test_the_threshold_is_that_of_the_evaluation(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.metrics.write_text('{"threshold": 0.125, "folds": []}')
+    assert read_threshold(run) == 0.125
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, r"has no metrics\.json and thus no threshold: give `mammo evaluate .*--probabilities"),
+        ('{"threshold": null}', "found no threshold, since none of its breasts has cancer: ask for --prob"),
+        ("{}", r"metrics\.json is damaged: give `mammo evaluate"),
+        ("[]", r"metrics\.json is damaged: give `mammo evaluate"),
+        ('{"threshold": ', r"metrics\.json is damaged: give `mammo evaluate"),
+        ('{"threshold": NaN}', "is damaged, its threshold is nan: give `mammo evaluate"),
+    ],
+)
+def test_without_a_threshold_one_sentence_says_what_to_do(
+    tmp_path: Path, content: str | None, sentence: str
+) -> None:
+    if content is not None:
+        Run(tmp_path).metrics.write_text(content)
+    with pytest.raises(UserError, match=sentence):
+        read_threshold(Run(tmp_path))
+
+
+def test_nothing_but_a_submission_is_overwritten(folder: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"test\.csv is no submission and would be overwritten: choose another"
+    ):
+        require_replaceable(folder / "test.csv")
+    path = folder / "submission.csv"
+    require_replaceable(path)
+    write_submission(breasts(), path, required_ids=IDS)
+    require_replaceable(path)
+
+
 # Checking
 
 
@@ -99,6 +163,14 @@ def test_the_real_test_table_needs_two_rows(real_data: Path, tmp_path: Path) -> 
         (["7_R,0.1", "7_L,1.5", "12_L,-1"], ["2 values of cancer outside 0..1, first '1.5' in row 3"]),
         (["7_R,0.1", "7_L,inf", "12_L,1"], ["1 values of cancer outside 0..1, first 'inf' in row 3"]),
         ([], ["there are no rows", "3 of 3 required ids are missing, first '7_R'"]),
+        (
+            ["7_R,0.02", "7_L,0.020", "12_L,2e-2"],
+            ["all 3 values of cancer are 0.02, which tells nothing apart"],
+        ),
+        (
+            ["8_R,0.1", "8_L,0"],
+            ["none of its 2 ids is in test.csv, whose first is '7_R': it is made for another test set"],
+        ),
     ],
 )
 def test_each_problem_is_counted_and_its_first_row_shown(
@@ -125,6 +197,11 @@ def test_wrong_columns_are_named_and_the_rest_still_checked(
     assert problems[0].startswith("the columns must be prediction_id, cancer, but are ")
     assert ("leave the index column out" in problems[0]) is advice
     assert problems[1:] == ["2 of 3 required ids are missing, first '7_L'"]
+
+
+def test_an_exam_of_two_breasts_may_have_equal_answers(tmp_path: Path) -> None:
+    (tmp_path / "test.csv").write_text("patient_id,image_id,laterality\n7,1,R\n7,2,L\n")
+    assert problems_of(tmp_path, "7_R,0", "7_L,0") == []
 
 
 def test_missing_columns_are_the_only_problem_told(folder: Path) -> None:

@@ -1,0 +1,194 @@
+"""Times raw JPEG 2000 files to probabilities with a ViT-Ti, beside decoding alone and the model alone.
+
+On a machine without a GPU both share the cores, so the whole can take no less than the sum of the parts, each
+on all cores; with one it can come near to the longer of the two. Files are hard links to a few phantoms of
+full size. Memory is that of all processes together, each page counted once (PSS).
+
+    python tests/benchmarks/bench_predict.py [--images 256] [--folds 1] [--rounds 3]
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from data_prep import codecs
+from data_prep.engine import count_workers
+from data_prep.files import Journal, write_bytes, write_text
+from data_prep.phantom_data import make_patient
+from data_prep.phantom_dicom import make_dicom
+from data_prep.prepare import stream_images
+from data_prep.settings import PrepareSettings, dump_settings
+
+ROWS, COLUMNS = 4096, 3328
+NUM_PHANTOMS = 8
+POLL_S = 0.1
+
+
+class MemoryWatch(threading.Thread):
+    """Notes the most memory that this process and its workers take together, in MB."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.ends = threading.Event()
+        self.peak_mb = 0.0
+
+    def run(self) -> None:
+        while not self.ends.wait(POLL_S):
+            self.peak_mb = max(self.peak_mb, sum(map(proportional_mb, family())))
+
+
+def proportional_mb(process: int) -> float:
+    """Returns the proportional set size of a process, 0 where it has ended."""
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+
+
+def family() -> Iterator[int]:
+    """Yields the ids of this process and of its children."""
+    yield os.getpid()
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            yield from map(int, (task / "children").read_text().split())
+        except OSError:
+            continue
+
+
+def write_data(folder: Path, num_images: int) -> None:
+    """Writes a test set of JPEG 2000 files of full size, four images a patient."""
+    payloads = []
+    for patient in range(NUM_PHANTOMS // 4):
+        for image in make_patient(patient, seed=0, rows=ROWS, columns=COLUMNS, cancer_share=0.5):
+            encoding = replace(image.encoding, transfer_syntax=codecs.JPEG_2000_LOSSLESS, has_jp2_box=False)
+            payloads.append(
+                make_dicom(
+                    image.phantom.image,
+                    encoding,
+                    patient_id="1",
+                    image_id="1",
+                    laterality=image.row["laterality"],
+                )
+            )
+    originals = []
+    for number, payload in enumerate(payloads):
+        originals.append(folder / f"{number}.dcm")
+        write_bytes(originals[-1], payload)
+    lines = ["patient_id,image_id,laterality"]
+    for number in range(num_images):
+        patient, side = 1 + number // 4, "LR"[number // 2 % 2]
+        path = folder / f"test_images/{patient}/{number}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.hardlink_to(originals[number % len(originals)])
+        lines.append(f"{patient},{number},{side}")
+    write_text(folder / "test.csv", "\n".join(lines) + "\n")
+
+
+def write_run(folder: Path, num_folds: int) -> None:
+    """Writes a run of untrained ViT-Ti."""
+    from pipeline.checkpoint import save_weights
+    from pipeline.run import Run
+    from pipeline.settings import ModelSettings, Recipe
+    from pipeline.start_run import resolve
+    from pipeline.vit import VARIANTS, VisionTransformer
+
+    recipe = resolve(Recipe(model=ModelSettings(**VARIANTS["Ti/16"])))
+    run = Run(folder)
+    write_text(run.settings, dump_settings(recipe))
+    lines = ["patient_id,fold,num_images,num_cancers"]
+    for fold in range(num_folds):
+        run.fold(fold).folder.mkdir()
+        save_weights(run.fold(fold), VisionTransformer(recipe.model), logit_shift=0.0, num_classes=1)
+        oof = f"fold,image_id,patient_id,laterality,cancer,probability\n{fold},{fold},{fold},L,0,0.1\n"
+        write_text(run.fold(fold).oof, oof)
+        lines.append(f"{fold},{fold},1,0")
+    write_text(run.folds, "\n".join(lines) + "\n")
+
+
+def seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Times mammo predict from raw files.")
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--folds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=count_workers())
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        data, run = Path(scratch) / "data", Path(scratch) / "run"
+        data.mkdir()
+        run.mkdir()
+        write_data(data, arguments.images)
+        write_run(run, arguments.folds)
+        compare(data, run, arguments)
+
+
+def compare(data: Path, run_folder: Path, arguments: argparse.Namespace) -> None:
+    """Measures the parts and the whole in turn and prints a line for each round."""
+    import torch
+
+    from pipeline.dataset import to_tensor
+    from pipeline.inference import BATCH_SIZE, load_ensemble, predict_folder
+    from pipeline.progress import Reporter
+    from pipeline.run import Run
+
+    run, workers = Run(run_folder), arguments.workers
+    paths = sorted((data / "test_images").rglob("*.dcm"))
+    images = [image for _, image in stream_images(paths[:BATCH_SIZE], PrepareSettings(), workers=workers)]
+    ensemble, images_BCHW = load_ensemble(run), torch.stack([to_tensor(image) for image in images])
+
+    def decode() -> None:
+        for _ in stream_images(paths, PrepareSettings(), workers=workers):
+            pass
+
+    def model() -> None:
+        for _ in range(0, arguments.images, BATCH_SIZE):
+            ensemble.predict(images_BCHW)
+
+    def whole() -> None:
+        journal = Journal(run_folder / "partial")
+        predict_folder(run, data, workers=workers, reporter=quiet_reporter(Reporter), journal=journal)
+        journal.remove()
+
+    model()
+    ratios = []
+    for _ in range(arguments.rounds):
+        decoding, computing = seconds(decode), seconds(model)
+        watch = MemoryWatch()
+        watch.start()
+        both = seconds(whole)
+        watch.ends.set()
+        watch.join()
+        on_gpu = torch.cuda.is_available()
+        ratios.append(both / (max(decoding, computing) if on_gpu else decoding + computing))
+        print(
+            f"{arguments.images} images, {arguments.folds} folds: decoding {decoding:.2f} s, model "
+            f"{computing:.2f} s, whole {both:.2f} s, {ratios[-1]:.3f} times "
+            f"{'the longer' if on_gpu else 'their sum'}; peak {watch.peak_mb:.0f} MB",
+            flush=True,
+        )
+    print(f"median {statistics.median(ratios):.3f}")
+
+
+def quiet_reporter(reporter_class: type) -> object:
+    """Returns a reporter that nobody hears."""
+    import io
+
+    from rich.console import Console
+
+    return reporter_class(Console(file=io.StringIO()))
+
+
+if __name__ == "__main__":
+    main()
