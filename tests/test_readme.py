@@ -17,15 +17,21 @@ from pipeline.cli import app
 from tests.test_end_to_end import TINY, mammo
 
 SMALLER = {"200": "20"}  # patients: as many as there are phantoms
+MORE = {"train": TINY, "predict": ["--probabilities"]}  # so small a model may give all breasts one answer
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
+KAGGLE = {"/kaggle/input/mammo-run/": "reports/", "/kaggle/input/": ""}
+
+
 def commands() -> list[list[str]]:
-    """Returns the commands of all shell blocks, in order, without their comments."""
-    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
-    return [shlex.split(line, comments=True) for line in lines]
+    """Returns the commands of all shell blocks, in order, and mammo's in a notebook, without their comments."""
+    blocks = re.findall(r"```(?:sh|python)\n(.*?)```", README, flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if not re.match(r"!(cp|pip) ", line)]
+    for place, here in KAGGLE.items():
+        lines = [line.replace(place, here) for line in lines]
+    return [shlex.split(line.removeprefix("!"), comments=True) for line in lines]
 
 
 def labels_of(data: Path, path: Path, *, split: str) -> None:
@@ -60,7 +66,7 @@ def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             continue
         assert program == "mammo"
         smaller = [SMALLER.get(argument, argument) for argument in arguments]
-        mammo(*smaller, *(TINY if arguments[0] == "train" else []), folder=tmp_path)
+        mammo(*smaller, *MORE.get(arguments[0], []), folder=tmp_path)
         ran.add(arguments[0])
     assert ran == {"collect", "prepare", "train", "evaluate", "predict", "check", "torchrun"}
 

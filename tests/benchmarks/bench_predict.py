@@ -2,7 +2,8 @@
 
 On a machine without a GPU both share the cores, so the whole can take no less than the sum of the parts, each
 on all cores; with one it can come near to the longer of the two. Files are hard links to a few phantoms of
-full size. Memory is that of all processes together, each page counted once (PSS).
+full size. Memory is that of all processes together, each page counted once (PSS). CPU seconds, of all
+processes too, are less disturbed by other work on the machine than those of the clock.
 
     python tests/benchmarks/bench_predict.py [--images 256] [--folds 1] [--rounds 3]
 """
@@ -112,10 +113,12 @@ def write_run(folder: Path, num_folds: int) -> None:
     write_text(run.folds, "\n".join(lines) + "\n")
 
 
-def seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def measure(function: Callable[[], object]) -> tuple[float, float]:
+    """Returns seconds of the clock, and CPU seconds of this process and of its children that have ended."""
+    start, used = time.perf_counter(), os.times()
     function()
-    return time.perf_counter() - start
+    clock, now = time.perf_counter() - start, os.times()
+    return clock, sum(now[:4]) - sum(used[:4])
 
 
 def main() -> None:
@@ -162,23 +165,25 @@ def compare(data: Path, run_folder: Path, arguments: argparse.Namespace) -> None
         journal.remove()
 
     model()
+    parts_of = max if torch.cuda.is_available() else sum
     ratios = []
     for _ in range(arguments.rounds):
-        decoding, computing = seconds(decode), seconds(model)
+        decoding, computing = measure(decode), measure(model)
         watch = MemoryWatch()
         watch.start()
-        both = seconds(whole)
+        both = measure(whole)
         watch.ends.set()
         watch.join()
-        on_gpu = torch.cuda.is_available()
-        ratios.append(both / (max(decoding, computing) if on_gpu else decoding + computing))
+        ratios.append([both[kind] / parts_of((decoding[kind], computing[kind])) for kind in (0, 1)])
+        shown = [f"{clock:.1f} s ({cpu:.1f} CPU)" for clock, cpu in (decoding, computing, both)]
         print(
-            f"{arguments.images} images, {arguments.folds} folds: decoding {decoding:.2f} s, model "
-            f"{computing:.2f} s, whole {both:.2f} s, {ratios[-1]:.3f} times "
-            f"{'the longer' if on_gpu else 'their sum'}; peak {watch.peak_mb:.0f} MB",
+            f"{arguments.images} images, {arguments.folds} folds: decoding {shown[0]}, model {shown[1]}, "
+            f"whole {shown[2]}: {ratios[-1][0]:.3f} ({ratios[-1][1]:.3f} CPU) times the {parts_of.__name__}; "
+            f"peak {watch.peak_mb:.0f} MB",
             flush=True,
         )
-    print(f"median {statistics.median(ratios):.3f}")
+    clock, cpu = (statistics.median(column) for column in zip(*ratios, strict=True))
+    print(f"median {clock:.3f} ({cpu:.3f} CPU)")
 
 
 def quiet_reporter(reporter_class: type) -> object:
