@@ -23,6 +23,7 @@ from data_prep.prepare import stream_images
 from data_prep.settings import PrepareSettings, differences
 from pipeline.dataset import CachedImages, Key, load_batches, to_tensor
 
+MOST_READERS = 4  # of a cache: each holds batches, and few are enough, as PNGs are read so much faster
 Rows = list[int]
 """Rows of an exam table."""
 
@@ -115,7 +116,7 @@ class ImageCache:
                 f"make one with `mammo prepare --split test --config {config}`"
             )
         self.exams = cache.read_all_exams()
-        self._cache, self._workers = cache, workers
+        self._cache, self._workers = cache, min(workers, MOST_READERS)
         records = cache.read_records()
         unknown = {"reason": "missing", "message": "test.csv names it, but the cache was made without it"}
         self._records = [records.get(image_id, unknown) for image_id in self.exams["image_id"]]

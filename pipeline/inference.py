@@ -117,7 +117,7 @@ def _predict(
     image_ids = source.exams["image_id"].tolist()
     known = {image_id for record in records for image_id in _image_ids_of(record)}
     groups = list(_group([row for row in range(len(image_ids)) if row not in source.absent]))
-    waiting = [rows for rows in groups if image_ids[rows[0]] not in known]
+    waiting = [rows for rows in groups if not known.issuperset(image_ids[row] for row in rows)]
     with (
         reporter.track("predict", len(image_ids)) as advance,
         closing(source.load(waiting)) as batches,

@@ -26,7 +26,7 @@ KAGGLE = {"/kaggle/input/mammo-run/": "reports/", "/kaggle/input/": ""}
 
 
 def commands() -> list[list[str]]:
-    """Returns the commands of all shell blocks, in order, and mammo's in a notebook, without their comments."""
+    """Returns the commands of all shell blocks and of the notebook, in order, without comments."""
     blocks = re.findall(r"```(?:sh|python)\n(.*?)```", README, flags=re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines() if not re.match(r"!(cp|pip) ", line)]
     for place, here in KAGGLE.items():

@@ -28,7 +28,7 @@ from data_prep.settings import PrepareSettings, dump_settings
 
 ROWS, COLUMNS = 4096, 3328
 NUM_PHANTOMS = 8
-POLL_S = 0.1
+POLL_S = 1.0  # a look costs some hundredths of a second
 
 
 class MemoryWatch(threading.Thread):
