@@ -135,7 +135,7 @@ def _import_runtime() -> ModuleType:
         import onnxscript  # noqa: F401, PLC0415
     except ImportError as error:
         raise UserError(
-            f"ONNX needs {error.name}, which is not here: pip install onnx onnxruntime onnxscript (or, "
+            f"ONNX needs {error.name}, which is not installed: pip install onnx onnxruntime onnxscript (or, "
             "in mammo's folder, pip install -c constraints.txt '.[onnx]')"
         ) from error
     runtime: ModuleType = onnxruntime
