@@ -34,7 +34,6 @@ from pipeline.terminal import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pipeline.run import Run
     from pipeline.settings import Recipe
 
 
