@@ -216,7 +216,11 @@ class VisionTransformer(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Returns logits_BK for images_BCHW; no sigmoid or softmax inside."""
-        return self.head(self.pre_logits(self.pool(self.forward_features(images_BCHW))))
+        y_BD = self.pre_logits(self.pool(self.forward_features(images_BCHW)))
+        with torch.autocast(
+            y_BD.device.type, enabled=False
+        ):  # a bf16 logit has 8 bits: many images would tie
+            return self.head(y_BD.to(self.head.weight.dtype))
 
     def pool(self, x_BTD: Tensor) -> Tensor:
         """Returns one vector per image, y_BD."""

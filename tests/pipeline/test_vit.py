@@ -358,3 +358,19 @@ def test_settings_that_do_not_fit_are_refused(settings: dict, message: str) -> N
 def test_an_unknown_variant_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="variant 'G/14' must be one of Ti/16, S/16, B/16, L/16, H/14"):
         make_variant("G/14")
+
+
+def test_logits_keep_all_their_bits_whatever_the_layers_compute_in() -> None:
+    """Images that differ little tie in bf16, and ties cost AUC."""
+    torch.manual_seed(0)
+    model = VisionTransformer(
+        ModelSettings(image_size=32, patch_size=8, width=32, depth=2, num_heads=2)
+    ).eval()
+    torch.nn.init.normal_(model.head.weight)
+    model.head.bias.data.fill_(-4.0)
+    images_BCHW = torch.rand(200, 1, 32, 32)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        logits_BK = model(images_BCHW)
+    assert logits_BK.dtype == torch.float32
+    assert len(logits_BK.unique()) > 190
+    assert len(logits_BK.bfloat16().unique()) < 150
