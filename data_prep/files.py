@@ -21,7 +21,7 @@ TEMPORARY_PREFIX = ".tmp-"  # then the process that writes it, then the name tha
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
-def write_bytes(path: Path, payload: bytes) -> None:
+def write_bytes(path: Path, payload: bytes | memoryview) -> None:
     """Writes a file that is either absent, the old one, or complete, whatever kills the process.
 
     Raises:

@@ -49,7 +49,7 @@ class ToneCurve(A.ImageOnlyTransform):  # type: ignore[misc]
 
 
 class Augmentation:
-    """Changes an image by a draw that depends on (seed, epoch, row) alone, not on workers or their order."""
+    """Changes an image by a draw that depends on (seed, draw) alone, not on workers or their order."""
 
     def __init__(self, settings: AugmentSettings) -> None:
         scales = (1 - settings.scale, 1 + settings.scale)
@@ -77,9 +77,9 @@ class Augmentation:
             ]
         )
 
-    def __call__(self, image: Image, *, seed: int, epoch: int, row: int) -> Image:
+    def __call__(self, image: Image, *, seed: int, draw: int) -> Image:
         """Returns a changed copy of [H, W] or [H, W, C], 0..255 or 0..65535, of the same shape and type."""
-        generator = np.random.default_rng([seed, epoch, row])
+        generator = np.random.default_rng([seed, draw])
         # Not set_random_seed: every change would get the same stream, and an image all changes or none.
         self._transform.set_random_state(generator, random.Random(generator.bytes(8)))  # noqa: S311
         changed: Image = self._transform(image=image)["image"]

@@ -26,7 +26,7 @@ def save_checkpoint(folder: TrainingFolder, checkpoint: Checkpoint) -> None:
     torch.save(checkpoint, buffer)
     if folder.last.exists():
         folder.last.replace(folder.previous)
-    write_bytes(folder.last, buffer.getvalue())
+    write_bytes(folder.last, buffer.getbuffer())
 
 
 def load_checkpoint(folder: TrainingFolder) -> Checkpoint | None:

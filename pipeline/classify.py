@@ -1,8 +1,8 @@
 """An image folder's classes as a task for the trainer, and a run of it. Knows no folds and no mammograms.
 
-Of `[train]` everything counts but `num_folds` and `positive_share`: each epoch goes once through all training
-images, in an order drawn from (seed, epoch). `[prepare]` does not count: images are squares of
-`model.image_size`.
+Of `[train]` everything counts but `num_folds`, `positive_share` and what `FOR_MAMMOGRAMS` lists: each epoch
+goes once through all training images, in an order drawn from (seed, epoch). `[prepare]` does not count: the
+images are squares of `model.image_size`.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,10 +26,11 @@ from pipeline.progress import Reporter
 from pipeline.ranks import ALONE, Ranks
 from pipeline.run import ClassRun, prediction_columns, probability_column
 from pipeline.sampler import Rows, plan_natural
-from pipeline.settings import ModelSettings, Recipe
-from pipeline.start_run import has_begun, held_for_all, resolve, start_run
+from pipeline.settings import ModelSettings, Recipe, TrainSettings
+from pipeline.start_run import has_begun, held_for_all, resolve, say_if_ranks_changed, start_run
 from pipeline.train import Trainer
 
+FOR_MAMMOGRAMS = ["sampling", "positive_label", "positive_weight", "focal_gamma", "auxiliaries"]
 MOST_NAMED = 5  # of the images that cannot be read
 
 
@@ -45,15 +46,16 @@ def train_classes(
         Interrupted: after a signal; a checkpoint is saved.
         TrainingStopped: if a loss is not finite or no checkpoint can be read.
     """
-    recipe = resolve(recipe)
-    if recipe.train.select != "last":
-        raise UserError('train.select "best" would choose the epoch by the test split: set it to "last"')
-    folder = read_image_folder(data, seed=recipe.train.seed)
-    require_model_fits(recipe.model, folder)
+    with ranks.first_goes_first():
+        recipe = resolve(recipe)
+        _require_settings_count(recipe.train)
+        folder = read_image_folder(data, seed=recipe.train.seed)
+        require_model_fits(recipe.model, folder)
     with StopRequest() as stop, held_for_all(run.folder, ranks):
         with ranks.first_goes_first():
             if ranks.is_first:
                 _start(recipe, folder, run, num_ranks=ranks.size)
+                say_if_ranks_changed(run, ranks, reporter)
             is_finished, is_new = run.training.is_finished, not has_begun(run.folder)
         if is_finished:
             reporter.say(f"{run.name}: finished before")
@@ -68,6 +70,19 @@ def train_classes(
         if is_new and ranks.is_first:
             _require_readable(folder, recipe.model, stop, reporter)
         trainer.run(stop)
+
+
+def _require_settings_count(settings: TrainSettings) -> None:
+    """Refuses what is for mammograms alone, rather than leave it out without a word."""
+    if settings.select != "last":
+        raise UserError('train.select "best" would choose the epoch by the test split: set it to "last"')
+    for name in FOR_MAMMOGRAMS:
+        default = TrainSettings.model_fields[name].default
+        if getattr(settings, name) != default:
+            raise UserError(
+                f"train.{name} is for mammograms alone and does nothing for a folder of classes: "
+                f"leave it at {default!r}"
+            )
 
 
 def require_model_fits(model: ModelSettings, folder: ImageFolder) -> None:

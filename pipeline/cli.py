@@ -1,5 +1,6 @@
 """The command `mammo`: puts the commands together, turns errors into one line and an exit code."""
 
+import os
 import shlex
 import signal
 import sys
@@ -69,7 +70,9 @@ def main() -> None:
         what = f"cannot use {error.filename}: " if error.filename else ""
         _leave(error, f"mammo: {what}{error.strerror or error}", UserError.exit_code)
     except Interrupted as error:
-        command = shlex.join(["mammo", *sys.argv[1:]])
+        command = "the same torchrun command"
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            command = shlex.join(["mammo", *sys.argv[1:]])
         is_resumable = next((word for word in sys.argv[1:] if not word.startswith("-")), "") in RESUMABLE
         way_on = "what was done is kept, go on with" if is_resumable else "start again with"
         _leave(error, f"mammo: stopped by {error}; {way_on}: {command}", error.exit_code)

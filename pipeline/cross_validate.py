@@ -16,7 +16,7 @@ from pipeline.progress import Reporter
 from pipeline.ranks import ALONE, Ranks
 from pipeline.run import FOLDS_COLUMNS, Run
 from pipeline.settings import Recipe
-from pipeline.start_run import held_for_all, resolve, start_run
+from pipeline.start_run import held_for_all, resolve, say_if_ranks_changed, start_run
 from pipeline.train import Trainer
 
 TRAIN: Split = "train"
@@ -47,6 +47,7 @@ def cross_validate(
         wanted = _check_folds(folds, recipe.train.num_folds)
         if ranks.is_first:
             _start(recipe, cache, run, fold_table, num_ranks=ranks.size)
+            say_if_ranks_changed(run, ranks, reporter)
     with StopRequest() as stop:
         for fold in wanted:
             folder = run.fold(fold)
@@ -56,19 +57,20 @@ def cross_validate(
                 if is_finished:
                     reporter.say(f"fold {fold}: finished before")
                     continue
-                task = FoldTask(recipe, FoldImages.split(exams, fold_table, fold, cache), fold=fold)
+                with ranks.first_goes_first():
+                    task = FoldTask(recipe, FoldImages.split(exams, fold_table, fold, cache), fold=fold)
                 Trainer(recipe, task, folder, reporter=reporter, ranks=ranks).run(stop)
 
 
-def make_fold_tasks(recipe: Recipe, cache: Cache) -> Iterator[FoldTask]:
-    """Yields the task of each fold, as `cross_validate` trains it.
+def make_fold_tasks(recipe: Recipe, cache: Cache, folds: Sequence[int] | None = None) -> Iterator[FoldTask]:
+    """Yields the task of each fold, or of some, as `cross_validate` trains it.
 
     Raises:
         UserError: if recipe and cache do not fit together, or folds cannot be made.
     """
     exams = _read_exams(recipe, cache)
     fold_table = _tabulate_folds(exams, recipe)
-    for fold in range(recipe.train.num_folds):
+    for fold in _check_folds(folds, recipe.train.num_folds):
         yield FoldTask(recipe, FoldImages.split(exams, fold_table, fold, cache), fold=fold)
 
 

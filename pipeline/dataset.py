@@ -1,7 +1,12 @@
 """Images to batches for the model. Knows no labels' meaning and no order: the sampler gives rows."""
 
+import atexit
+import ctypes
 import signal
+import sys
 from collections.abc import Iterator, Sequence
+from multiprocessing.process import BaseProcess
+from weakref import WeakSet
 
 import cv2
 import numpy as np
@@ -18,8 +23,10 @@ from pipeline.augment import Augmentation
 # tissue must lie above zero and fat below to be told apart at the first step (reports/LOG.md). No fold leaks.
 MEAN, STD = 0.5, 0.25
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
 Key = tuple[int, int]
-"""(epoch, row): all that a sample's augmentation depends on besides the seed."""
+"""(draw, row): which row, and the number of the draw that changes it."""
 
 Sample = tuple[Image, int]
 """An image and its row."""
@@ -42,7 +49,7 @@ def to_tensor(image: Image) -> Tensor:
 
 
 class CachedImages(Dataset[Sample | UserError]):
-    """Samples by (epoch, row); without an augmentation the epoch makes no difference.
+    """Samples by (draw, row); without an augmentation the draw makes no difference.
 
     An image that cannot be read is returned as the error: torch would hide one that a worker raises behind
     the worker's traceback.
@@ -57,13 +64,13 @@ class CachedImages(Dataset[Sample | UserError]):
         return len(self._images)
 
     def __getitem__(self, key: Key) -> Sample | UserError:
-        epoch, row = key
+        draw, row = key
         try:
             image = self._images[row]
         except UserError as error:
             return error
         if self._augmentation is not None:
-            image = self._augmentation(image, seed=self._seed, epoch=epoch, row=row)
+            image = self._augmentation(image, seed=self._seed, draw=draw)
         return image, row
 
 
@@ -83,7 +90,7 @@ def load_batches(
         num_workers=workers,
         pin_memory=device == "cuda",
         collate_fn=_collate,
-        worker_init_fn=_ignore_stops,
+        worker_init_fn=_begin_worker,
         generator=torch.Generator(),  # else it draws from the stream of dropout, once more for every resume
     )
     for batch in _begin(loader):
@@ -118,13 +125,32 @@ def _begin(loader: DataLoader[Sample | UserError]) -> Iterator[Batch | UserError
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
-        return iter(loader)
+        batches = iter(loader)
     finally:
         cv2.setNumThreads(threads)
+    if not _WORKERS:
+        atexit.register(_kill_workers)  # after multiprocessing's own hook, and so called before it
+    _WORKERS.update(getattr(batches, "_workers", ()))
+    return batches
 
 
-def _ignore_stops(worker: int) -> None:
-    """A stop reaches the whole process group; the trainer finishes its batch and ends the workers itself."""
+_WORKERS: WeakSet[BaseProcess] = WeakSet()
+
+
+def _kill_workers() -> None:
+    """Ends what a failed training has left: multiprocessing would await them, after a signal they ignore."""
+    for worker in _WORKERS:
+        worker.kill()
+
+
+def _begin_worker(worker: int) -> None:
+    """Lets a worker live as long as the trainer: signals to the whole process group leave it alone.
+
+    The trainer finishes its batch after them. Killed itself, it takes the worker along, which else would hold
+    the locks that it has inherited.
+    """
     del worker
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

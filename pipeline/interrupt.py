@@ -18,7 +18,10 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """Within `with`, the first signal is only noted; a second one interrupts as usual."""
+    """Within `with`, a signal is only noted; a second Ctrl-C interrupts as usual.
+
+    A second SIGTERM does not: job systems send it to a process and to the launcher that passes it on.
+    """
 
     def __init__(self) -> None:
         self._number: int | None = None
@@ -36,8 +39,8 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
-        self._number = number
-        self._restore()
+        self._number = self._number or number
+        signal.signal(signal.SIGINT, self._previous[signal.SIGINT])
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

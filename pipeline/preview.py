@@ -1,6 +1,7 @@
 """What a cross-validation would do, how long and with how much memory, before it is begun. Writes no run."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class Preview:
         num_tokens: of an image, with the class token.
         device: "cpu" or "cuda".
         precision: of the forward pass.
-        seconds: an estimate for all folds, from a few steps of the first.
+        seconds: an estimate for all these folds, from a few steps of the first.
         memory_mb: the most that those steps took, in this process or on the GPU.
     """
 
@@ -38,7 +39,9 @@ class Preview:
     memory_mb: float
 
 
-def preview(recipe: Recipe, cache: Cache, *, reporter: Reporter) -> Preview:
+def preview(
+    recipe: Recipe, cache: Cache, *, reporter: Reporter, folds: Sequence[int] | None = None
+) -> Preview:
     """Draws the folds and takes a few steps with a model that is thrown away.
 
     The estimate takes a prediction for a third of a training step's time per image.
@@ -47,7 +50,7 @@ def preview(recipe: Recipe, cache: Cache, *, reporter: Reporter) -> Preview:
         UserError: if recipe and cache do not fit together, or folds cannot be made.
     """
     recipe = resolve(recipe)
-    tasks = list(make_fold_tasks(recipe, cache))
+    tasks = list(make_fold_tasks(recipe, cache, folds))
     rows = []
     for task in tasks:
         held_out = task.images.validation["cancer"]
@@ -61,19 +64,19 @@ def preview(recipe: Recipe, cache: Cache, *, reporter: Reporter) -> Preview:
                 "held_out_positives": int(held_out.sum()),
             }
         )
-    folds = pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(recipe, tasks[0], FoldFolder(Path(folder)), reporter=reporter)
         step = trainer.time_steps()
     predicting = step.seconds / step.num_images / 3
     model = trainer.state.model
     return Preview(
-        folds=folds,
+        folds=table,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         num_tokens=model.num_tokens,
         device=trainer.arithmetic.device,
         precision=trainer.arithmetic.precision,
         seconds=recipe.train.epochs
-        * float((folds["steps_per_epoch"] * step.seconds + folds["held_out"] * predicting).sum()),
+        * float((table["steps_per_epoch"] * step.seconds + table["held_out"] * predicting).sum()),
         memory_mb=step.memory_mb,
     )

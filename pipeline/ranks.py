@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,10 @@ class RankLost(UserError):
 
 SEPARATE_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 """Must be 1 where torchrun itself starts, or its restarts hang on the store of the killed processes."""
+
+
+PATIENCE = timedelta(hours=6)
+"""How long the others may wait for the first, which alone reads, checks and downloads at the start."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +97,17 @@ class Ranks:
             dist.all_reduce(total)
         except RuntimeError as error:
             raise RankLost(
-                "another process of this training has ended: its own message says why; what was saved is "
-                f"kept, go on with the same command ({str(error).splitlines()[0]})"
+                "another process of this training has ended or does not answer: its own message says why; "
+                f"what was saved is kept, go on with the same command ({str(error).splitlines()[0]})"
             ) from error
 
 
 ALONE = Ranks()
+
+
+def is_under_torchrun() -> bool:
+    """Whether torchrun has started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 @contextmanager
@@ -109,10 +119,10 @@ def join_ranks() -> Iterator[Ranks]:
     Raises:
         UserError: if there are more processes than GPUs.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if not is_under_torchrun():
         yield ALONE
         return
-    options: dict[str, Any] = {"backend": "gloo"}
+    options: dict[str, Any] = {"backend": "gloo", "timeout": PATIENCE}
     if torch.cuda.is_available():
         local_rank, num_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local_rank >= num_gpus:

@@ -77,8 +77,8 @@ def train(
     """Train a Vision Transformer, then evaluate it.
 
     With --cache, cross-validates on mammograms. With --data, learns the classes of a folder of images and
-    reports on its test split. Goes on where it was stopped, to the same weights. Under torchrun, the
-    processes train each fold together.
+    reports on its test split. Goes on where it was stopped, on CPUs to the same weights. Under torchrun,
+    the processes train each fold together.
     """
     from data_prep.cache import Cache
     from pipeline.classify import train_classes
@@ -91,13 +91,16 @@ def train(
     if data is not None and (fold or dry_run):
         name = "--fold" if fold else "--dry-run"
         raise UserError(f"{name} goes with --cache: a folder of classes has one test split and no folds")
-    recipe = load_recipe(config, overrides or ())
     folder = run or Path("reports") / config.stem
-    if dry_run:
-        assert cache is not None
-        _show_preview(recipe, cache)
-        return
     with speaking_for_all() as ranks:
+        with ranks.first_goes_first():
+            recipe = load_recipe(config, overrides or ())
+            if dry_run and ranks.size > 1:
+                raise UserError("--dry-run times one process: give the command without torchrun")
+        if dry_run:
+            assert cache is not None
+            _show_preview(recipe, cache, fold)
+            return
         if data is not None:
             train_classes(recipe, data, ClassRun(folder), reporter=Reporter(console), ranks=ranks)
         else:
@@ -109,11 +112,11 @@ def train(
         _evaluate_if_finished(folder)
 
 
-def _show_preview(recipe: "Recipe", cache: Path) -> None:
+def _show_preview(recipe: "Recipe", cache: Path, folds: list[int] | None) -> None:
     from data_prep.cache import Cache
     from pipeline.preview import preview
 
-    plan = preview(recipe, Cache(cache), reporter=Reporter(console))
+    plan = preview(recipe, Cache(cache), reporter=Reporter(console), folds=folds)
     table = Table(*(str(name).replace("_", " ") for name in plan.folds))
     for row in plan.folds.itertuples(index=False):
         table.add_row(*(f"{value:,}" for value in row))

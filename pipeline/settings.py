@@ -182,7 +182,7 @@ class TrainSettings(StrictSettings):
     learning_rate: float = Field(default=3e-4, gt=0.0, le=1.0)
     """Highest learning rate, after the warm-up."""
 
-    warmup_epochs: float = Field(default=1.0, ge=0.0)
+    warmup_epochs: float = Field(default=1.0, ge=0.0, le=10_000)
     """Epochs in which the learning rate rises from 0; then it falls to 0 along a cosine."""
 
     weight_decay: float = Field(default=0.05, ge=0.0, le=1.0)
@@ -216,6 +216,13 @@ class TrainSettings(StrictSettings):
     workers: int = Field(default=2, ge=0, le=256)
     """Processes that load and augment images; 0 loads in the training process."""
 
+    @model_validator(mode="after")
+    def _check_auxiliaries(self) -> "TrainSettings":
+        twice = {name for name in self.auxiliaries if self.auxiliaries.count(name) > 1}
+        if twice:
+            raise ValueError(f"train.auxiliaries names {', '.join(sorted(twice))} twice: name each once")
+        return self
+
 
 class Recipe(StrictSettings):
     """A whole recipe, the contents of `configs/*.toml` and of a run's `settings.toml`."""
@@ -224,6 +231,13 @@ class Recipe(StrictSettings):
     model: ModelSettings = ModelSettings()
     augment: AugmentSettings = AugmentSettings()
     train: TrainSettings = TrainSettings()
+
+    @model_validator(mode="after")
+    def _check_frozen_layers(self) -> "Recipe":
+        frozen, depth = self.train.frozen_layers, self.model.depth
+        if frozen > depth:
+            raise ValueError(f"train.frozen_layers {frozen} must not exceed model.depth {depth}")
+        return self
 
 
 def load_recipe(path: Path | None, overrides: Iterable[str] = ()) -> Recipe:

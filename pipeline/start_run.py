@@ -1,6 +1,7 @@
 """The start of every training run: makes its folder, or checks that the same run goes on. Knows no images."""
 
 import importlib.metadata
+import json
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from data_prep.files import (
 from data_prep.settings import differences, dump_settings
 from pipeline.events import require_tensorboard
 from pipeline.predict import Arithmetic
+from pipeline.progress import Reporter
 from pipeline.ranks import Ranks
 from pipeline.run import ClassRun, FoldFolder, Run, RunFolder, TrainingFolder
 from pipeline.settings import Recipe, load_recipe
@@ -78,6 +80,16 @@ def start_run(
         raise UserError(
             f"{run.folder} was started with other settings ({'; '.join(changed)}): "
             f"choose another --run, or go on with {run.settings} as the recipe"
+        )
+
+
+def say_if_ranks_changed(run: RunFolder, ranks: Ranks, reporter: Reporter) -> None:
+    """Says that a run goes on with another number of processes, which rounds differently."""
+    before = json.loads(run.environment.read_text()).get("processes", 1)
+    if before != ranks.size:
+        reporter.say(
+            f"{run.name} was begun by {before} processes and goes on with {ranks.size}: its weights will "
+            "differ by rounding, and with dropout or mixup by other draws"
         )
 
 

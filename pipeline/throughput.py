@@ -10,9 +10,10 @@ import torch
 
 from pipeline.settings import ModelSettings, Precision
 
+TENSOR_CORES = {"H100 80GB HBM3": 989.0, "H100 PCIe": 756.0, "H200": 989.0, "A100": 312.0}
 PEAK_TFLOPS = {  # dense, from the makers' data sheets
-    "bf16": {"H100": 989.0, "H200": 989.0, "A100": 312.0},
-    "fp16": {"H100": 989.0, "H200": 989.0, "A100": 312.0, "V100": 125.0, "T4": 65.0, "P100": 18.7},
+    "bf16": TENSOR_CORES,
+    "fp16": TENSOR_CORES | {"Tesla V100": 125.0, "Tesla T4": 65.0, "Tesla P100": 18.7},
 }
 
 Item = TypeVar("Item")

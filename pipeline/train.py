@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from itertools import islice
+from itertools import cycle, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +33,7 @@ from pipeline.optim import (
 )
 from pipeline.predict import Arithmetic
 from pipeline.progress import Reporter
-from pipeline.ranks import ALONE, Ranks
+from pipeline.ranks import ALONE, RankLost, Ranks
 from pipeline.run import TrainingFolder
 from pipeline.sampler import Rows, split_batch
 from pipeline.settings import Recipe
@@ -45,6 +45,8 @@ from pipeline.weights import load_initial_weights
 
 SECONDS_BETWEEN_SAVES = 300.0
 NUM_IMAGES_OBSERVED = 16
+MOST_OVERFLOWS = 20
+"""Steps in a row that fp16's scaler may leave out: that many halvings of its first scale leave nothing."""
 
 
 class StepTime(NamedTuple):
@@ -82,6 +84,7 @@ class Trainer:
         self.ranks = ranks
         self.arithmetic = Arithmetic.choose(recipe.train.device, recipe.train.precision)
         self.batches_per_epoch = len(task.plan(0))
+        self._overflows = 0
         with ranks.first_goes_first():  # it alone may remove a damaged checkpoint, or download first weights
             self._require_rows_for_all_parts()
             checkpoint = load_checkpoint(folder)
@@ -98,7 +101,7 @@ class Trainer:
             )
 
     def _require_one_folder(self) -> None:
-        here = float(self.state.epoch * self.batches_per_epoch + self.state.batch)
+        here = float(self._count_steps())
         if self.ranks.sum(here) != here * self.ranks.size:
             raise UserError(
                 f"the processes of this training find different checkpoints in {self.folder.folder}: "
@@ -146,12 +149,22 @@ class Trainer:
         Raises:
             Interrupted: if a stop was asked for; a checkpoint is saved.
             TrainingStopped: if loss or gradient is not finite; the last checkpoint is kept.
+            RankLost: if another rank has ended, and not because all were asked to.
         """
+        try:
+            self._run(stop)
+        except RankLost:
+            stop.raise_if_made()
+            raise
+
+    def _run(self, stop: StopRequest) -> None:
         if not self.state.epoch and not self.state.batch:
             self._rehearse()
         predicted = None
         while self.state.epoch < self.settings.epochs:
             speed = self._train_epoch(stop)
+            if self.ranks.size > 1:  # a stop may find this rank waiting for another's predictions
+                self._save()
             predicted = self._predict(stop)
             self._end_epoch(predicted, speed)
         if self.state.best:
@@ -174,9 +187,13 @@ class Trainer:
 
     def time_steps(self, num_steps: int = 3) -> StepTime:
         """Takes some steps after a first one; this trainer is of no other use then."""
-        first, *others = (self.task.plan(0) * (1 + num_steps))[: 1 + num_steps]
-        parts = self._load_parts([first, *others])
+        ahead = 2 * self.settings.workers  # parts that are loaded while the first step is taken
+        num_skipped = -(-ahead // self.settings.accumulation)
+        first, *plan = islice(cycle(self.task.plan(0)), 1 + num_skipped + num_steps)
+        parts, others = self._load_parts([first, *plan]), plan[num_skipped:]
         self._step(parts, len(first))
+        for _ in range(num_skipped * self.settings.accumulation):
+            next(parts)
         meter = Meter()
         for rows in others:
             self._step(parts, len(rows))
@@ -229,10 +246,17 @@ class Trainer:
             "num_ranks": self.ranks.size,
             "num_parts": self.settings.accumulation,
         }
-        parts = [part for rows in plan for part in split_batch(rows, **shape)]
+        size = (
+            self.settings.batch_size
+        )  # a positive that comes again is drawn anew, by its place in the training
+        parts = [
+            [(step * size + int(place), int(rows[place])) for place in places]
+            for step, rows in enumerate(plan, self._count_steps())
+            for places in split_batch(np.arange(len(rows)), **shape)
+        ]
         return load_batches(
             self.task.dataset,
-            [[(self.state.epoch, int(row)) for row in part] for part in parts],
+            parts,
             workers=self.settings.workers,
             device=self.arithmetic.device,
         )
@@ -243,7 +267,7 @@ class Trainer:
         The losses of all ranks' parts add up to the mean over the batch, however it is split.
         """
         state = self.state
-        step = state.epoch * self.batches_per_epoch + state.batch
+        step = self._count_steps()
         set_learning_rate(state.optimizer, self._learning_rate(step))
         state.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.arithmetic.device)
@@ -256,10 +280,11 @@ class Trainer:
         self.ranks.sum_gradients(state.model.parameters())
         state.scaler.unscale_(state.optimizer)
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), self.settings.clip_norm)
-        local_value, norm_value = torch.stack([total, norm.to(total)]).tolist()  # one wait for the GPU
+        local_value, norm_value = torch.stack([total, norm.to(total)]).tolist()
         value = float(self.ranks.sum(local_value))
         self._require_finite("loss", value, [] if math.isfinite(local_value) else rows)
-        if not state.scaler.is_enabled():  # it leaves steps out where a gradient overflows
+        self._overflows = 0 if math.isfinite(norm_value) else self._overflows + 1
+        if not state.scaler.is_enabled() or self._overflows > MOST_OVERFLOWS:
             self._require_finite("gradient's norm", norm_value, rows)
         state.scaler.step(state.optimizer)
         state.scaler.update()
@@ -280,6 +305,10 @@ class Trainer:
         if mixing is None:
             return losses_B
         return mixing.weigh(losses_B, self.task.losses(logits_BK, rows_B[mixing.partner]))
+
+    def _count_steps(self) -> int:
+        """Returns how many optimizer steps were taken."""
+        return self.state.epoch * self.batches_per_epoch + self.state.batch
 
     def _learning_rate(self, step: int) -> float:
         return learning_rate_at(
@@ -341,8 +370,8 @@ class Trainer:
         state.history.append(
             {
                 "epoch": state.epoch + 1,
-                "step": (state.epoch + 1) * self.batches_per_epoch,
-                "learning_rate": state.optimizer.param_groups[0]["lr"],
+                "step": self._count_steps(),
+                "learning_rate": self._learning_rate(self._count_steps() - 1),
                 "train_loss": state.loss_sum / state.batch,
                 **figures,
             }

@@ -1,4 +1,4 @@
-"""Signals: the first is noted so that work can be saved, the second interrupts as usual."""
+"""Signals: they are noted so that work can be saved; a second Ctrl-C interrupts as usual."""
 
 import os
 import signal
@@ -47,12 +47,22 @@ def test_a_signal_is_noted_and_raised_where_it_is_safe(number: int, exit_code: i
     assert str(caught.value) == signal.Signals(number).name
 
 
-@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_interrupts_at_once(second: int) -> None:
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_ctrl_c_interrupts_at_once(first: int) -> None:
     with StopRequest():
-        send(signal.SIGINT)
+        send(first)
         with pytest.raises(Second):
-            send(second)
+            send(signal.SIGINT)
+
+
+@pytest.mark.parametrize(("first", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_sigterm_that_comes_again_changes_nothing(first: int, exit_code: int) -> None:
+    with StopRequest() as stop:
+        send(first)
+        send(signal.SIGTERM)
+        with pytest.raises(Interrupted) as caught:
+            stop.raise_if_made()
+    assert caught.value.exit_code == exit_code
 
 
 def test_the_handlers_come_back_however_the_work_ends(handlers_before) -> None:

@@ -1,6 +1,7 @@
 """Several processes under torchrun: the same training as one process, one writer, one voice."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from pipeline.ranks import ALONE, Ranks, join_ranks, warn_of_restarts
 from pipeline.run import ClassRun, Run, TrainingFolder
 from pipeline.settings import Recipe
 from tests.pipeline.tiny import (
+    heard,
     make_class_recipe,
     make_exams,
     make_recipe,
@@ -190,6 +192,25 @@ def test_a_mistake_is_said_once(cache: Cache, tmp_path: Path) -> None:
     assert ended.returncode != 0
     assert ended.stderr.count("mammo: ") == 1
     assert "too few for 3 processes x 4 parts" in ended.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "mistake", ["--set=train.epoch=3", '--set=train.auxiliaries=["density"]', "--dry-run"], ids=str
+)
+def test_a_mistake_in_the_command_is_said_once(cache: Cache, tmp_path: Path, mistake: str) -> None:
+    config = write_recipe(tmp_path / "config.toml", make_recipe())
+    ended = torchrun("-m", "--", "pipeline", "train", str(config), f"--cache={cache.folder}", mistake)
+    assert ended.returncode != 0
+    assert ended.stderr.count("mammo: ") == 1
+
+
+@pytest.mark.slow
+def test_another_number_of_processes_is_said(cache: Cache, unbroken_pair: Run, tmp_path: Path) -> None:
+    run, reporter = Run(shutil.copytree(unbroken_pair.folder, tmp_path / "run")), quiet()
+    run.fold(0).oof.unlink()
+    cross_validate(make_recipe(), cache, run, reporter=reporter, folds=[0])
+    assert "was begun by 2 processes and goes on with 1" in heard(reporter)
 
 
 @pytest.mark.slow

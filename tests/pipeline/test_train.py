@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from data_prep.cache import Cache
@@ -17,12 +19,12 @@ from data_prep.errors import TrainingStopped, UserError
 from data_prep.pack import open_images
 from pipeline import train
 from pipeline.checkpoint import load_checkpoint, load_weights
-from pipeline.cross_validate import cross_validate
+from pipeline.cross_validate import cross_validate, make_fold_tasks
 from pipeline.fold import FoldImages, FoldTask
 from pipeline.interrupt import Interrupted, StopRequest
-from pipeline.losses import binary_loss
+from pipeline.losses import Mixing, binary_loss
 from pipeline.run import Run, read_oof
-from pipeline.settings import AugmentSettings
+from pipeline.settings import AugmentSettings, Recipe
 from pipeline.train import Trainer
 from tests.pipeline.tiny import StopAfter, heard, make_exams, make_recipe, noise, quiet, results, write_cache
 
@@ -36,6 +38,13 @@ class Killed(BaseException):
 
 
 # Repeatable
+
+
+def make_trainer(recipe: Recipe, cache: Cache, folder: Path) -> Trainer:
+    """The trainer of fold 0, before its first step."""
+    run = Run(folder / "run")
+    run.fold(0).folder.mkdir(parents=True)
+    return Trainer(recipe, next(make_fold_tasks(recipe, cache)), run.fold(0), reporter=quiet())
 
 
 def test_an_equal_run_leaves_equal_bytes(cache: Cache, unbroken: Run, tmp_path: Path) -> None:
@@ -322,6 +331,150 @@ def test_compiling_changes_the_weights_by_rounding_alone(
     cross_validate(make_recipe(compile=True), cache, run, reporter=quiet(), folds=[0])
     compiled, plain = (safetensors.torch.load_file(each.fold(0).weights) for each in (run, unbroken))
     assert max(float((compiled[name] - plain[name]).abs().max()) for name in plain) < 1e-5
+
+
+# What each step is made of
+
+
+def test_a_positive_that_comes_again_is_drawn_anew(cache: Cache, tmp_path: Path) -> None:
+    """Few cancers come several times per epoch; none of them twice the same."""
+    trainer = make_trainer(make_recipe(positive_share=0.5), cache, tmp_path)
+    seen: dict[int, set[bytes]] = {}
+    counts: dict[int, int] = {}
+    for images_BCHW, rows_B in trainer._load_parts(trainer.task.plan(0)):
+        for image_CHW, row in zip(images_BCHW, rows_B.tolist(), strict=True):
+            seen.setdefault(row, set()).add(image_CHW.numpy().tobytes())
+            counts[row] = counts.get(row, 0) + 1
+    assert max(counts.values()) >= 3
+    # A draw may leave an image as it is: with these probabilities one in ten.
+    assert sum(map(len, seen.values())) > 0.8 * sum(counts.values())
+
+
+def test_a_batch_of_the_second_epoch_is_drawn_as_if_nothing_had_been_stopped(
+    cache: Cache, tmp_path: Path
+) -> None:
+    trainer = make_trainer(make_recipe(), cache, tmp_path)
+    plan = trainer.task.plan(1)
+    trainer.state.epoch = 1
+    whole = list(trainer._load_parts(plan))
+    trainer.state.batch = 1
+    rest = list(trainer._load_parts(plan[1:]))
+    assert len(rest) == len(whole) - 1
+    assert all(torch.equal(one[0], two[0]) for one, two in zip(whole[1:], rest, strict=True))
+    trainer.state.epoch = 0
+    assert not torch.equal(list(trainer._load_parts(plan))[-1][0], whole[-1][0])
+
+
+def test_the_average_counts_the_steps_of_the_whole_training(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, steps = make_trainer(make_recipe(), cache, tmp_path), []
+    update = type(trainer.state.average).update
+
+    def update_and_keep(average, model, step) -> None:
+        steps.append(step)
+        update(average, model, step)
+
+    monkeypatch.setattr(type(trainer.state.average), "update", update_and_keep)
+    trainer.run(StopAfter(1000))
+    assert steps == list(range(3 * trainer.batches_per_epoch))
+
+
+def test_mixup_weighs_the_losses_of_both_images(cache: Cache, tmp_path: Path) -> None:
+    trainer = make_trainer(make_recipe(mixup=0.4), cache, tmp_path)
+    torch.nn.init.normal_(trainer.state.model.head.weight)
+    images_BCHW, rows_B = next(trainer._load_parts(trainer.task.plan(0)))
+    generator = np.random.default_rng([trainer.task.seed, 5, 1])
+    generator.integers(2**32)
+    mixing = Mixing.draw(len(rows_B), alpha=0.4, generator=generator)
+    labels_B = torch.tensor(trainer.task.labels[rows_B.numpy()], dtype=torch.float32)
+    share_B = mixing.share
+    blended_BCHW = torch.stack(
+        [
+            share * image + (1 - share) * images_BCHW[partner]
+            for share, image, partner in zip(share_B, images_BCHW, mixing.partner, strict=True)
+        ]
+    )
+    with torch.no_grad():
+        logits_B = trainer.state.model(blended_BCHW)[:, 0]
+        found_B = trainer._losses(images_BCHW, rows_B, step=5, part=1)
+    of_own_B, of_partner_B = (
+        F.binary_cross_entropy_with_logits(logits_B, targets_B, reduction="none")
+        for targets_B in (labels_B, labels_B[mixing.partner])
+    )
+    assert len(set(labels_B.tolist())) == 2
+    torch.testing.assert_close(found_B, share_B * of_own_B + (1 - share_B) * of_partner_B)
+
+
+def test_the_learning_rate_of_the_history_is_the_models_whatever_the_layers_have(
+    cache: Cache, unbroken: Run, tmp_path: Path
+) -> None:
+    run = Run(tmp_path / "run")
+    cross_validate(make_recipe(layer_decay=0.5), cache, run, reporter=quiet(), folds=[0])
+    expected, found = (pd.read_csv(each.fold(0).history)["learning_rate"] for each in (unbroken, run))
+    assert found.tolist() == expected.tolist()
+
+
+# fp16
+
+
+def make_gradients_undefined(logits_BK: torch.Tensor) -> torch.Tensor:
+    """Zeros, whose gradients are not finite."""
+    return (logits_BK[:, 0] - logits_BK[:, 0].detach()).abs().sqrt()
+
+
+@pytest.fixture
+def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trains with the scaler of fp16, as a GPU without bf16 does, but computes in float32."""
+    monkeypatch.setattr(train.Arithmetic, "choose", lambda *_: train.Arithmetic("cpu", "fp16"))
+    for module in ("train", "predict"):
+        monkeypatch.setattr(f"pipeline.{module}.autocast", lambda *_: nullcontext())
+
+
+@pytest.mark.usefixtures("scaled")
+def test_a_run_with_scaled_losses_goes_on_with_the_scale_that_it_had(
+    cache: Cache, unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradients of the first batch are not finite: its step is left out, and the scale is halved."""
+    losses = FoldTask.losses
+
+    def spoil_the_first(task: FoldTask, logits_BK: torch.Tensor, rows_B: torch.Tensor) -> torch.Tensor:
+        of_images_B = losses(task, logits_BK, rows_B)
+        is_first = rows_B.tolist() == task.plan(0)[0].tolist()
+        return of_images_B + make_gradients_undefined(logits_BK) if is_first else of_images_B
+
+    scales: list[float] = []
+    update = torch.amp.GradScaler.update
+
+    def update_and_keep(scaler: torch.amp.GradScaler) -> None:
+        update(scaler)
+        scales.append(scaler.get_scale())
+
+    monkeypatch.setattr(FoldTask, "losses", spoil_the_first)
+    monkeypatch.setattr(torch.amp.GradScaler, "update", update_and_keep)
+    whole, parts = Run(tmp_path / "whole"), Run(tmp_path / "parts")
+    cross_validate(make_recipe(), cache, whole, reporter=quiet(), folds=[0])
+    assert scales == 9 * [2.0**15]
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.cross_validate.StopRequest", lambda: StopAfter(2))
+        with pytest.raises(Interrupted):
+            cross_validate(make_recipe(), cache, parts, reporter=quiet(), folds=[0])
+    cross_validate(make_recipe(), cache, parts, reporter=quiet(), folds=[0])
+    assert scales == 18 * [2.0**15]
+    assert results(parts) == results(whole)
+    assert results(whole)["fold_0/model.safetensors"] != results(unbroken)["fold_0/model.safetensors"]
+
+
+@pytest.mark.usefixtures("scaled")
+def test_gradients_that_never_are_finite_stop_a_training_that_scales_its_losses(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        FoldTask, "losses", lambda _task, logits_BK, _rows: make_gradients_undefined(logits_BK)
+    )
+    monkeypatch.setattr(train, "MOST_OVERFLOWS", 4)
+    with pytest.raises(TrainingStopped, match="the gradient's norm is nan in fold 0, epoch 2, images 1"):
+        cross_validate(make_recipe(), cache, Run(tmp_path / "run"), reporter=quiet(), folds=[0])
 
 
 # Which epoch

@@ -10,13 +10,15 @@ import pytest
 import tomli_w
 
 from data_prep.cache import Cache
+from data_prep.files import locked
+from pipeline.checkpoint import load_checkpoint
 from pipeline.run import Run
 from tests.pipeline.tiny import make_recipe, results, torchrun
 
 PROGRAM = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
-from pipeline import checkpoint, cli, train
+from pipeline import checkpoint, cli, fold, train
 
 name, number, rank = sys.argv.pop(1), int(sys.argv.pop(1)), sys.argv.pop(1)
 is_mine = os.environ.get("RANK", "0") == rank and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
@@ -46,6 +48,25 @@ elif name == "rename":
     die_in_call(Path, "replace")
 elif name == "save":
     die_in_call(checkpoint, "write_bytes", half_done=write_half)
+elif name == "error":
+    def fail(*arguments):
+        raise RuntimeError("out of memory")
+    train.Trainer._learning_rate = fail
+elif name == "signals":
+    def signal_and_step(trainer, *arguments, step=train.Trainer._step):
+        if trainer.state.batch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(trainer, *arguments)
+    train.Trainer._step = signal_and_step
+elif name == "signal in validation":
+    def signal_and_predict(task, model, arithmetic, rows, on_batch, predict=fold.FoldTask.predict):
+        if len(rows) > 2:
+            time.sleep(number)  # the other rank is done with its share
+            os.kill(os.getppid(), signal.SIGTERM)
+            time.sleep(3)
+        return predict(task, model, arithmetic, rows, on_batch)
+    fold.FoldTask.predict = signal_and_predict
 cli.main()
 """
 
@@ -64,7 +85,7 @@ def train(cache: Cache, run: Run, *, workers: int, moment: str = "never", number
         timeout=300,
         check=False,
     )
-    assert "Traceback" not in finished.stderr, finished.stderr
+    assert "Traceback" not in finished.stderr or moment == "error", finished.stderr
     return finished.returncode
 
 
@@ -77,7 +98,7 @@ def train_with_two(cache: Cache, run: Run, moment: str, number: int, rank: int) 
         *["--max-restarts=2", "--", str(program), moment, str(number), str(rank), "train", str(config)],
         *["--cache", str(cache.folder), "--run", str(run.folder), "--fold", "0"],
     )
-    assert finished.returncode == 0, finished.stderr
+    assert finished.returncode == (1 if moment.startswith("signal") else 0), finished.stderr
     return finished.stdout + finished.stderr
 
 
@@ -129,3 +150,43 @@ def test_torchrun_restarts_after_a_rank_was_killed_and_ends_with_the_same_weight
     for name, content in of_fold.items():
         assert content == results(unbroken_pair)[name], name
     assert not [path.name for path in run.folder.rglob(".tmp-*")]
+
+
+@pytest.mark.slow
+def test_an_error_ends_the_process_though_its_workers_ignore_signals(cache: Cache, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    assert train(cache, run, workers=2, moment="error") == 1
+    with locked(run.fold(0).folder):  # no worker is left that holds it
+        pass
+
+
+@pytest.mark.slow
+def test_workers_die_with_a_killed_trainer_and_let_go_of_its_folder(cache: Cache, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    assert train(cache, run, workers=2, moment="step", number=2) == -signal.SIGKILL
+    with locked(run.fold(0).folder):
+        pass
+
+
+@pytest.mark.slow
+def test_a_sigterm_that_comes_twice_is_one_stop(cache: Cache, unbroken: Run, tmp_path: Path) -> None:
+    """A job system sends it to the launcher, which passes it on, and to the process itself."""
+    run = Run(tmp_path / "run")
+    assert train(cache, run, workers=0, moment="signals") == 128 + signal.SIGTERM
+    assert run.fold(0).last.exists()
+    assert train(cache, run, workers=0) == 0
+    assert results(run)["fold_0/model.safetensors"] == results(unbroken)["fold_0/model.safetensors"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_stop_in_the_validation_of_two_ranks_keeps_the_epoch_and_is_called_a_stop(
+    cache: Cache, tmp_path: Path, rank: int
+) -> None:
+    """One rank is still predicting, the other waits for its share."""
+    run = Run(tmp_path / "run")
+    said = train_with_two(cache, run, "signal in validation", 2, rank)
+    assert said.count("mammo: stopped by SIGTERM; what was done is kept, go on with: the same torchrun") == 1
+    checkpoint = load_checkpoint(run.fold(0))
+    assert checkpoint is not None
+    assert checkpoint["counters"]["batch"] > 0
