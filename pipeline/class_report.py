@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from data_prep.files import write_text
-from pipeline import figures
+from pipeline import class_pictures
 from pipeline.class_metrics import ClassEvaluation, find_confused_pairs
 from pipeline.inside import look_inside
 from pipeline.page import Picture, render_page
@@ -27,7 +27,7 @@ def write_class_report(run: ClassRun, evaluation: ClassEvaluation) -> Path:
         even_cross_entropy=math.log(len(evaluation.labels)),
         splits=run.read_images()["split"].value_counts().to_dict(),
         headline=describe_accuracy(evaluation),
-        confusion=figures.draw_confusion(evaluation.confusion, evaluation.labels),
+        confusion=class_pictures.draw_confusion(evaluation.confusion, evaluation.labels),
         is_wide=len(evaluation.labels) > MANY_CLASSES,
         pairs=find_confused_pairs(evaluation, most=MOST_PAIRS),
         learning_curves=draw_learning_curves(run.training.history, evaluation),
@@ -64,10 +64,10 @@ def draw_learning_curves(path: Path, evaluation: ClassEvaluation) -> list[Pictur
         return []
     history = pd.read_csv(path)
     return [
-        Picture("Loss", figures.draw_class_losses(history), "Solid: training. Dashed: test."),
+        Picture("Loss", class_pictures.draw_class_losses(history), "Solid: training. Dashed: test."),
         Picture(
             "Test accuracy",
-            figures.draw_test_accuracy(history, guess=evaluation.guess_accuracy),
+            class_pictures.draw_test_accuracy(history, guess=evaluation.guess_accuracy),
             "Dashed: always answering the class that is most common in training.",
         ),
     ]

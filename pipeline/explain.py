@@ -8,10 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import fill
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
@@ -24,6 +22,7 @@ from data_prep.stages import open_image, read_search_frame
 from pipeline.attention import Array, find_maps, to_full_matrix
 from pipeline.checkpoint import load_weights
 from pipeline.dataset import to_tensor
+from pipeline.overlay import find_top, make_overlay_colours, relative_to_box
 from pipeline.predict import Arithmetic, predict_batch
 from pipeline.run import Run
 from pipeline.settings import load_recipe
@@ -43,8 +42,6 @@ CAUTION = (
 BOX_SIDE_PX = 900  # the box's longer side in the picture, where the file has as many pixels
 MAMMOGRAM_SIDE_PX = 2400  # the mammogram's longer side in memory, at most
 BOX_MARGIN = 0.03  # of the box's longer side, shown around it
-SMALLEST_TOP = 2.0  # of a scale: attention that is nearly even shall not look as if it were not
-STRONGEST_COLOUR = 0.6  # opacity: the tissue must stay visible
 PANEL_INCHES, TEXT_INCHES, DOTS_PER_INCH = 3.4, 1.7, 120
 LONGEST_NAME = 80
 
@@ -94,7 +91,7 @@ def explain(run: Run, path: Path) -> Explanation:
         answer = predict_batch(model, images_BCHW, logit_shift=shift, arithmetic=arithmetic)
         probabilities[fold] = float(answer[0])
         for name, square_gg in _find_squares(model, images_BCHW).items():
-            squares[name].append(_relative_to_box(square_gg, placement, recipe.prepare.side))
+            squares[name].append(relative_to_box(square_gg, placement, recipe.prepare.side))
     mammogram = read_mammogram(path, placement.box)
     size = {"side": recipe.prepare.side, "rows": stages.record["rows"], "columns": stages.record["columns"]}
     shape = mammogram.shape[0], mammogram.shape[1]
@@ -135,25 +132,10 @@ def draw_explanation(explanation: Explanation) -> bytes:
     return stream.getvalue()
 
 
-def make_overlay_colours() -> Colormap:
-    """Returns colours that get lighter in even steps, and out of nothing."""
-    colours = mpl.colormaps["plasma"](np.linspace(0.1, 1.0, 256))
-    colours[:, 3] = np.linspace(0.0, STRONGEST_COLOUR, 256)
-    return ListedColormap(colours).with_extremes(bad="#00000000", under="#00000000")
-
-
 def _find_squares(model: VisionTransformer, images_BCHW: Tensor) -> dict[str, Array]:
     maps = find_maps(model, images_BCHW)
     squares: dict[str, Tensor] = {name: getattr(maps, name)[0] for name in MAP_TITLES}
     return {name: square.double().cpu().numpy() for name, square in squares.items()}
-
-
-def _relative_to_box(square_gg: Array, placement: Placement, side: int) -> Array:
-    """Returns a map in units of its mean over the part of the image that shows the box."""
-    patch_size = side // len(square_gg)
-    pixels = square_gg.repeat(patch_size, axis=0).repeat(patch_size, axis=1)
-    mean = pixels[placement.top : placement.top + placement.height, : placement.width].mean()
-    return square_gg / mean if mean else square_gg  # a gradient can be 0 everywhere
 
 
 def _reduce_box(box: Box, y: float, x: float) -> Box:
@@ -193,12 +175,11 @@ def _zoom(axes: Axes, box: Box) -> None:
 
 def _lay_over(axes: Axes, values: Array) -> None:
     """Lays a map over a mammogram, with its scale beside it."""
-    top = max(SMALLEST_TOP, float(np.nanmax(values)))
     image = axes.imshow(
         values,
         cmap=make_overlay_colours(),
         vmin=1.0,
-        vmax=top,
+        vmax=find_top(values),
         interpolation="nearest",
         extent=_edges(values),
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from data_prep.errors import UserError
-from pipeline import figures
+from pipeline import weight_pictures
 from pipeline.attention import find_even_distance, find_patch_filters, find_position_similarity
 from pipeline.checkpoint import load_weights
 from pipeline.page import Picture
@@ -54,7 +54,7 @@ def draw_weights(name: str, folder: TrainingFolder, settings: ModelSettings) -> 
         return Inside(missing=[sentence])
     filters = Picture(
         "Patch filters",
-        figures.draw_patch_filters(find_patch_filters(model)),
+        weight_pictures.draw_patch_filters(find_patch_filters(model)),
         f"{name.capitalize()}: the principal components of the patch embedding's filters, the strongest "
         "first. The middle grey is 0, and each has its own scale. What looks like noise was not learned.",
     )
@@ -62,7 +62,7 @@ def draw_weights(name: str, folder: TrainingFolder, settings: ModelSettings) -> 
         return Inside([filters], ["No positions: the position embeddings are fixed waves, not learned."])
     positions = Picture(
         "Position embeddings",
-        figures.draw_position_similarity(find_position_similarity(model)),
+        weight_pictures.draw_position_similarity(find_position_similarity(model)),
         f"{name.capitalize()}: each tile stands for a patch's place and shows how much the embedding of "
         "every place resembles the one of that place. Where the layout was learned, places nearby and in the "
         "same row and column are alike; single bright points mean that it was not.",
@@ -77,7 +77,7 @@ def draw_distances(trainings: Mapping[str, TrainingFolder], settings: ModelSetti
     if not distances:
         return Inside(missing=[f"No attention distance: {' and '.join(trainings)} have no attention.csv."])
     even_distance_px = find_even_distance(settings.grid_size, settings.patch_size)
-    drawing = figures.draw_attention_distance(distances, even_distance_px)
+    drawing = weight_pictures.draw_attention_distance(distances, even_distance_px)
     caption = (
         "How far a patch looks: a dot for each head, the mean over patches and held-out images. Dashed: "
         "looking at all patches evenly."

@@ -1,14 +1,17 @@
 """The frame of every report: template, settings, environment. Knows no figure and no kind of run."""
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from pipeline.run import RunFolder
+
+Filters = Mapping[str, Callable[..., str]]
 
 
 @dataclass(frozen=True)
@@ -20,24 +23,54 @@ class Picture:
     caption: str
 
 
-def render_page(
-    template: str, run: RunFolder, *, filters: dict[str, Callable[..., str]], **values: Any
-) -> str:
+class Verbatim(str):
+    """Text that Markdown shall have as it is."""
+
+    __slots__ = ()
+
+
+def render_page(template: str, run: RunFolder, *, filters: Filters, **values: Any) -> str:
     """Returns a page that extends `page.html.j2`; the run's name, settings and environment are added."""
-    environment = Environment(
+    return _load(template, {}, filters).render(**_describe(run), **values)
+
+
+def render_markdown(template: str, run: RunFolder, *, filters: Filters, **values: Any) -> str:
+    """Returns a Markdown text with the same additions; no value of them can become markup."""
+    options = {"autoescape": False, "finalize": escape_markdown}
+    return _load(template, options, {"code": to_code_block, **filters}).render(**_describe(run), **values)
+
+
+def escape_markdown(value: object) -> str:
+    """Returns text that Markdown shows as it is, also within a table's cell."""
+    if isinstance(value, Verbatim):
+        return value
+    text = " ".join(str(value).splitlines()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\|`*\[\]])", r"\\\1", text)
+
+
+def to_code_block(text: str) -> Verbatim:
+    """Returns lines that Markdown shows as code, whatever they hold."""
+    return Verbatim("\n".join(f"    {line}".rstrip() for line in text.splitlines()))
+
+
+def _load(template: str, options: dict[str, Any], filters: Filters) -> Template:
+    environment = Environment(  # noqa: S701  Markdown has an escape of its own
         loader=PackageLoader("pipeline", "."),
-        autoescape=True,  # names of folders, classes and settings come from outside
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        **{"autoescape": True} | options,  # names of folders, classes and settings come from outside
     )
     environment.filters.update(filters)
-    return environment.get_template(template).render(
-        run_name=run.name,
-        settings=run.settings.read_text("utf-8") if run.settings.exists() else "",
-        machine=read_environment(run.environment),
-        **values,
-    )
+    return environment.get_template(template)
+
+
+def _describe(run: RunFolder) -> dict[str, Any]:
+    return {
+        "run_name": run.name,
+        "settings": run.settings.read_text("utf-8") if run.settings.exists() else "",
+        "machine": read_environment(run.environment),
+    }
 
 
 def read_environment(path: Path) -> dict[str, str]:

@@ -158,6 +158,16 @@ class Run(RunFolder):
         """prediction_id, cancer."""
         return self.folder / "submission.csv"
 
+    @property
+    def report_text(self) -> Path:
+        """The report's numbers and sentences as Markdown."""
+        return self.folder / "report.md"
+
+    @property
+    def model_card(self) -> Path:
+        """What the models are, what they were made of and what they are not for."""
+        return self.folder / "model_card.md"
+
     def fold(self, fold: int) -> FoldFolder:
         """The folder of one fold."""
         return FoldFolder(self.folder / f"fold_{fold}")

@@ -22,8 +22,9 @@ from pipeline.attention import AttentionMaps
 from pipeline.checkpoint import load_weights
 from pipeline.cli import app
 from pipeline.dataset import to_tensor
-from pipeline.explain import MAP_TITLES, Explanation, draw_explanation, explain, make_overlay_colours
+from pipeline.explain import MAP_TITLES, Explanation, draw_explanation, explain
 from pipeline.inference import predict_folder
+from pipeline.overlay import make_overlay_colours
 from pipeline.run import Run
 from tests.data_prep.dicom_files import make_breast, write_dicom
 from tests.pipeline.tiny import MODEL, PREPARE, make_exams, quiet, write_test_data

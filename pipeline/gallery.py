@@ -1,0 +1,227 @@
+"""Pictures of chosen breasts, with the attention of the model that held them out. Writes no file.
+
+The pictures come from the run's cache. What cannot be shown is said in a sentence, and nothing fails.
+"""
+
+import base64
+import io
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+from data_prep.cache import Cache, damaged, read_image
+from data_prep.errors import UserError
+from data_prep.frame import Image
+from data_prep.geometry import Placement
+from data_prep.settings import differences
+from pipeline.attention import Array, find_maps
+from pipeline.cases import Case, Choice, View
+from pipeline.checkpoint import load_weights
+from pipeline.dataset import to_tensor
+from pipeline.overlay import colour, relative_to_box
+from pipeline.page import read_environment
+from pipeline.predict import Arithmetic, predict_batch
+from pipeline.run import Run
+from pipeline.settings import Recipe, load_recipe
+from pipeline.vit import VisionTransformer
+
+SIDES = (384, 320, 256, 192, 128)
+"""What the longer side of an image may be, in pixels, the largest first."""
+MOST_CHARACTERS = 1_100_000
+"""Of all pictures together, so that the page stays small."""
+LARGEST_DIFFERENCE = 0.05
+"""Between a probability and the same model's answer now; other arithmetic stays far below."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A picture as the page takes it.
+
+    Attributes:
+        mammogram: a data address.
+        overlay: the same, or empty.
+    """
+
+    mammogram: str
+    overlay: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Shot:
+    """An image of the cache without its padding, cut between patches.
+
+    Attributes:
+        pixels: 0..255.
+        overlay: the colours of each patch; None without a model.
+        side: of the whole image, in pixels.
+    """
+
+    pixels: NDArray[np.uint8]
+    overlay: NDArray[np.uint8] | None
+    side: int
+
+    def encode(self, side: int) -> Tile:
+        """Returns the pictures for a whole image of at most `side` pixels."""
+        scale = min(1.0, side / self.side)
+        height, width = (max(1, round(length * scale)) for length in self.pixels.shape)
+        resized = cv2.resize(self.pixels, (width, height), interpolation=cv2.INTER_AREA)
+        overlay = "" if self.overlay is None else _to_address(self.overlay, "png")
+        return Tile(_to_address(np.asarray(resized, np.uint8), "jpeg"), overlay, width, height)
+
+
+@dataclass(frozen=True)
+class Onlooker:
+    """The model of a fold, which never saw the fold's patients."""
+
+    model: VisionTransformer
+    logit_shift: float
+    arithmetic: Arithmetic
+
+    def look(self, image: Image, view: View) -> Array:
+        """Returns how much each patch speaks for cancer.
+
+        Raises:
+            UserError: if the model no longer says of this image what it said in training.
+        """
+        images_BCHW = to_tensor(image).unsqueeze(0).to(self.arithmetic.device)
+        answer = predict_batch(
+            self.model, images_BCHW, logit_shift=self.logit_shift, arithmetic=self.arithmetic
+        )
+        if abs(float(answer[0]) - view.probability) > LARGEST_DIFFERENCE:
+            raise UserError(
+                f"of image {view.image_id} in the run's cache the model says {answer[0]:.3f} and said "
+                f"{view.probability:.3f} in training, so it is another image"
+            )
+        return find_maps(self.model, images_BCHW).gradient_rollout[0].double().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The pictures that there are.
+
+    Attributes:
+        tiles: by image_id.
+        missing: sentences about what is not shown.
+    """
+
+    tiles: dict[str, Tile] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+
+def show_cases(run: Run, choice: Choice) -> Gallery:
+    """Returns a picture of every image of the chosen breasts, or says why there is none."""
+    by_fold: dict[int, list[Case]] = defaultdict(list)
+    for group in choice.groups:
+        for case in group.cases:
+            by_fold[case.fold].append(case)
+    shots: dict[str, Shot] = {}
+    missing = []
+    try:
+        recipe = load_recipe(run.settings)
+        cache = open_cache(run, recipe)
+        records = {record["image_id"]: record for record in cache.read_manifest().to_dict("records")}
+        for fold, cases in sorted(by_fold.items()):
+            onlooker = find_onlooker(run, recipe, fold)
+            if onlooker is None:
+                missing.append(f"No attention: fold {fold} has no readable {run.fold(fold).weights.name}.")
+            for case in cases:
+                for view in case.views:
+                    shots[view.image_id] = take(cache, records, case, view, onlooker, recipe)
+    except UserError as error:
+        return Gallery(missing=[f"The cases have no pictures: {error}."])
+    return Gallery(encode_within(shots, MOST_CHARACTERS), missing)
+
+
+def find_onlooker(run: Run, recipe: Recipe, fold: int) -> Onlooker | None:
+    """Returns a fold's model, or None without its weights."""
+    try:
+        model, logit_shift = load_weights(run.fold(fold), recipe.model)
+    except UserError:
+        return None
+    arithmetic = Arithmetic.choose("auto", recipe.train.precision)
+    return Onlooker(model.to(arithmetic.device), logit_shift, arithmetic)
+
+
+def take(
+    cache: Cache,
+    records: Mapping[str, Mapping[Any, Any]],
+    case: Case,
+    view: View,
+    onlooker: Onlooker | None,
+    recipe: Recipe,
+) -> Shot:
+    """Returns one image as the model sees it.
+
+    Raises:
+        UserError: if the cache does not have it, or has another one.
+    """
+    if view.image_id not in records:
+        raise UserError(f"the run's cache {cache.folder} does not have image {view.image_id}")
+    image = read_image(cache.image_path(case.patient_id, view.image_id))
+    try:
+        placement = Placement.from_record(dict(records[view.image_id]))
+    except ValueError:
+        raise damaged(cache.manifest_path) from None
+    rows, columns = find_cut(placement, recipe.model.patch_size)
+    overlay = None
+    if onlooker is not None:
+        square_gg = relative_to_box(onlooker.look(image, view), placement, recipe.prepare.side)
+        overlay = colour(square_gg[rows, columns])
+    rows, columns = (_times(cut, recipe.model.patch_size) for cut in (rows, columns))
+    brightest = np.iinfo(image.dtype).max
+    pixels = np.rint(image[rows, columns] * (255.0 / brightest)).astype(np.uint8)
+    return Shot(pixels, overlay, recipe.prepare.side)
+
+
+def find_cut(placement: Placement, patch_size: int) -> tuple[slice, slice]:
+    """Returns the rows and columns of patches that show some of the breast's box."""
+    first, last = placement.top // patch_size, -(-(placement.top + placement.height) // patch_size)
+    return slice(first, last), slice(0, -(-placement.width // patch_size))
+
+
+def open_cache(run: Run, recipe: Recipe) -> Cache:
+    """Returns the cache that the run was trained on.
+
+    Raises:
+        UserError: if it is gone, or was made anew with other settings.
+    """
+    folder = read_environment(run.environment).get("cache")
+    if not folder:
+        raise UserError(f"the run's {run.environment.name} names no cache")
+    cache = Cache(Path(folder))
+    if not cache.folder.is_dir():
+        raise UserError(f"the run's cache {folder} is no longer there")
+    changed = differences(cache.settings().prepare, recipe.prepare)
+    if changed:
+        raise UserError(f"the run's cache {folder} was made anew with other settings ({'; '.join(changed)})")
+    return cache
+
+
+def encode_within(shots: dict[str, Shot], most_characters: int) -> dict[str, Tile]:
+    """Returns the largest pictures that are not longer than so many characters together."""
+    tiles: dict[str, Tile] = {}
+    for side in SIDES:
+        tiles = {image_id: shot.encode(side) for image_id, shot in shots.items()}
+        if sum(len(tile.mammogram) + len(tile.overlay) for tile in tiles.values()) <= most_characters:
+            break
+    return tiles
+
+
+def _times(cut: slice, factor: int) -> slice:
+    return slice(cut.start * factor, cut.stop * factor)
+
+
+def _to_address(pixels: NDArray[np.uint8], kind: Literal["jpeg", "png"]) -> str:
+    """Returns a data address: a grey JPEG, or a PNG with opacity."""
+    stream = io.BytesIO()
+    Pillow.fromarray(pixels).save(stream, format=kind, optimize=True)
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"

@@ -1,0 +1,269 @@
+"""The tables of a report, as text for the page and for Markdown alike. Computes no figure; knows no page."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from pipeline.bootstrap import Interval
+from pipeline.cases import Choice
+from pipeline.evaluation import Evaluation
+from pipeline.metrics import SEVERAL_THRESHOLDS
+from pipeline.page import Verbatim, escape_markdown
+from pipeline.sentences import FIGURE_NAMES, format_figure, format_interval
+from pipeline.subsets import Subset
+
+FOLD_FIGURES = {
+    "auc": "AUC",
+    "average_precision": "average precision",
+    "pf1": "pF1 raw",
+    "pf1_transferred": "pF1 transferred",
+    "threshold_transferred": "transferred threshold",
+    "pf1_best": "pF1 best",
+    "threshold_best": "best threshold",
+}
+METHOD_FIGURES = {
+    "brier": "Brier score",
+    "calibration_error": "calibration error",
+    "pf1": "pF1 raw",
+    "pf1_transferred": "pF1 transferred",
+}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """An interval as a bar, in per cent of the axis.
+
+    Attributes:
+        description: the same in words.
+    """
+
+    description: str
+    low: float
+    point: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in rows and columns.
+
+    Attributes:
+        caption: what the rows are.
+        feet: rows that stay below the others, such as sums.
+        bars: a bar for each row that has one, drawn behind the last column; empty without bars.
+        axis: where on the axis a label stands, in per cent, and the label.
+        guide: where on the axis a line stands, in per cent.
+    """
+
+    caption: str
+    columns: list[str]
+    rows: list[list[str]]
+    feet: list[list[str]] = field(default_factory=list)
+    bars: list[Bar | None] = field(default_factory=list)
+    axis: dict[float, str] = field(default_factory=dict)
+    guide: float | None = None
+
+
+def tabulate_figures(evaluation: Evaluation) -> Table:
+    """Returns all figures with their intervals, per breast and per image."""
+    levels = [evaluation.breasts.pooled, evaluation.images.pooled]
+    rows = []
+    for name, title in FIGURE_NAMES.items():
+        cells = [title]
+        for subset in levels:
+            cells += [_show(subset, name), format_interval(subset.intervals.get(name))]
+        rows.append(cells)
+    return Table(
+        "All figures, pooled over the folds", ["figure", "per breast", "95 %", "per image", "95 %"], rows
+    )
+
+
+def tabulate_folds(evaluation: Evaluation) -> Table:
+    """Returns the main figures of each fold, of all together, and the intervals of those."""
+    pooled = evaluation.breasts.pooled
+    rows = [[str(fold), *_describe(subset)] for fold, subset in evaluation.breasts.folds.items()]
+    intervals = [format_interval(pooled.intervals.get(name)) for name in FOLD_FIGURES]
+    return Table(
+        "Figures per breast of each fold",
+        ["fold", *FOLD_FIGURES.values(), "breasts", "cancers"],
+        rows,
+        [["pooled", *_describe(pooled)], ["95 %", *intervals, "", ""]],
+    )
+
+
+def tabulate_people(evaluation: Evaluation) -> Table:
+    """Returns who is in which fold."""
+    table, pooled = evaluation.fold_table, evaluation.breasts.pooled
+    has_ages, extras = "age_median" in table, [name for name in ("sites", "machines") if name in table]
+    rows = []
+    for row in table.to_dict("records"):
+        counts = [row[f"num_{name}"] for name in ("patients", "breasts", "images", "cancers")]
+        ages = [f"{row['age_median']:.0f} ({row['age_5_percent']:.0f} to {row['age_95_percent']:.0f})"]
+        cells = [str(row["fold"]), *_count(counts), _percent(row["prevalence"])]
+        cells += [str(row["num_patients_elsewhere"]), *(ages if has_ages else [])]
+        rows.append(cells + [str(row[name]) for name in extras])
+    counts = [getattr(pooled, f"num_{name}") for name in ("patients", "breasts", "images", "cancers")]
+    shared = str(table["num_patients_elsewhere"].sum())
+    feet = ["all", *_count(counts), _percent(pooled.num_cancers / pooled.num_breasts), shared]
+    feet += [""] * (has_ages + len(extras))
+    columns = ["fold", "patients", "breasts", "images", "cancers", "prevalence", "patients elsewhere"]
+    columns += ["age, median (5 to 95 %)"] if has_ages else []
+    return Table(
+        "Who is in which fold", columns + [f"patients by {name[:-1]}" for name in extras], rows, [feet]
+    )
+
+
+def tabulate_slices(evaluation: Evaluation) -> Table:
+    """Returns a forest plot: the AUC of each kind of breast, and of images where only those have the kind."""
+    known = {part.kind for part in evaluation.breasts.slices}
+    of_images = [part for part in evaluation.images.slices if part.kind not in known]
+    parts = [("", part) for part in evaluation.breasts.slices] + [(" (images)", part) for part in of_images]
+    subsets = [evaluation.breasts.pooled, *(part.subset for _, part in parts)]
+    lows = [subset.intervals["auc"].low for subset in subsets if "auc" in subset.intervals]
+    start = min([0.5, *(int(10 * low) / 10 for low in lows)])
+    rows = [["all", "", *_describe_slice(subsets[0])]]
+    rows += [[f"{part.kind}{unit}", part.value, *_describe_slice(part.subset)] for unit, part in parts]
+    pooled = subsets[0].metrics.auc
+    ticks = [tick / 10 for tick in range(round(10 * start), 11) if tick % 2 == 0 or tick in {5, 10}]
+    return Table(
+        "AUC by kind of breast",
+        ["kind", "value", "breasts", "cancers", "AUC", "95 %", "AUC with interval"],
+        rows,
+        bars=[make_bar(subset, start) for subset in subsets],
+        axis={_place(tick, start): f"{tick:.1f}" for tick in ticks},
+        guide=None if pooled is None else _place(pooled, start),
+    )
+
+
+def to_markdown(table: Table) -> Verbatim:
+    """Returns a table as Markdown."""
+    rows = [table.columns, ["---"] * len(table.columns), *table.rows, *table.feet]
+    cells = [" | ".join(map(escape_markdown, row)) for row in rows]
+    return Verbatim("\n".join(f"| {line} |" for line in cells))
+
+
+def make_bar(subset: Subset, start: float) -> Bar | None:
+    """Returns the AUC's interval on an axis from `start` to 1; None without one."""
+    auc, interval = subset.metrics.auc, subset.intervals.get("auc")
+    if auc is None or interval is None:
+        return None
+    ends = [_place(value, start) for value in (interval.low, auc, interval.high)]
+    return Bar(f"AUC {auc:.3f}, {format_interval(interval)}", *ends)
+
+
+def tabulate_calibration(evaluation: Evaluation) -> Table:
+    """Returns what each method makes of the probabilities."""
+    rows = []
+    for name, subset in evaluation.calibration.methods.items():
+        cells = [name]
+        for figure in METHOD_FIGURES:
+            cells += [_show(subset, figure), format_interval(subset.intervals.get(figure))]
+        rows.append([*cells, _describe_parameters(evaluation.calibration.parameters.get(name, {}))])
+    columns = [title for figure in METHOD_FIGURES.values() for title in (figure, "95 %")]
+    return Table("Probabilities as they are and calibrated", ["method", *columns, "for new patients"], rows)
+
+
+def tabulate_stability(evaluation: Evaluation) -> Table:
+    """Returns pF1 where the threshold is moved, or cancer is rarer or more common."""
+    rows = [
+        [
+            str(row["change"]),
+            f"{row['by']:+.2f}" if row["change"] == "threshold" else f"times {row['by']:.2f}",
+            f"{row['threshold']:.3f}",
+            _percent(row["prevalence"]),
+            f"{row['pf1']:.3f}",
+            "" if pd.isna(row["low"]) else format_interval(Interval(row["low"], row["high"], 0)),
+        ]
+        for row in evaluation.stability.to_dict("records")
+    ]
+    columns = ["change", "by", "threshold", "prevalence", "pF1", "95 %"]
+    return Table("pF1 around the best pooled threshold", columns, rows)
+
+
+def tabulate_cases(choice: Choice) -> Table:
+    """Returns the chosen breasts, a row per image."""
+    rows = [
+        [
+            group.title,
+            case.patient_id,
+            case.laterality,
+            str(case.fold),
+            f"{case.probability:.3f}",
+            f"{case.threshold:.3f}",
+            view.image_id,
+            view.view,
+            f"{view.probability:.3f}",
+        ]
+        for group in choice.groups
+        for case in group.cases
+        for view in case.views
+    ]
+    columns = ["group", "patient", "side", "fold", "breast's probability", "threshold", "image", "view"]
+    return Table("The most confident right and wrong breasts", [*columns, "image's probability"], rows)
+
+
+def tabulate_throughput(throughputs: dict[int, pd.DataFrame]) -> Table:
+    """Returns how fast each fold was trained, from its `throughput.csv`."""
+    rows = []
+    for fold, table in throughputs.items():
+        values = table.median(numeric_only=True)
+        mfu = values.get("mfu")
+        rows.append(
+            [
+                str(fold),
+                str(len(table)),
+                f"{values['images_per_second']:,.1f}",
+                f"{table['seconds'].sum() / 60:,.1f}",
+                _percent(values["loader_wait_share"]),
+                "not known" if mfu is None or pd.isna(mfu) else _percent(mfu),
+                f"{table['peak_memory_mb'].max():,.0f}",
+            ]
+        )
+    columns = [
+        "fold",
+        "epochs",
+        "images per second",
+        "minutes",
+        "waiting for images",
+        "MFU",
+        "peak memory (MB)",
+    ]
+    return Table("Training, medians over the epochs", columns, rows)
+
+
+def _describe(subset: Subset) -> list[str]:
+    figures = [_show(subset, name) for name in FOLD_FIGURES]
+    return [*figures, *_count([subset.num_breasts, subset.num_cancers])]
+
+
+def _describe_slice(subset: Subset) -> list[str]:
+    interval = subset.intervals.get("auc")
+    reason = subset.metrics.undefined.get("auc", "" if interval else "no replicate has both classes")
+    counts = _count([subset.num_breasts, subset.num_cancers])
+    return [*counts, _show(subset, "auc"), format_interval(interval), reason]
+
+
+def _describe_parameters(parameters: dict[str, Any]) -> str:
+    numbers = {name: value for name, value in parameters.items() if isinstance(value, float)}
+    if parameters and not numbers:
+        return f"{len(next(iter(parameters.values())))} points, in metrics.json"
+    return ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
+
+
+def _show(subset: Subset, name: str) -> str:
+    if subset.metrics.undefined.get(name) == SEVERAL_THRESHOLDS:
+        return "one per fold"
+    return format_figure(subset.metrics.figures[name])
+
+
+def _count(numbers: list[int]) -> list[str]:
+    return [f"{number:,}" for number in numbers]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _place(value: float, start: float) -> float:
+    return round(100 * (value - start) / (1 - start), 2)
