@@ -29,7 +29,7 @@ NUM_FILTERS = 28  # as in figure 7 of the paper
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """Three answers to what the model looked at, each [B, g, g].
+    """Three answers to what the model looked at, each [B, g, g], and what it said, [B, K].
 
     Attributes:
         last_layer: the weights of the last layer, the mean of its heads.
@@ -40,6 +40,7 @@ class AttentionMaps:
     last_layer: Tensor
     rollout: Tensor
     gradient_rollout: Tensor
+    logits: Tensor
 
 
 @contextmanager
@@ -90,7 +91,8 @@ def find_maps(model: VisionTransformer, images_BCHW: Tensor, *, output: int = 0)
             rollout_BT = step_rollout(rollout_BT, A_BhTT)
             gradient_rollout_BT = step_gradient_rollout(gradient_rollout_BT, A_BhTT, dA_BhTT)
     assert last_layer_BT is not None  # a model has at least one layer
-    return AttentionMaps(*map(_to_grid, (last_layer_BT, rollout_BT, gradient_rollout_BT)))
+    grids = [_to_grid(row_BT) for row_BT in (last_layer_BT, rollout_BT, gradient_rollout_BT)]
+    return AttentionMaps(*grids, logits=logits_BK.detach())
 
 
 def step_rollout(row_BT: Tensor, A_BhTT: Tensor) -> Tensor:

@@ -22,7 +22,11 @@ INK = "#010203"  # stands for the page's text colour until the SVG is written
 FOLD_COLOURS = ["#4c6bbf", "#f0761f", "#46a8af", "#a05940", "#713ffc", "#2baf83", "#6479fc", "#4f6a91"]
 """On paper and in dark mode; those of the first five folds stay apart for eyes without red or green cones."""
 MARKER = {"marker": ".", "markersize": 4.0}  # one epoch alone is no line
-TICKS = [1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999]
+TICKS = [
+    [1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999],
+    [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98, 0.99],
+]
+"""Probabilities to write under an axis, the coarse ones first."""
 SMALLEST_PROBABILITY = 1e-6
 POOLED_LINE = {"linewidth": 2.4, "color": INK, "label": "pooled"}
 GUIDE_LINE = {"linewidth": 1.0, "color": "#8a8a8a", "linestyle": (0, (3, 3))}
@@ -31,9 +35,9 @@ STYLE = {
     "axes.labelcolor": INK,
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "font.size": 11.0,
+    "font.size": 12.0,
     "legend.columnspacing": 1.2,
-    "legend.fontsize": 10.0,
+    "legend.fontsize": 11.0,
     "legend.frameon": False,
     "legend.handlelength": 1.3,
     "path.simplify_threshold": 0.5,  # pixels; a fold of RSNA has thousands of distinct thresholds
@@ -48,7 +52,7 @@ WITHOUT_METADATA = {"Creator": None, "Date": None, "Format": None, "Type": None}
 
 def fold_line(fold: int) -> dict[str, Any]:
     """Returns the line style that a fold has in every drawing."""
-    return {"linewidth": 1.0, "color": FOLD_COLOURS[fold % len(FOLD_COLOURS)], "label": f"fold {fold}"}
+    return {"linewidth": 1.3, "color": FOLD_COLOURS[fold % len(FOLD_COLOURS)], "label": f"fold {fold}"}
 
 
 @contextmanager
@@ -65,7 +69,7 @@ def new_panels(x_label: str, y_label: str, titles: Sequence[str], *, height: flo
         figure = Figure(figsize=(4.4, height), layout="constrained")
         panels = figure.subplots(len(titles), 1, sharex=True, squeeze=False)[:, 0]
         for axes, title in zip(panels, titles, strict=True):
-            axes.set_title(title.replace("$", r"\$"), fontsize=11.0, loc="left")
+            axes.set_title(title.replace("$", r"\$"), fontsize=12.0, loc="left")
             axes.set_ylabel(y_label)
         panels[-1].set_xlabel(x_label)
         yield list(panels)
@@ -82,7 +86,8 @@ def set_probability_ticks(axes: Axes, lowest: float, highest: float) -> None:
     ends = to_scale([lowest, highest])
     margin = max(0.1, 0.03 * float(ends[1] - ends[0]))
     low, high = float(ends[0]) - margin, float(ends[1]) + margin
-    shown = [tick for tick in TICKS if low <= to_scale(tick) <= high]
+    coarse, fine = ([tick for tick in ticks if low <= to_scale(tick) <= high] for ticks in TICKS)
+    shown = coarse if len(coarse) >= 3 else fine
     if len(shown) < 3:
         shown = [float(f"{tick:.2g}") for tick in np.linspace(lowest, highest, 4)]
     axes.set_xticks(to_scale(shown), [f"{tick:g}" for tick in shown])
@@ -93,7 +98,8 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
     """Adds the legend and returns an `<svg>` element whose ids start with `name`: several fit in one page."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        num_columns = len(labels) if len(labels) <= 4 else 3
+        figure.legend(handles, labels, loc="outside lower center", ncols=num_columns)
     stream = io.StringIO()
     figure.savefig(stream, format="svg", transparent=True, metadata=WITHOUT_METADATA)
     drawing = stream.getvalue()

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
@@ -25,9 +26,9 @@ from pipeline.attention import Array, find_maps
 from pipeline.cases import Case, Choice, View
 from pipeline.checkpoint import load_weights
 from pipeline.dataset import to_tensor
+from pipeline.optim import choose_device
 from pipeline.overlay import colour, relative_to_box
 from pipeline.page import read_environment
-from pipeline.predict import Arithmetic, predict_batch
 from pipeline.run import Run
 from pipeline.settings import Recipe, load_recipe
 from pipeline.vit import VisionTransformer
@@ -84,7 +85,6 @@ class Onlooker:
 
     model: VisionTransformer
     logit_shift: float
-    arithmetic: Arithmetic
 
     def look(self, image: Image, view: View) -> Array:
         """Returns how much each patch speaks for cancer.
@@ -92,16 +92,14 @@ class Onlooker:
         Raises:
             UserError: if the model no longer says of this image what it said in training.
         """
-        images_BCHW = to_tensor(image).unsqueeze(0).to(self.arithmetic.device)
-        answer = predict_batch(
-            self.model, images_BCHW, logit_shift=self.logit_shift, arithmetic=self.arithmetic
-        )
-        if abs(float(answer[0]) - view.probability) > LARGEST_DIFFERENCE:
+        maps = find_maps(self.model, to_tensor(image).unsqueeze(0).to(self.model.head.weight.device))
+        probability = float(torch.sigmoid(maps.logits[0, 0].double() + self.logit_shift))
+        if abs(probability - view.probability) > LARGEST_DIFFERENCE:
             raise UserError(
-                f"of image {view.image_id} in the run's cache the model says {answer[0]:.3f} and said "
+                f"of image {view.image_id} in the run's cache the model says {probability:.3f} and said "
                 f"{view.probability:.3f} in training, so it is another image"
             )
-        return find_maps(self.model, images_BCHW).gradient_rollout[0].double().cpu().numpy()
+        return maps.gradient_rollout[0].double().cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ def show_cases(run: Run, choice: Choice) -> Gallery:
     shots: dict[str, Shot] = {}
     missing = []
     try:
-        recipe = load_recipe(run.settings)
+        recipe = _load_recipe(run)
         cache = open_cache(run, recipe)
         records = {record["image_id"]: record for record in cache.read_manifest().to_dict("records")}
         for fold, cases in sorted(by_fold.items()):
@@ -141,14 +139,20 @@ def show_cases(run: Run, choice: Choice) -> Gallery:
     return Gallery(encode_within(shots, MOST_CHARACTERS), missing)
 
 
+def _load_recipe(run: Run) -> Recipe:
+    try:
+        return load_recipe(run.settings)
+    except UserError:  # the page shows the settings as they are
+        raise UserError(f"the run's {run.settings.name} does not describe a model") from None
+
+
 def find_onlooker(run: Run, recipe: Recipe, fold: int) -> Onlooker | None:
     """Returns a fold's model, or None without its weights."""
     try:
         model, logit_shift = load_weights(run.fold(fold), recipe.model)
     except UserError:
         return None
-    arithmetic = Arithmetic.choose("auto", recipe.train.precision)
-    return Onlooker(model.to(arithmetic.device), logit_shift, arithmetic)
+    return Onlooker(model.to(choose_device("auto")), logit_shift)
 
 
 def take(

@@ -13,6 +13,7 @@ from pipeline import curves, judgement_pictures
 from pipeline.bootstrap import NUM_REPLICATES
 from pipeline.calibration import RAW
 from pipeline.cases import Choice, choose_cases
+from pipeline.drawing import fold_line
 from pipeline.evaluation import Evaluation
 from pipeline.gallery import show_cases
 from pipeline.inside import look_inside
@@ -41,7 +42,11 @@ from pipeline.slices import list_values
 
 MOST_SITES = 5
 """That have a histogram of their own."""
-FIGURE_FILTERS: Filters = {"figure": format_figure, "interval": format_interval}
+FIGURE_FILTERS: Filters = {
+    "figure": format_figure,
+    "interval": format_interval,
+    "colour": lambda fold: fold_line(int(fold))["color"],
+}
 TEXT_FILTERS: Filters = {**FIGURE_FILTERS, "table": to_markdown}
 
 

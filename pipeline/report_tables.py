@@ -121,11 +121,12 @@ def tabulate_slices(evaluation: Evaluation) -> Table:
     parts = [("", part) for part in evaluation.breasts.slices] + [(" (images)", part) for part in of_images]
     subsets = [evaluation.breasts.pooled, *(part.subset for _, part in parts)]
     lows = [subset.intervals["auc"].low for subset in subsets if "auc" in subset.intervals]
-    start = min([0.5, *(int(10 * low) / 10 for low in lows)])
+    start = min([0.5, *(int(5 * low) / 5 for low in lows if low < 0.5)])
+    step = 0.1 if start == 0.5 else 0.2
     rows = [["all", "", *_describe_slice(subsets[0])]]
     rows += [[f"{part.kind}{unit}", part.value, *_describe_slice(part.subset)] for unit, part in parts]
     pooled = subsets[0].metrics.auc
-    ticks = [tick / 10 for tick in range(round(10 * start), 11) if tick % 2 == 0 or tick in {5, 10}]
+    ticks = [start + step * number for number in range(round((1 - start) / step) + 1)]
     return Table(
         "AUC by kind of breast",
         ["kind", "value", "breasts", "cancers", "AUC", "95 %", "AUC with interval"],

@@ -101,7 +101,7 @@ def test_a_patch_that_weighs_most_is_shown_where_it_lies_in_the_file(
 
     def look_at_the_brightest(model: object, images: torch.Tensor) -> AttentionMaps:
         patches = torch.nn.functional.avg_pool2d(images + 2, 8)[:, 0]
-        return AttentionMaps(patches, patches, patches**8)
+        return AttentionMaps(patches, patches, patches**8, torch.zeros(1, 1))
 
     monkeypatch.setattr(explain_module, "find_maps", look_at_the_brightest)
     row, column = 250, 60
@@ -133,7 +133,7 @@ def test_maps_are_in_units_of_their_mean_over_the_box_and_each_fold_counts_alike
         size = next(sizes)
         values = torch.zeros(1, 4, 4)
         values[:, : 2 if size == 1.0 else 4, :] = size
-        return AttentionMaps(values, values, torch.zeros(1, 4, 4))
+        return AttentionMaps(values, values, torch.zeros(1, 4, 4), torch.zeros(1, 1))
 
     monkeypatch.setattr(explain_module, "find_maps", look_up_or_down)
     maps = explain(unbroken, mammogram).maps
