@@ -91,8 +91,9 @@ def find_maps(model: VisionTransformer, images_BCHW: Tensor, *, output: int = 0)
             rollout_BT = step_rollout(rollout_BT, A_BhTT)
             gradient_rollout_BT = step_gradient_rollout(gradient_rollout_BT, A_BhTT, dA_BhTT)
     assert last_layer_BT is not None  # a model has at least one layer
-    grids = [_to_grid(row_BT) for row_BT in (last_layer_BT, rollout_BT, gradient_rollout_BT)]
-    return AttentionMaps(*grids, logits=logits_BK.detach())
+    return AttentionMaps(
+        _to_grid(last_layer_BT), _to_grid(rollout_BT), _to_grid(gradient_rollout_BT), logits_BK.detach()
+    )
 
 
 def step_rollout(row_BT: Tensor, A_BhTT: Tensor) -> Tensor:

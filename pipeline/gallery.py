@@ -173,7 +173,7 @@ def take(
     image = read_image(cache.image_path(case.patient_id, view.image_id))
     try:
         placement = Placement.from_record(dict(records[view.image_id]))
-    except ValueError:
+    except (ValueError, TypeError):  # a cell is not what `prepare` writes, or empty
         raise damaged(cache.manifest_path) from None
     rows, columns = find_cut(placement, recipe.model.patch_size)
     overlay = None

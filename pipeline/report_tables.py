@@ -99,9 +99,8 @@ def tabulate_people(evaluation: Evaluation) -> Table:
     rows = []
     for row in table.to_dict("records"):
         counts = [row[f"num_{name}"] for name in ("patients", "breasts", "images", "cancers")]
-        ages = [f"{row['age_median']:.0f} ({row['age_5_percent']:.0f} to {row['age_95_percent']:.0f})"]
         cells = [str(row["fold"]), *_count(counts), _percent(row["prevalence"])]
-        cells += [str(row["num_patients_elsewhere"]), *(ages if has_ages else [])]
+        cells += [str(row["num_patients_elsewhere"]), *([_describe_ages(row)] if has_ages else [])]
         rows.append(cells + [str(row[name]) for name in extras])
     counts = [getattr(pooled, f"num_{name}") for name in ("patients", "breasts", "images", "cancers")]
     shared = str(table["num_patients_elsewhere"].sum())
@@ -243,6 +242,12 @@ def _describe_slice(subset: Subset) -> list[str]:
     reason = subset.metrics.undefined.get("auc", "" if interval else "no replicate has both classes")
     counts = _count([subset.num_breasts, subset.num_cancers])
     return [*counts, _show(subset, "auc"), format_interval(interval), reason]
+
+
+def _describe_ages(row: dict[Any, Any]) -> str:
+    if pd.isna(row["age_median"]):
+        return "not recorded"
+    return f"{row['age_median']:.0f} ({row['age_5_percent']:.0f} to {row['age_95_percent']:.0f})"
 
 
 def _describe_parameters(parameters: dict[str, Any]) -> str:

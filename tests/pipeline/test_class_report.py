@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import figures
+from pipeline import class_pictures
 from pipeline.class_metrics import evaluate_classes
 from pipeline.class_report import describe_accuracy, write_class_report
+from pipeline.drawing import INK
 from pipeline.run import ClassRun
 from tests.browser import open_page
 from tests.pipeline.class_run import make_labels, make_predictions, write_class_run
@@ -31,7 +32,7 @@ def test_the_page_is_self_contained_and_well_formed(run: ClassRun) -> None:
     assert all(address.removeprefix("#") in page.ids for address in page.addresses)
     assert len(page.ids) == len(set(page.ids))
     assert all(name in page.ids for name in re.findall(r"url\(#([^)]+)\)", text))
-    assert figures.INK not in text
+    assert INK not in text
     assert len(text.encode()) < 1_000_000
 
 
@@ -61,7 +62,7 @@ def test_the_same_run_gives_the_same_bytes(run: ClassRun) -> None:
 
 def test_the_matrix_has_a_square_for_each_pair_that_occurs(run: ClassRun) -> None:
     evaluation = evaluate_classes(run)
-    drawing = figures.draw_confusion(evaluation.confusion, evaluation.labels)
+    drawing = class_pictures.draw_confusion(evaluation.confusion, evaluation.labels)
     assert re.match(r'<svg role="img" aria-label="[^"]{20,}"', drawing)
     num_squares = len(re.findall(r'<path d="[^"]*"[^>]*fill: #3987e5', drawing))
     assert num_squares == (evaluation.confusion > 0).sum()
@@ -76,13 +77,16 @@ def test_a_long_name_is_shortened_in_the_matrix_and_stands_in_full_in_the_table(
     table = make_predictions(3).rename(columns={"p_breed_00": f"p_{long}"}).replace("breed_00", long)
     run = write_class_run(tmp_path / "run", table)
     labels = evaluate_classes(run).labels
-    drawing = figures.draw_confusion(evaluate_classes(run).confusion, labels)
+    drawing = class_pictures.draw_confusion(evaluate_classes(run).confusion, labels)
     assert long in labels
     assert drawing.count(f">{29 * 'W'}\N{HORIZONTAL ELLIPSIS}</text>") == 2
     assert 31 * "W" not in drawing
     assert long in Page(write_page(run)).text
     thirty = 30 * "W"
-    assert figures.draw_confusion(np.eye(2, dtype=np.int64), [thirty, "b"]).count(f">{thirty}</text>") == 2
+    assert (
+        class_pictures.draw_confusion(np.eye(2, dtype=np.int64), [thirty, "b"]).count(f">{thirty}</text>")
+        == 2
+    )
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:

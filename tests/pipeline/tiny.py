@@ -13,6 +13,8 @@ from PIL import Image
 from rich.console import Console
 
 from data_prep.cache import Cache, CacheSettings, write_image
+from data_prep.frame import Box
+from data_prep.geometry import Placement
 from data_prep.settings import PrepareSettings
 from pipeline.interrupt import Interrupted, StopRequest
 from pipeline.progress import Reporter
@@ -76,6 +78,10 @@ def write_cache(folder: Path, exams: pd.DataFrame, *, prepare=PREPARE, failed=()
             records[image_id] |= {"reason": "truncated", "message": f"{image_id} ends too early"}
         else:
             image = noise(int(image_id), *2 * [prepare.side], bit_depth=prepare.bit_depth)
+            whole = Placement(
+                Box(0, 0, prepare.side, prepare.side), is_flipped=False, scale_x=1, scale_y=1, top=0
+            )
+            records[image_id] |= whole.as_record()
             records[image_id]["image_sha256"] = write_image(cache.image_path(patient_id, image_id), image)
     cache.write_exams(exams)
     cache.write_tables(records)

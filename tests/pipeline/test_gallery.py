@@ -1,0 +1,200 @@
+"""The gallery: the right breasts, the right pictures, and a sentence where there are none."""
+
+import base64
+import html
+import io
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from data_prep.frame import Box
+from data_prep.geometry import Placement
+from pipeline.attention import find_maps
+from pipeline.cases import choose_cases
+from pipeline.checkpoint import load_weights
+from pipeline.dataset import to_tensor
+from pipeline.evaluate import evaluate_run
+from pipeline.evaluation import evaluate_oof
+from pipeline.gallery import SIDES, Shot, encode_within, find_cut, open_cache, show_cases
+from pipeline.report import write_report
+from pipeline.settings import load_recipe
+from tests.pipeline.synthetic_run import add_exam_columns, make_oof
+
+
+def choose_slowly(oof):
+    """The most confident right and wrong breasts, by plain loops over the predictions."""
+    breasts = {}
+    for row in oof.itertuples():
+        breasts.setdefault((row.patient_id, row.laterality), []).append(row)
+    scores = [
+        (np.mean([row.probability for row in rows]), rows[0].cancer, rows[0].fold, key)
+        for key, rows in breasts.items()
+    ]
+
+    def f1(threshold, pairs):
+        called = [cancer for score, cancer in pairs if score >= threshold]
+        return 2 * sum(called) / (len(called) + sum(cancer for _, cancer in pairs))
+
+    thresholds = {}
+    for fold in {score[2] for score in scores}:
+        others = [(score, cancer) for score, cancer, other, _ in scores if other != fold]
+        thresholds[fold] = max((f1(score, others), score) for score, _ in others)[1]
+    chosen = {}
+    for title, cancer, is_called, sign in (
+        ("Cancers found", 1, True, -1),
+        ("Cancers missed", 1, False, 1),
+        ("False alarms", 0, True, -1),
+        ("Rightly left alone", 0, False, 1),
+    ):
+        of_kind = [s for s in scores if s[1] == cancer and (s[0] >= thresholds[s[2]]) == is_called]
+        chosen[title] = [key for *_, key in sorted(of_kind, key=lambda s: (sign * s[0], *s[3]))][:3]
+    return chosen
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_most_confident_breasts_are_chosen(seed):
+    oof = make_oof(seed=seed)
+    choice = choose_cases(evaluate_oof(oof))
+    found = {
+        group.title: [(case.patient_id, case.laterality) for case in group.cases] for group in choice.groups
+    }
+    assert found == choose_slowly(oof)
+    assert sum(group.num_all for group in choice.groups) == 120
+    for group in choice.groups:
+        for case in group.cases:
+            assert case.probability == pytest.approx(np.mean([view.probability for view in case.views]))
+            assert case.is_called_back == (group.title in {"Cancers found", "False alarms"})
+
+
+def test_the_best_threshold_stands_in_where_a_fold_has_no_other():
+    oof = make_oof(num_folds=2)
+    oof.loc[oof["fold"] == 1, "cancer"] = 0
+    evaluation = evaluate_oof(oof)
+    choice = choose_cases(evaluation)
+    assert choice.held_against == "the best pooled threshold"
+    assert {case.threshold for group in choice.groups for case in group.cases} == {evaluation.threshold}
+    assert choose_cases(evaluate_oof(make_oof(num_cancers=0))).groups == []
+
+
+def test_all_views_of_a_breast_are_shown_in_a_fixed_order():
+    choice = choose_cases(evaluate_oof(add_exam_columns(make_oof())))
+    assert all(
+        [view.view for view in case.views] == ["CC", "MLO"] for group in choice.groups for case in group.cases
+    )
+
+
+def read_address(address):
+    kind, encoded = re.match(r"data:image/(\w+);base64,(.*)", address).groups()
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as picture:
+        assert picture.format.lower() == kind
+        return np.asarray(picture)
+
+
+def test_every_image_has_its_picture_and_what_its_own_fold_model_saw(finished):
+    """The overlay's strongest patch is that of the model which held the patient out."""
+    evaluation = evaluate_run(finished)
+    choice = choose_cases(evaluation)
+    gallery = show_cases(finished, choice)
+    assert gallery.missing == []
+    recipe = load_recipe(finished.settings)
+    cache = open_cache(finished, recipe)
+    for case in (case for group in choice.groups for case in group.cases):
+        model, _ = load_weights(finished.fold(case.fold), recipe.model)
+        for view in case.views:
+            image = np.asarray(Image.open(cache.image_path(case.patient_id, view.image_id)))
+            tile = gallery.tiles[view.image_id]
+            shown = read_address(tile.mammogram)
+            assert shown.shape == (tile.height, tile.width)
+            assert np.abs(shown.astype(int) - image[: tile.height, : tile.width]).mean() < 20
+            expected = find_maps(model, to_tensor(image)[None]).gradient_rollout[0].numpy()
+            overlay = read_address(tile.overlay)[..., 3].astype(int)
+            above = expected > expected.mean()
+            assert (overlay[~above] == 0).all()
+            assert overlay.max() == overlay[np.unravel_index(expected.argmax(), expected.shape)]
+
+
+def change_cache(run, folder):
+    """Lets the run say that its images came from another folder."""
+    environment = json.loads(run.environment.read_text()) | {"cache": str(folder)}
+    run.environment.write_text(json.dumps(environment))
+
+
+def say_missing(run):
+    """The sentence of a report whose cases have no pictures."""
+    evaluation = evaluate_run(run)
+    gallery = show_cases(run, choose_cases(evaluation))
+    assert gallery.tiles == {}
+    (sentence,) = gallery.missing
+    page = write_report(run, evaluation).read_text("utf-8")
+    assert html.escape(sentence, quote=False) in page.replace("&#39;", "'")
+    assert "<img" not in page
+    return sentence
+
+
+def test_without_its_cache_a_report_says_so_and_lists_the_cases(finished, tmp_path):
+    change_cache(finished, tmp_path / "gone")
+    assert say_missing(finished).endswith(f"the run's cache {tmp_path / 'gone'} is no longer there.")
+    finished.environment.write_text("{}")
+    assert "environment.json names no cache" in say_missing(finished)
+    finished.settings.unlink()
+    assert "settings.toml does not describe a model" in say_missing(finished)
+    cases = choose_cases(evaluate_run(finished)).groups[0].cases
+    assert f"Patient {cases[0].patient_id}, left" in finished.report.read_text("utf-8")
+
+
+def test_a_cache_with_other_images_is_not_shown(finished, cache, tmp_path):
+    """Made anew with other settings, without an image, or with other pixels under the same name."""
+    other = tmp_path / "other"
+    shutil.copytree(cache.folder, other)
+    change_cache(finished, other)
+    settings = (other / "settings.toml").read_text()
+    (other / "settings.toml").write_text(settings.replace('fit = "letterbox"', 'fit = "stretch"'))
+    assert "was made anew with other settings (fit" in say_missing(finished)
+    (other / "settings.toml").write_text(settings)
+    view = choose_cases(evaluate_run(finished)).groups[-1].cases[0].views[0]
+    (path,) = other.rglob(f"{view.image_id}.png")
+    path.unlink()
+    assert "cannot be read, it is missing" in say_missing(finished)
+
+
+def test_an_image_of_which_the_model_says_something_else_is_another_image(finished):
+    oof = finished.fold(0).oof
+    table = pd.read_csv(oof, dtype={"patient_id": str, "image_id": str})
+    table["probability"] = 1 - table["probability"]
+    table.to_csv(oof, index=False)
+    assert "so it is another image" in say_missing(finished)
+
+
+def test_without_weights_the_mammograms_are_shown_bare(finished):
+    for fold in (0, 1):
+        finished.fold(fold).weights.unlink()
+    gallery = show_cases(finished, choose_cases(evaluate_run(finished)))
+    assert "No attention: fold 0 has no readable model.safetensors." in gallery.missing
+    assert gallery.tiles
+    assert all(tile.mammogram and not tile.overlay for tile in gallery.tiles.values())
+
+
+def test_pictures_shrink_until_they_fit():
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (512, 256), dtype=np.uint8)
+    shots = {str(number): Shot(pixels, None, 512) for number in range(4)}
+    largest = encode_within(shots, 10**9)["0"]
+    assert (largest.height, largest.width) == (SIDES[0], SIDES[0] // 2)
+    limit = 4 * len(largest.mammogram) - 1
+    smaller = encode_within(shots, limit)
+    assert smaller["0"].height == SIDES[1]
+    assert sum(len(tile.mammogram) for tile in smaller.values()) <= limit
+
+
+def test_an_image_is_cut_to_the_patches_that_show_the_breast():
+    """A box of 100 by 30 pixels in a square of 128, with patches of 16."""
+    placement = Placement(Box(5, 5, 35, 105), is_flipped=True, scale_x=1.0, scale_y=1.0, top=14)
+    rows, columns = find_cut(placement, 16)
+    assert (rows, columns) == (slice(0, 8), slice(0, 2))
+    assert find_cut(replace(placement, top=16), 16)[0] == slice(1, 8)
