@@ -71,11 +71,15 @@ def describe_recall(evaluation: Evaluation) -> str:
     value, interval = pooled.metrics.figures[name], pooled.intervals.get(name)
     if value is None or interval is None:
         return ""
-    return (
+    sentence = (
         f"If at most {rate}\u00a0% of the women were called back, those with the highest probabilities, "
         f"{_percent(value)} of the cancers would be found ({_percent(interval.low)} to "
         f"{_percent(interval.high)})."
     )
+    share = float(evaluation.breasts.table.groupby("patient_id")["cancer"].max().mean())
+    if 100 * share <= rate:
+        return sentence
+    return f"{sentence} Nobody could find all of them so: {_percent(share)} of these women have cancer."
 
 
 def describe_pf1(evaluation: Evaluation) -> str:

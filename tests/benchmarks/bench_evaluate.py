@@ -1,25 +1,44 @@
-"""Times the evaluation of a run of RSNA's size on one core: all figures, intervals, slices, calibration.
+"""Times the evaluation of a run of RSNA's size: all figures, intervals, slices, calibration, and the report.
 
 Makes out-of-fold predictions of 11,913 patients, 23,826 breasts (492 with cancer) and 54,706 images with a
-pooled breast AUC of about 0.8, sites, machines, views, ages, densities and implants.
+pooled breast AUC of about 0.8, sites, machines, views, ages, densities and implants. The report's pictures of
+cases are noise, seen by ViT-S/16 of 512 px with random weights.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_evaluate.py
+
+`--page` times the report alone.
 """
 
 import resource
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from data_prep.cache import Cache, CacheSettings, write_image
+from data_prep.files import make_folder, write_csv, write_json, write_text
+from data_prep.frame import Box
+from data_prep.geometry import Placement
+from data_prep.settings import dump_settings
+from pipeline import gallery
 from pipeline.calibration import calibrate
+from pipeline.cases import Choice, choose_cases
+from pipeline.checkpoint import save_weights
 from pipeline.compare import compare
 from pipeline.evaluation import evaluate_oof, require_breasts
+from pipeline.gallery import show_cases
+from pipeline.report import write_report
+from pipeline.run import Run
+from pipeline.settings import Recipe
 from pipeline.slices import describe_images
 from pipeline.stability import vary
 from pipeline.subsets import assess, transfer_thresholds
+from pipeline.vit import VisionTransformer
 
 NUM_PATIENTS, NUM_CANCERS, NUM_IMAGES, NUM_FOLDS = 11_913, 492, 54_706, 5
 
@@ -68,8 +87,49 @@ def with_folds(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {"pooled": table, **{str(fold): part for fold, part in table.groupby("fold")}}
 
 
+def write_run(folder: Path, oof: pd.DataFrame, choice: Choice) -> Run:
+    """Leaves what a training does that a report reads: recipe, weights, and a cache of the chosen images."""
+    recipe, run, cache = Recipe(), Run(folder / "run"), Cache(folder / "cache")
+    side = recipe.prepare.side
+    cache.open_for(CacheSettings(split="train", prepare=recipe.prepare))
+    whole = Placement(Box(0, 0, side, side), is_flipped=False, scale_x=1.0, scale_y=1.0, top=0).as_record()
+    models = {fold: VisionTransformer(recipe.model).eval() for fold in range(NUM_FOLDS)}
+    for fold, model in models.items():
+        make_folder(run.fold(fold).folder)
+        save_weights(run.fold(fold), model, logit_shift=0.0, num_classes=1)
+    write_text(run.settings, dump_settings(recipe))
+    write_json(run.environment, {"cache": str(cache.folder)})
+    records = {}
+    for case in (case for group in choice.groups for case in group.cases):
+        for view in case.views:
+            ids = {"patient_id": case.patient_id, "image_id": view.image_id}
+            noise = np.random.default_rng(int(view.image_id)).integers(0, 256, (side, side), dtype=np.uint8)
+            sha256 = write_image(cache.image_path(**ids), noise)
+            records[view.image_id] = ids | whole | {"image_sha256": sha256}
+    cache.write_tables(records)
+    write_csv(cache.exams_path, oof)
+    return run
+
+
+def report_page(oof: pd.DataFrame) -> None:
+    """Times the report, without and with the pictures of its cases, and says how large it is."""
+    evaluation = evaluate_oof(oof)
+    choice = choose_cases(evaluation)
+    gallery.LARGEST_DIFFERENCE = 1.0  # random weights say something else than the predictions
+    with TemporaryDirectory() as folder:
+        run = write_run(Path(folder), oof, choice)
+        num_images = len([view for group in choice.groups for case in group.cases for view in case.views])
+        shown = report(f"pictures of {num_images} images of cases, ViT-S/16", lambda: show_cases(run, choice))
+        assert not shown.missing, shown.missing
+        report("report with those pictures", lambda: write_report(run, evaluation))
+        print(f"report.html: {run.report.stat().st_size / 1e6:.2f} MB")
+
+
 def main() -> None:
     oof = draw_oof(1)
+    if "--page" in sys.argv:
+        report_page(oof)
+        return
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     breasts = report("breasts and transferred thresholds", lambda: transfer_thresholds(require_breasts(oof)))
     images = transfer_thresholds(oof)
@@ -79,6 +139,7 @@ def main() -> None:
     report("calibration, three methods", lambda: calibrate(breasts))
     report("threshold stability", lambda: vary(breasts, 0.1))
     report("everything, with slices of both levels", lambda: evaluate_oof(oof))
+    report_page(oof)
     report("comparing two runs", lambda: compare({"first": oof, "second": draw_oof(2)}))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"memory: {before / 1024:.0f} MB before, {peak / 1024:.0f} MB at the peak")

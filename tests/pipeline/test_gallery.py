@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from data_prep.cache import read_image
 from data_prep.frame import Box
 from data_prep.geometry import Placement
 from pipeline.attention import find_maps
@@ -107,7 +108,7 @@ def test_every_image_has_its_picture_and_what_its_own_fold_model_saw(finished):
     for case in (case for group in choice.groups for case in group.cases):
         model, _ = load_weights(finished.fold(case.fold), recipe.model)
         for view in case.views:
-            image = np.asarray(Image.open(cache.image_path(case.patient_id, view.image_id)))
+            image = read_image(cache.image_path(case.patient_id, view.image_id))
             tile = gallery.tiles[view.image_id]
             shown = read_address(tile.mammogram)
             assert shown.shape == (tile.height, tile.width)
