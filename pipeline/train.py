@@ -327,7 +327,7 @@ class Trainer:
         names = ", ".join(self.task.name_rows(np.flatnonzero(self.ranks.sum(is_suspect)).tolist()))
         raise TrainingStopped(
             f"the {name} is {value} in {self.task.name}, epoch {self.state.epoch + 1}, images {names}: lower "
-            "train.learning_rate or look at these images; the last checkpoint is kept"
+            "train.learning_rate or look at these images; what was saved before is kept"
         )
 
     def _predict(self, stop: StopRequest) -> pd.DataFrame:
