@@ -18,19 +18,12 @@ from torch import Tensor, nn
 from data_prep.errors import TrainingStopped, UserError
 from data_prep.files import write_csv
 from pipeline.attention import measure_attention
-from pipeline.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, save_weights
+from pipeline.checkpoint import save_checkpoint, save_weights
 from pipeline.dataset import Batch, load_batches, to_tensor
 from pipeline.events import write_events
 from pipeline.interrupt import Interrupted, StopRequest
 from pipeline.losses import Mixing
-from pipeline.optim import (
-    autocast,
-    freeze,
-    learning_rate_at,
-    make_average,
-    make_optimizer,
-    set_learning_rate,
-)
+from pipeline.optim import autocast, learning_rate_at, set_learning_rate
 from pipeline.predict import Arithmetic
 from pipeline.progress import Reporter
 from pipeline.ranks import ALONE, RankLost, Ranks
@@ -39,9 +32,7 @@ from pipeline.sampler import Rows, split_batch
 from pipeline.settings import Recipe
 from pipeline.task import Task
 from pipeline.throughput import Meter
-from pipeline.training_state import State
-from pipeline.vit import VisionTransformer
-from pipeline.weights import load_initial_weights
+from pipeline.training_start import load_state
 
 SECONDS_BETWEEN_SAVES = 300.0
 NUM_IMAGES_OBSERVED = 16
@@ -87,8 +78,9 @@ class Trainer:
         self._overflows = 0
         with ranks.first_goes_first():  # it alone may remove a damaged checkpoint, or download first weights
             self._require_rows_for_all_parts()
-            checkpoint = load_checkpoint(folder)
-            self.state = self._begin() if checkpoint is None else self._go_on(checkpoint)
+            self.state = load_state(
+                task, recipe.train, folder, self.arithmetic, reporter=reporter, ranks=ranks
+            )
         self._require_one_folder()
         self.model = torch.compile(self.state.model) if self.settings.compile else self.state.model
 
@@ -107,41 +99,6 @@ class Trainer:
                 f"the processes of this training find different checkpoints in {self.folder.folder}: "
                 "it must lie on storage that all machines share"
             )
-
-    def _begin(self) -> State:
-        torch.manual_seed(self.task.seed)
-        return self._make_state(self._make_first_model())
-
-    def _go_on(self, checkpoint: Checkpoint) -> State:
-        state = self._make_state(VisionTransformer(self.task.model))
-        state.restore(checkpoint)
-        self.reporter.say(f"{self.task.name}: goes on after epoch {state.epoch}, batch {state.batch}")
-        return state
-
-    def _make_first_model(self) -> VisionTransformer:
-        """Returns the model as it is before the first step; a training that goes on does not ask for it."""
-        model = VisionTransformer(self.task.model)
-        if self.task.init:
-            rows = load_initial_weights(model, self.task.init, self.settings.init_normalization)
-            if self.ranks.is_first:
-                write_csv(self.folder.initial_weights, rows)
-            counts = ", ".join(
-                f"{count} {outcome}" for outcome, count in rows["outcome"].value_counts().items()
-            )
-            self.reporter.say(f"{self.task.name}: starts from {self.task.init}: tensors {counts}")
-        with torch.no_grad():
-            model.head.bias.copy_(torch.from_numpy(self.task.first_logits))
-        return model
-
-    def _make_state(self, model: VisionTransformer) -> State:
-        model.to(self.arithmetic.device)
-        freeze(model, self.settings)
-        return State(
-            model,
-            make_average(model, self.settings),
-            make_optimizer(model, self.settings),
-            torch.amp.GradScaler(self.arithmetic.device, enabled=self.arithmetic.precision == "fp16"),
-        )
 
     def run(self, stop: StopRequest) -> None:
         """Trains from the newest checkpoint, or the start, to the end; the predictions are written last.
@@ -246,19 +203,15 @@ class Trainer:
             "num_ranks": self.ranks.size,
             "num_parts": self.settings.accumulation,
         }
-        size = (
-            self.settings.batch_size
-        )  # a positive that comes again is drawn anew, by its place in the training
+        # A positive that comes again is drawn anew, by its place in the training.
+        size = self.settings.batch_size
         parts = [
             [(step * size + int(place), int(rows[place])) for place in places]
             for step, rows in enumerate(plan, self._count_steps())
             for places in split_batch(np.arange(len(rows)), **shape)
         ]
         return load_batches(
-            self.task.dataset,
-            parts,
-            workers=self.settings.workers,
-            device=self.arithmetic.device,
+            self.task.dataset, parts, workers=self.settings.workers, device=self.arithmetic.device
         )
 
     def _step(self, parts: Iterator[Batch], num_images: int) -> float:

@@ -17,7 +17,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from data_prep.cache import Cache
 from data_prep.errors import TrainingStopped, UserError
 from data_prep.pack import open_images
-from pipeline import train
+from pipeline import train, training_start
 from pipeline.checkpoint import load_checkpoint, load_weights
 from pipeline.cross_validate import cross_validate, make_fold_tasks
 from pipeline.fold import FoldImages, FoldTask
@@ -98,9 +98,9 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(
 def test_first_weights_are_made_where_there_is_no_checkpoint_and_never_again(
     cache: Cache, unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, make = [], Trainer._make_first_model
+    made, make = [], training_start._make_first_model
     monkeypatch.setattr(
-        Trainer, "_make_first_model", lambda trainer: (made.append(trainer), make(trainer))[1]
+        training_start, "_make_first_model", lambda task, *others: (made.append(task), make(task, *others))[1]
     )
     run = Run(tmp_path / "run")
     with monkeypatch.context() as patch:
@@ -109,7 +109,7 @@ def test_first_weights_are_made_where_there_is_no_checkpoint_and_never_again(
             with pytest.raises(Interrupted):
                 cross_validate(make_recipe(), cache, run, reporter=quiet(), folds=[0])
     cross_validate(make_recipe(), cache, run, reporter=quiet())
-    assert [trainer.task.name for trainer in made] == ["fold 0", "fold 1"]
+    assert [task.name for task in made] == ["fold 0", "fold 1"]
     assert results(run) == results(unbroken)
 
 
