@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from data_prep.errors import UserError
-from pipeline import data_commands, evaluation_commands, run_commands
+from pipeline import data_commands, evaluation_commands, installation_commands, run_commands
 from pipeline.interrupt import Interrupted
 from pipeline.terminal import error_console
 
@@ -32,6 +32,7 @@ COMMANDS: list[Callable[..., None]] = [
     run_commands.explain,
     run_commands.export,
     run_commands.check,
+    installation_commands.doctor,
 ]
 
 app = typer.Typer(

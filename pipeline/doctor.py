@@ -27,7 +27,17 @@ SECONDS = 120  # for a child process, which imports torch from a cold disk
 ENOUGH_DISK_GB = 5.0  # a cache of all RSNA images
 ENOUGH_MEMORY_GB = 4.0  # a training of ViT-Ti on a CPU, batch 32
 
-IMPORTS = ["torch", "timm", "cv2", "albumentations", "imagecodecs", "PIL", "pydicom", "sklearn"]
+PACKAGES = {
+    "torch": "torch",
+    "timm": "timm",
+    "cv2": "opencv-python-headless",
+    "albumentations": "albumentations",
+    "imagecodecs": "imagecodecs",
+    "PIL": "pillow",
+    "pydicom": "pydicom",
+    "sklearn": "scikit-learn",
+}
+"""The package of each module that is compiled or built upon by one."""
 COMPATIBLE = "from pipeline.torchvision_compat import allow_torchvision_import as allow; allow()"
 TORCHVISION = "import torchvision; print(torchvision.__version__)"
 CODECS = """
@@ -133,13 +143,14 @@ def _is_installed(name: str) -> bool:
 
 def look_at_imports() -> Finding:
     """Whether the compiled packages can be loaded at all."""
-    together, _ = run_child(f"{COMPATIBLE}; import {', '.join(IMPORTS)}")
+    together, _ = run_child(f"{COMPATIBLE}; import {', '.join(PACKAGES)}")
     if together:
-        return Finding("imports", ", ".join(IMPORTS))
-    each = {name: run_child(f"{COMPATIBLE if name == 'timm' else 'pass'}; import {name}") for name in IMPORTS}
+        return Finding("imports", ", ".join(PACKAGES))
+    each = {name: run_child(f"{COMPATIBLE if name == 'timm' else 'pass'}; import {name}") for name in PACKAGES}
     broken = {name: said for name, (is_sound, said) in each.items() if not is_sound}
     found = "; ".join(f"{name}: {said}" for name, said in broken.items())
-    return Finding("imports", found, "cannot be loaded", f"pip install --force-reinstall {' '.join(broken)}")
+    packages = " ".join(PACKAGES[name] for name in broken)
+    return Finding("imports", found, "cannot be loaded", f"pip install --force-reinstall {packages}")
 
 
 def look_at_torchvision() -> Finding:

@@ -2,14 +2,19 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import typer
 
-from pipeline import doctor
-from pipeline.doctor import examine, run_child
+from pipeline import doctor, installation_commands
+from pipeline.doctor import Finding, examine, run_child
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
@@ -55,11 +60,11 @@ def test_mammo_that_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_only_packages_that_cannot_be_loaded_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "IMPORTS", ["json", "no_such_module"])
+    monkeypatch.setattr(doctor, "PACKAGES", {"json": "json", "no_such_module": "its-package"})
     monkeypatch.setattr(doctor, "COMPATIBLE", "pass")
     finding = doctor.look_at_imports()
     assert finding.found == "no_such_module: ModuleNotFoundError: No module named 'no_such_module'"
-    assert finding.remedy == "pip install --force-reinstall no_such_module"
+    assert finding.remedy == "pip install --force-reinstall its-package"
 
 
 @pytest.mark.parametrize(
@@ -98,3 +103,47 @@ def test_a_full_disk_and_little_memory_are_said(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(os, "sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else 500_000)
     assert doctor.look_at_memory().found == "2 GB"
     assert doctor.look_at_memory().problem
+
+
+def run_doctor(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", "doctor"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])} | environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_a_broken_opencv_does_not_break_the_doctor_who_names_it_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
+    ended = run_doctor(tmp_path)
+    assert ended.returncode == 1
+    shown = " ".join(ended.stdout.split())
+    assert "cv2: ImportError: libGL.so.1: cannot open shared object file" in shown
+    mended = "imports: cannot be loaded; mend it with: pip install --force-reinstall opencv-python-headless"
+    assert mended in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_command_ends_with_0_or_1_and_prints_each_remedy_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    findings = [Finding("disk", "9 GB"), Finding("GPU", "none", "not usable", "update the driver")]
+    monkeypatch.setattr(installation_commands, "examine", lambda _folder: findings)
+    with pytest.raises(typer.Exit) as ended:
+        installation_commands.doctor()
+    shown = capsys.readouterr()
+    assert ended.value.exit_code == 1
+    assert [line.split() for line in shown.out.splitlines()] == [
+        ["good", "disk", "9", "GB"],
+        ["wrong", "GPU", "none"],
+    ]
+    assert shown.err == "GPU: not usable; mend it with: update the driver\n"
+    findings.pop()
+    installation_commands.doctor()
+    assert "nothing is wrong" in capsys.readouterr().out
