@@ -53,6 +53,7 @@ END_OF_IMAGE = b"\xff\xd9"
 # Of baseline, extended, progressive and lossless JPEG, and of JPEG-LS.
 STARTS_OF_FRAME = {0xFFC0, 0xFFC1, 0xFFC2, 0xFFC3, 0xFFF7}
 FILL_BYTES = 0xFFFF
+RLE_HEADER = struct.Struct("<16I")  # the number of segments, and where up to 15 begin
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,24 @@ def cut_to_value(samples: Pixels, layout: Layout) -> tuple[Pixels, float]:
 
 
 def _decode_rle(encoded: bytes, layout: Layout) -> Pixels:
-    pixels = np.frombuffer(imagecodecs.dicomrle_decode(encoded, layout.dtype()), layout.dtype())
-    return pixels.reshape(layout.rows, layout.columns)
+    """Decodes RLE into the size that the layout says, PS3.5 G.
+
+    The header is checked here: imagecodecs 2026.3.6 follows an offset beyond the frame, and the process dies.
+    """
+    if len(encoded) < RLE_HEADER.size:
+        raise ImageError("truncated", "the RLE frame ends in its header")
+    count, *offsets = RLE_HEADER.unpack_from(encoded)
+    num_segments = layout.bits_allocated // 8
+    if count != num_segments:
+        raise ImageError("decode_error", f"the RLE frame has {count} segments and should have {num_segments}")
+    starts = offsets[:count]
+    if starts != sorted(starts) or starts[0] < RLE_HEADER.size:
+        raise ImageError("decode_error", "the segments of the RLE frame are out of order")
+    if starts[-1] >= len(encoded):
+        raise ImageError("truncated", "a segment of the RLE frame begins behind its end")
+    samples = np.empty(layout.rows * layout.columns * count, np.uint8)
+    decoded = imagecodecs.dicomrle_decode(encoded, layout.dtype(), out=samples)
+    return np.asarray(decoded).view(layout.dtype()).reshape(layout.rows, layout.columns)
 
 
 def _decode_jpeg(encoded: bytes, transfer_syntax: str, layout: Layout) -> Pixels:

@@ -198,12 +198,14 @@ def _shorten_header(segments: tuple[Segment, ...], level: int) -> Iterator[Segme
 def decode(encoded: Span, stream: Codestream, level: int = 0) -> Pixels:
     """Returns stored pixels at 1 / 2**level of the full size, level at most `stream.max_level`.
 
+    No more than the codestream is decoded: a JP2 file around it may hold another one of another size.
+
     Raises:
         ImageError: if the frame is of no format that Pillow knows as JPEG 2000.
         RuntimeError, OSError: if it cannot be decoded.
     """
     if level == 0:
-        return _decode_all(bytes(encoded.all()))
+        return _decode_all(bytes(encoded.all()[stream.start :]))
     return (
         _decode_shortened(encoded, stream, level) if stream.can_shorten else _reduce(encoded, stream, level)
     )
@@ -238,7 +240,7 @@ def _decode_shortened(encoded: Span, stream: Codestream, level: int) -> Pixels:
 
 def _reduce(encoded: Span, stream: Codestream, level: int) -> Pixels:
     """Returns a level of what cannot be shortened: Pillow leaves packets out, but needs the whole frame."""
-    with Image.open(io.BytesIO(encoded.all()), formats=["JPEG2000"]) as image:
+    with Image.open(io.BytesIO(encoded.all()[stream.start :]), formats=["JPEG2000"]) as image:
         image.reduce = level  # type: ignore[method-assign, assignment]  # Pillow's way to ask for a level
         image.load()
         pixels = np.asarray(image)

@@ -7,7 +7,7 @@ from data_prep import codecs
 from data_prep.errors import ImageError
 from data_prep.source import Source, Span
 
-MAX_INFLATED_BYTES = 2**28
+MAX_INFLATED_BYTES = 2**27  # twice the largest detector's pixels
 UNDEFINED_LENGTH = 0xFFFFFFFF
 LONG_VRS = {b"OB", b"OW", b"UN", b"OF", b"OD", b"OL", b"OV"}
 ITEM, SEQUENCE_DELIMITER = 0xFFFEE000, 0xFFFEE0DD

@@ -1,5 +1,6 @@
 """PNG, JPEG and PGM files to frames: images that somebody has already windowed. Knows no DICOM."""
 
+import warnings
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data_prep.codecs import MAX_PIXELS
 from data_prep.errors import ImageError
 from data_prep.frame import Frame, Grid, VoiLutFunction, Window
 from data_prep.geometry import find_max_reduction, reduce_pixels
@@ -51,7 +53,12 @@ def open_raster(path: Path) -> RasterFile:
     """
     source_file = Source.open(path, whole=True)
     try:
-        with Image.open(BytesIO(source_file.content), formats=FORMATS) as image:
+        with (
+            warnings.catch_warnings(action="ignore"),  # Pillow's, of many pixels
+            Image.open(BytesIO(source_file.content), formats=FORMATS) as image,
+        ):
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError("too_large", f"{image.height}x{image.width} pixels are too many")
             pixels = np.asarray(image if image.mode in {"L", "I;16", "I;16B", "I"} else image.convert("L"))
             source = str(image.format)
     except Image.DecompressionBombError as error:

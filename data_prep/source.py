@@ -10,24 +10,29 @@ from data_prep.errors import ImageError
 
 CHUNK_BYTES = 2**16  # holds the header of most files
 WHOLE_BYTES = 2**27  # more than any mammogram has; of a longer file no more is read than is asked for
+MAX_BYTES = 2**28  # of a file, or of what a deflated one inflates to; the largest detector's pixels are 2**26
+MAX_READS = 2**18  # of a header: a hundred times as many elements as any mammogram's
 
 
 @dataclass
 class Source:
     """The first bytes of a file, as a binary stream; what lies beyond `content` has not been read yet.
 
-    Every method raises ImageError `io_error` if the file cannot be read.
+    Every method raises ImageError: `io_error` if the file cannot be read, `too_large` if more is asked of it
+    than of any mammogram.
 
     Attributes:
         path: None for bytes in memory.
         size: of the whole file, in bytes.
         content: what was read, from the file's beginning.
+        num_reads: how often `read` was called.
     """
 
     path: Path | None
     size: int
     content: bytes = b""
     position: int = 0
+    num_reads: int = 0
 
     @classmethod
     def open(cls, path: Path, *, whole: bool) -> "Source":
@@ -49,6 +54,8 @@ class Source:
         missing = min(end, self.size) - len(self.content)
         if missing <= 0 or self.path is None:
             return
+        if len(self.content) + missing > MAX_BYTES:
+            raise ImageError("too_large", f"more than {MAX_BYTES >> 20} MB of the file would have to be read")
         try:
             with self.path.open("rb", buffering=0) as stream:
                 stream.seek(len(self.content))
@@ -59,8 +66,12 @@ class Source:
 
     def read(self, count: int = -1) -> bytes:
         """Reads from the position on, like a file."""
+        self.num_reads += 1
+        if self.num_reads > MAX_READS:
+            raise ImageError("too_large", f"the header has more than {MAX_READS} parts")
         end = self.size if count < 0 else self.position + count
-        self.read_to(end)
+        if end > len(self.content):  # by chunks: each reading copies what there is
+            self.read_to(-(-end // CHUNK_BYTES) * CHUNK_BYTES)
         part = self.content[self.position : end]
         self.position += len(part)
         return part

@@ -1,0 +1,264 @@
+"""Throws mutated files at the reader and the decoders, in a process that may crash, hang or run out of memory.
+
+    python -m tests.campaigns.fuzz --executions 200000 --out /tmp/findings
+
+Execution n is the same in every campaign of a seed, whatever came before it. A finding leaves its file in OUT.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+from pydicom import Dataset
+from pydicom.encaps import encapsulate
+
+from data_prep import codecs
+from data_prep.dicom import open_dicom
+from data_prep.errors import ImageError
+from data_prep.frame import Pixels
+from tests.campaigns.mutations import Mutated, mutate
+from tests.data_prep.dicom_files import make_breast, make_dataset, write_dicom
+
+REAL_FOLDERS = ["tricky_dicom", "malformed_dicom", "codec_wg04"]
+MAX_SEED_BYTES = 2**19
+MEMORY_BYTES = 2**31  # beyond what the process has when it starts
+HANGS_AFTER_S = 30.0
+
+
+@dataclass
+class Campaign:
+    """What a campaign did.
+
+    Attributes:
+        outcomes: how many executions ended as an image or with which reason code.
+        findings: one sentence each.
+    """
+
+    executions: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    findings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def write_seeds(folder: Path, real_data: Path | None = None) -> list[Path]:
+    """Writes small files in every encoding; with real data, its odd files that are not too large follow."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = make_breast(70, 50)
+    elements = {"BitsStored": 12, "WindowCenter": [2048, 100], "WindowWidth": [4096, 50], "PixelPaddingValue": 0}
+    lut = Dataset()
+    lut.LUTDescriptor, lut.LUTData = [256, 0, 8], bytes(512)
+    plain = [
+        codecs.IMPLICIT_VR_LITTLE_ENDIAN,
+        codecs.EXPLICIT_VR_LITTLE_ENDIAN,
+        codecs.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+        codecs.RLE_LOSSLESS,
+        codecs.JPEG_LOSSLESS_SV1,
+        codecs.JPEG_2000_LOSSLESS,
+        codecs.HTJ2K_LOSSLESS,
+    ]
+    seeds = [
+        write_dicom(folder / f"{name}.dcm", pixels, transfer_syntax=name, **elements) for name in plain
+    ]
+    jp2 = {"transfer_syntax": codecs.JPEG_2000_LOSSLESS, "jp2": True}
+    seeds.append(write_dicom(folder / "jp2.dcm", pixels, **jp2, **elements))
+    seeds.append(write_dicom(folder / "lut.dcm", pixels, VOILUTSequence=[lut], BitsStored=12))
+    grey = (pixels >> 4).astype(np.uint8)
+    frames = {
+        codecs.JPEG_BASELINE: imagecodecs.jpeg8_encode(grey),
+        codecs.JPEG_LS_LOSSLESS: imagecodecs.jpegls_encode(grey),
+    }
+    seeds += [_write_frame(folder / f"{name}.dcm", grey, name, frame) for name, frame in frames.items()]
+    return seeds + (find_real_seeds(real_data) if real_data else [])
+
+
+def _write_frame(path: Path, pixels: Pixels, name: str, frame: bytes) -> Path:
+    dataset = make_dataset(pixels)
+    write_dicom(path, pixels)
+    dataset.file_meta = open_meta(name)
+    dataset.PixelData = encapsulate([frame])
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def open_meta(name: str):  # noqa: ANN201
+    from pydicom.dataset import FileMetaDataset  # noqa: PLC0415
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = name
+    return meta
+
+
+def find_real_seeds(real_data: Path) -> list[Path]:
+    """Returns the odd real files, sorted."""
+    paths = (path for name in REAL_FOLDERS for path in (real_data / name).rglob("*") if path.is_file())
+    return sorted(path for path in paths if START_BYTES < path.stat().st_size <= MAX_SEED_BYTES)
+
+
+START_BYTES = 200
+
+
+def make(seeds: list[bytes], seed: int, number: int) -> tuple[bytes, Mutated, np.random.Generator]:
+    """Returns the sound file and the changed one of an execution."""
+    generator = np.random.default_rng([seed, number])
+    sound, other = (seeds[int(k)] for k in generator.integers(len(seeds), size=2))
+    return sound, mutate(sound, other, generator), generator
+
+
+def execute(path: Path, seeds: list[bytes], seed: int, number: int) -> str:
+    """Reads a changed file; returns `image` or the reason code.
+
+    Raises:
+        AssertionError: if an image is not what its header says, or was made of a cut frame.
+    """
+    sound, changed, generator = make(seeds, seed, number)
+    level = int(generator.choice([0, 0, 1, 2, 5]))
+    path.write_bytes(changed.content)
+    try:
+        image = _read(path, level)
+    except ImageError as error:
+        return error.reason
+    if changed.is_cut:
+        path.write_bytes(sound)
+        assert np.array_equal(image, _read(path, level)), "an image of a cut frame"
+    return "image"
+
+
+def _read(path: Path, level: int) -> Pixels:
+    file = open_dicom(path)
+    level = min(level, file.max_level)
+    image = file.read_frame(level).pixels
+    sizes = zip(image.shape, (file.rows, file.columns), strict=True)  # averaging drops what fills no block
+    assert all(size in {whole >> level, -(-whole >> level)} for size, whole in sizes), "another size"
+    assert image.dtype.kind in "iu", "an image of no integers"
+    return image
+
+
+def run_executions(sink: Connection, seeds: list[Path], seed: int, numbers: range, folder: Path) -> None:
+    """In the supervised process: says before each execution which one it is, and after it what became of it."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit = MEMORY_BYTES + 1024 * _status_kilobytes("VmSize")
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    warnings.simplefilter("ignore")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders in C complain there
+    contents = [path.read_bytes() for path in seeds]
+    for number in numbers:
+        sink.send((number, "begins"))
+        try:
+            sink.send((number, execute(folder / "a.dcm", contents, seed, number)))
+        except BaseException as error:  # noqa: BLE001  that is the question
+            sink.send((number, f"!{type(error).__name__}: {error}"[:300]))
+    sink.send((numbers.stop, "done"))
+
+
+def _status_kilobytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def fuzz(seeds: list[Path], numbers: range, *, seed: int = 0, out: Path | None = None) -> Campaign:
+    """Runs executions one after the other, in processes that are replaced when they die or hang."""
+    campaign, started, at = Campaign(), time.monotonic(), numbers.start
+    contents = [path.read_bytes() for path in seeds]
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        while at < numbers.stop:
+            source, sink = context.Pipe(duplex=False)
+            rest = range(at, numbers.stop)
+            child = context.Process(target=run_executions, args=(sink, seeds, seed, rest, Path(folder)))
+            child.start()
+            sink.close()
+            at, problem = _follow(source, child, campaign, at)
+            if problem:
+                _note(campaign, problem, at, make(contents, seed, at)[1].content, out)
+                at += 1
+    campaign.executions = len(numbers)
+    campaign.seconds = time.monotonic() - started
+    return campaign
+
+
+def _follow(
+    source: Connection, child: multiprocessing.process.BaseProcess, campaign: Campaign, at: int
+) -> tuple[int, str]:
+    """Listens to a process; returns the execution that it stopped at, and why it has not got further."""
+    allowed = HANGS_AFTER_S + 60  # it imports first
+    while True:
+        try:
+            if not source.poll(allowed):
+                child.kill()
+                child.join()
+                campaign.outcomes["hang"] += 1
+                return at, "hangs"
+            at, said = source.recv()
+        except EOFError:
+            child.join()
+            campaign.outcomes["crash"] += 1
+            code = child.exitcode or 0
+            return at, f"crash: {signal.Signals(-code).name if code < 0 else code}"
+        allowed = HANGS_AFTER_S
+        if said == "done":
+            child.join()
+            return at, ""
+        if said.startswith("!"):
+            campaign.outcomes["uncaught"] += 1
+            child.kill()
+            child.join()
+            return at, said[1:]
+        if said != "begins":
+            campaign.outcomes[said] += 1
+
+
+def _note(campaign: Campaign, problem: str, number: int, content: bytes, out: Path | None) -> None:
+    campaign.findings.append(f"execution {number}: {problem}")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / f"{number}.dcm").write_bytes(content)
+
+
+def main() -> None:
+    """Runs a campaign on all cores and prints its figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--executions", type=int, default=200_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--out", type=Path, default=Path("fuzz_findings"))
+    options = parser.parse_args()
+    real = os.environ.get("MAMMO_REAL_DATA")
+    edges = np.linspace(0, options.executions, options.workers + 1).astype(int).tolist()
+    parts = [range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    with tempfile.TemporaryDirectory() as folder:
+        seeds = write_seeds(Path(folder) / "seeds", Path(real) if real else None)
+        run = partial(fuzz, seeds, seed=options.seed, out=options.out)
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
+        with ThreadPoolExecutor(len(parts)) as pool:
+            campaigns = list(pool.map(run, parts))
+    outcomes = sum((each.outcomes for each in campaigns), Counter())
+    findings = [finding for each in campaigns for finding in each.findings]
+    figures = {
+        "executions": options.executions,
+        "seed": options.seed,
+        "seed_files": len(seeds),
+        "seconds": round(max(each.seconds for each in campaigns)),
+        "outcomes": dict(outcomes.most_common()),
+        "findings": findings,
+    }
+    print(json.dumps(figures, indent=2))
+    sys.exit(bool(findings))
+
+
+if __name__ == "__main__":
+    main()
