@@ -18,6 +18,7 @@ from data_prep.errors import DiskFull, FolderInUse, UserError
 
 LOCK_NAME = ".lock"
 TEMPORARY_PREFIX = ".tmp-"  # then the process that writes it, then the name that it is to get
+FORMULA = r"[=+\-@\t\r]"
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -33,6 +34,19 @@ def write_bytes(path: Path, payload: bytes | memoryview) -> None:
             stream.write(payload)
     except OSError as error:
         raise as_user_error(error, path) from error
+
+
+def require_space(folder: Path, num_bytes: int, what: str) -> None:
+    """Makes sure, before long work, that its result will have space.
+
+    Raises:
+        DiskFull: if the disk has less; says how much `what` needs.
+    """
+    if shutil.disk_usage(folder).free < num_bytes:
+        raise DiskFull(
+            f"disk full at {folder}: {what} needs {num_bytes / 1e9:.3g} GB or more; "
+            "free some space and give the same command again"
+        )
 
 
 @contextmanager
@@ -98,7 +112,19 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Writes a table without its index; numbers keep every digit that they need to be read back exactly."""
+    """Writes a table without its index; numbers keep every digit that they need to be read back exactly.
+
+    Raises:
+        UserError: if a cell begins like a formula, which a spreadsheet would run.
+    """
+    for name in table.select_dtypes(["object", "str"]):
+        cells = table[name].dropna().astype(str)
+        is_formula = cells.str.match(FORMULA) & pd.to_numeric(cells, errors="coerce").isna()
+        if is_formula.any():
+            raise UserError(
+                f"{path.name} is not written: {cells[is_formula].iloc[0]!r} in the column {name} begins like "
+                "a formula, which a spreadsheet would run; choose a name that begins with a letter"
+            )
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 

@@ -13,10 +13,12 @@ import pandas as pd
 from data_prep.cache import Cache, CacheSettings, is_whole, write_image
 from data_prep.engine import Outcome, map_unordered
 from data_prep.errors import ImageError
-from data_prep.files import locked, remove_temporaries
+from data_prep.files import locked, remove_temporaries, require_space
 from data_prep.frame import Image
 from data_prep.settings import PrepareSettings
 from data_prep.stages import Record, Stages, prepare_stages
+
+LEAST_SHARE = 0.1  # of a PNG's size in that of its pixels: RSNA's images have 0.13 to 0.6
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,9 @@ def prepare(
         columns = (exams["patient_id"], exams["image_id"], exams["laterality"], paths)
         tasks = [Task(*row) for row in zip(*columns, strict=True)]
         waiting = [task for task in tasks if not _is_done(task, cache, records)]
+        pixel_bytes = settings.prepare.side**2 * settings.prepare.bit_depth // 8
+        num_bytes = int(LEAST_SHARE * len(waiting) * pixel_bytes)
+        require_space(cache.folder, num_bytes, f"a cache of {len(waiting)} images more")
         for outcome in map_unordered(
             partial(_prepare_into, cache, settings.prepare), waiting, workers=workers
         ):

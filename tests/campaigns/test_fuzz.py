@@ -1,0 +1,62 @@
+"""A short fuzzing campaign, the beginning of the long one of `make campaign`."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.campaigns import fuzz as campaigns
+from tests.campaigns.fuzz import Campaign, fuzz, make, write_seeds
+
+
+def test_mutated_phantoms_are_images_or_image_errors(tmp_path: Path) -> None:
+    campaign = fuzz(write_seeds(tmp_path / "seeds"), range(600))
+    assert campaign.findings == []
+    assert campaign.outcomes.total() == 600
+    assert campaign.outcomes["image"] > 60  # the changes leave something to decode
+    assert {"truncated", "decode_error", "bad_value", "parse_error", "unsupported"} <= set(campaign.outcomes)
+
+
+def test_mutated_odd_real_files_are_images_or_image_errors(real_data: Path, tmp_path: Path) -> None:
+    seeds = write_seeds(tmp_path / "seeds", real_data)
+    assert len(seeds) > 40
+    assert fuzz(seeds, range(300), seed=1).findings == []
+
+
+def test_an_execution_is_the_same_in_every_campaign(tmp_path: Path) -> None:
+    seeds = [path.read_bytes() for path in write_seeds(tmp_path / "seeds")]
+    assert make(seeds, 0, 77)[1] == make(seeds, 0, 77)[1]
+    assert make(seeds, 0, 77)[1] != make(seeds, 1, 77)[1]
+
+
+def misbehave(path: Path, seeds: list[bytes], seed: int, number: int) -> str:
+    """Executions 1 to 4 crash, hang, take too much memory, raise; the others are images."""
+    if number == 1:
+        os.abort()
+    if number == 2:
+        import time
+
+        time.sleep(3600)
+    if number == 3:
+        np.ones(2**34)
+    if number == 4:
+        raise KeyError(number)
+    return "image"
+
+
+def test_crashes_hangs_and_what_is_not_caught_are_findings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The campaign itself outlives them."""
+    monkeypatch.setattr(campaigns, "HANGS_AFTER_S", 1.0)
+    monkeypatch.setattr(campaigns, "execute", misbehave)
+    monkeypatch.setattr(campaigns.multiprocessing, "get_context", lambda _kind: FORK)
+    campaign: Campaign = fuzz(write_seeds(tmp_path / "seeds"), range(6), out=tmp_path / "out")
+    said = [finding.split(":")[0:2] for finding in campaign.findings]
+    assert [kind.strip() for _, kind in said] == ["crash", "hangs", "_ArrayMemoryError", "KeyError"]
+    assert campaign.outcomes["image"] == 2
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1.dcm", "2.dcm", "3.dcm", "4.dcm"]
+
+
+FORK = __import__("multiprocessing").get_context("fork")
