@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check clean
+.PHONY: demo test check campaign hashes clean
 
 demo: $(READY)
 	$(BIN)/mammo demo
@@ -17,6 +17,17 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml data_prep pipeline
+
+# The long tests: hours. MAMMO_REAL_DATA adds real files to the fuzzing; the findings' files lie in FINDINGS.
+FINDINGS ?= /tmp/mammo-findings
+campaign: $(READY)
+	$(BIN)/python -m tests.campaigns.fuzz --executions 200000 --out $(FINDINGS)
+	$(BIN)/python -m tests.campaigns.kills --kills 100
+	$(BIN)/python -m tests.campaigns.load --images 20000
+
+hashes: $(READY)
+	$(BIN)/python .ci/hash_constraints.py
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

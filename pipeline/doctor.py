@@ -201,7 +201,7 @@ def look_at_disk(folder: Path) -> Finding:
 def run_child(program: str) -> tuple[bool, str]:
     """Runs Python and returns whether it ended well, and the last line that it said."""
     try:
-        ended = subprocess.run(  # noqa: S603  programs of this module alone
+        ended = subprocess.run(  # noqa: S603  programs of this module alone  # nosec B603
             [sys.executable, "-c", program], capture_output=True, text=True, timeout=SECONDS, check=False
         )
     except subprocess.TimeoutExpired:

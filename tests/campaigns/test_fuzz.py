@@ -1,9 +1,10 @@
 """A short fuzzing campaign, the beginning of the long one of `make campaign`."""
 
+import multiprocessing
 import os
+import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.campaigns import fuzz as campaigns
@@ -35,11 +36,9 @@ def misbehave(path: Path, seeds: list[bytes], seed: int, number: int) -> str:
     if number == 1:
         os.abort()
     if number == 2:
-        import time
-
         time.sleep(3600)
     if number == 3:
-        np.ones(2**34)
+        bytearray(2**40)
     if number == 4:
         raise KeyError(number)
     return "image"
@@ -51,12 +50,10 @@ def test_crashes_hangs_and_what_is_not_caught_are_findings(
     """The campaign itself outlives them."""
     monkeypatch.setattr(campaigns, "HANGS_AFTER_S", 1.0)
     monkeypatch.setattr(campaigns, "execute", misbehave)
-    monkeypatch.setattr(campaigns.multiprocessing, "get_context", lambda _kind: FORK)
+    fork = multiprocessing.get_context("fork")  # which takes `misbehave` with it
+    monkeypatch.setattr(campaigns.multiprocessing, "get_context", lambda _kind: fork)
     campaign: Campaign = fuzz(write_seeds(tmp_path / "seeds"), range(6), out=tmp_path / "out")
     said = [finding.split(":")[0:2] for finding in campaign.findings]
-    assert [kind.strip() for _, kind in said] == ["crash", "hangs", "_ArrayMemoryError", "KeyError"]
+    assert [kind.strip() for _, kind in said] == ["crash", "hangs", "MemoryError", "KeyError"]
     assert campaign.outcomes["image"] == 2
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1.dcm", "2.dcm", "3.dcm", "4.dcm"]
-
-
-FORK = __import__("multiprocessing").get_context("fork")
