@@ -66,7 +66,7 @@ def write_load(folder: Path, *, num_images: int, num_files: int, share_bad: floa
         place = folder / f"train_images/{patient}/{image}.dcm"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.hardlink_to(store / ("bad.dcm" if is_bad else f"{number % num_files}.dcm"))
-        rows.append((patient, image, "LR"[number % 2], number % 50 // 49))
+        rows.append((patient, image, "LR"[number % 2], patient % 25 // 24))
     columns = ["patient_id", "image_id", "laterality", "cancer"]
     pd.DataFrame(rows, columns=columns).to_csv(folder / "train.csv", index=False)
     return num_bad
@@ -89,7 +89,7 @@ def prepare_watched(data: Path, cache: Path, *, workers: int) -> Watched:
                 time.sleep(SAMPLE_EVERY_S)
         watched.exit_code = run.returncode
         watched.seconds = time.monotonic() - started
-        watched.left_processes = len(find_session(run.pid))
+        watched.left_processes = len(find_left(run.pid))
         watched.left_files = [path.name for path in Path(temporary).iterdir()]
     watched.left_files += [path.name for path in cache.rglob("*") if path.name.startswith((".tmp-", "journal"))]
     return watched
@@ -98,6 +98,14 @@ def prepare_watched(data: Path, cache: Path, *, workers: int) -> Watched:
 def find_session(leader: int) -> list[int]:
     """Returns the processes of a session."""
     return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _session_of(pid) == leader]
+
+
+def find_left(leader: int) -> list[int]:
+    """Returns the processes of a session that has ended, after a while for those that notice it."""
+    deadline = time.monotonic() + 20
+    while (left := find_session(leader)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
 
 
 def _session_of(pid: int) -> int:
