@@ -18,10 +18,10 @@ WITH_TORCH = {
     *{"pillow", "setuptools", "sympy", "typing-extensions"},
 }
 HEADER = """\
-# The packages of constraints.txt with the SHA-256 of the wheels for Python 3.11 on Linux x86_64, but for torch,
-# torchvision and what they pull in. Made from constraints.txt by `make hashes` (.ci/hash_constraints.py: pip's own
-# installation report, `pip install --dry-run --ignore-installed --no-deps --report`). To install only these files,
-# after torch and torchvision: pip install --require-hashes --no-deps -r constraints-hashed.txt
+# The packages of constraints.txt with the SHA-256 of their wheels for Python 3.11 on Linux x86_64, but for
+# torch, torchvision and what they pull in. Made from constraints.txt by `make hashes`, which asks pip's own
+# report: `pip install --dry-run --ignore-installed --no-deps --report`. To install no other files, after
+# torch and torchvision: pip install --require-hashes --no-deps -r constraints-hashed.txt
 """
 
 

@@ -164,9 +164,9 @@ def _decode_rle(encoded: bytes, layout: Layout) -> Pixels:
         raise ImageError("decode_error", "the segments of the RLE frame are out of order")
     if starts[-1] >= len(encoded):
         raise ImageError("truncated", "a segment of the RLE frame begins behind its end")
-    samples = np.empty(layout.rows * layout.columns * count, np.uint8)
-    decoded = imagecodecs.dicomrle_decode(encoded, layout.dtype(), out=samples)
-    return np.asarray(decoded).view(layout.dtype()).reshape(layout.rows, layout.columns)
+    num_bytes = layout.rows * layout.columns * count
+    decoded = imagecodecs.dicomrle_decode(encoded, layout.dtype(), out=bytearray(num_bytes))
+    return np.frombuffer(decoded, layout.dtype()).reshape(layout.rows, layout.columns)
 
 
 def _decode_jpeg(encoded: bytes, transfer_syntax: str, layout: Layout) -> Pixels:

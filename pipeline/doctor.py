@@ -146,7 +146,9 @@ def look_at_imports() -> Finding:
     together, _ = run_child(f"{COMPATIBLE}; import {', '.join(PACKAGES)}")
     if together:
         return Finding("imports", ", ".join(PACKAGES))
-    each = {name: run_child(f"{COMPATIBLE if name == 'timm' else 'pass'}; import {name}") for name in PACKAGES}
+    each = {
+        name: run_child(f"{COMPATIBLE if name == 'timm' else 'pass'}; import {name}") for name in PACKAGES
+    }
     broken = {name: said for name, (is_sound, said) in each.items() if not is_sound}
     found = "; ".join(f"{name}: {said}" for name, said in broken.items())
     packages = " ".join(PACKAGES[name] for name in broken)

@@ -100,3 +100,26 @@ def test_the_folder_tree_names_what_is_there() -> None:
     tree = re.findall(r"^(\w+)/ ", README, flags=re.MULTILINE)
     assert sorted(tree) == ["configs", "data_prep", "pipeline", "reports", "tests"]
     assert all((ROOT / name).is_dir() for name in tree)
+
+
+def test_the_table_of_faults_names_tests_that_exist() -> None:
+    table = (ROOT / "reports/README.md").read_text().split("## What mammo survives")[1]
+    rows = [line for line in table.splitlines() if re.match(r"\| [0-9]+ \|", line)]
+    assert [int(row.split("|")[1]) for row in rows] == list(range(1, 30))
+    for row in rows:
+        names = re.findall(r"`(\S+\.py)`", row)
+        assert names, row
+        for name in names:
+            (path,) = [path for path in (ROOT / "tests").rglob(Path(name).name) if path.match(name)]
+            assert "def test_" in path.read_text(), name
+
+
+def test_the_checksums_are_of_the_pinned_versions() -> None:
+    pinned = {line.split()[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    lines = [line.split() for line in (ROOT / "constraints-hashed.txt").read_text().splitlines()]
+    hashed = {words[0]: words[1] for words in lines if words[0] != "#"}
+    assert set(hashed) <= pinned
+    with_torch = {pin.split("==")[0].lower().replace("_", "-") for pin in pinned - set(hashed)}
+    assert {"torch", "torchvision"} <= with_torch
+    assert len(with_torch) == 13
+    assert all(re.fullmatch("--hash=sha256:[0-9a-f]{64}", word) for word in hashed.values())

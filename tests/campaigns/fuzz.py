@@ -1,8 +1,8 @@
-"""Throws mutated files at the reader and the decoders, in a process that may crash, hang or run out of memory.
+"""Throws mutated files at reader and decoders, in a process that may crash, hang or run out of memory.
 
     python -m tests.campaigns.fuzz --executions 200000 --out /tmp/findings
 
-Execution n is the same in every campaign of a seed, whatever came before it. A finding leaves its file in OUT.
+Execution n is the same in every campaign of a seed. A finding leaves its file in OUT.
 """
 
 import argparse
@@ -16,14 +16,17 @@ import tempfile
 import time
 import warnings
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import imagecodecs
 import numpy as np
 from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 
 from data_prep import codecs
@@ -34,7 +37,7 @@ from tests.campaigns.mutations import Mutated, mutate
 from tests.data_prep.dicom_files import make_breast, make_dataset, write_dicom
 
 REAL_FOLDERS = ["tricky_dicom", "malformed_dicom", "codec_wg04"]
-MAX_SEED_BYTES = 2**19
+START_BYTES, MAX_SEED_BYTES = 200, 2**19
 MEMORY_BYTES = 2**31  # beyond what the process has when it starts
 HANGS_AFTER_S = 30.0
 
@@ -58,7 +61,12 @@ def write_seeds(folder: Path, real_data: Path | None = None) -> list[Path]:
     """Writes small files in every encoding; with real data, its odd files that are not too large follow."""
     folder.mkdir(parents=True, exist_ok=True)
     pixels = make_breast(70, 50)
-    elements = {"BitsStored": 12, "WindowCenter": [2048, 100], "WindowWidth": [4096, 50], "PixelPaddingValue": 0}
+    elements = {
+        "BitsStored": 12,
+        "WindowCenter": [2048, 100],
+        "WindowWidth": [4096, 50],
+        "PixelPaddingValue": 0,
+    }
     lut = Dataset()
     lut.LUTDescriptor, lut.LUTData = [256, 0, 8], bytes(512)
     plain = [
@@ -70,9 +78,7 @@ def write_seeds(folder: Path, real_data: Path | None = None) -> list[Path]:
         codecs.JPEG_2000_LOSSLESS,
         codecs.HTJ2K_LOSSLESS,
     ]
-    seeds = [
-        write_dicom(folder / f"{name}.dcm", pixels, transfer_syntax=name, **elements) for name in plain
-    ]
+    seeds = [write_dicom(folder / f"{name}.dcm", pixels, transfer_syntax=name, **elements) for name in plain]
     jp2 = {"transfer_syntax": codecs.JPEG_2000_LOSSLESS, "jp2": True}
     seeds.append(write_dicom(folder / "jp2.dcm", pixels, **jp2, **elements))
     seeds.append(write_dicom(folder / "lut.dcm", pixels, VOILUTSequence=[lut], BitsStored=12))
@@ -88,15 +94,13 @@ def write_seeds(folder: Path, real_data: Path | None = None) -> list[Path]:
 def _write_frame(path: Path, pixels: Pixels, name: str, frame: bytes) -> Path:
     dataset = make_dataset(pixels)
     write_dicom(path, pixels)
-    dataset.file_meta = open_meta(name)
+    dataset.file_meta = _make_meta(name)
     dataset.PixelData = encapsulate([frame])
     dataset.save_as(path, enforce_file_format=True)
     return path
 
 
-def open_meta(name: str):  # noqa: ANN201
-    from pydicom.dataset import FileMetaDataset  # noqa: PLC0415
-
+def _make_meta(name: str) -> FileMetaDataset:
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = name
     return meta
@@ -106,9 +110,6 @@ def find_real_seeds(real_data: Path) -> list[Path]:
     """Returns the odd real files, sorted."""
     paths = (path for name in REAL_FOLDERS for path in (real_data / name).rglob("*") if path.is_file())
     return sorted(path for path in paths if START_BYTES < path.stat().st_size <= MAX_SEED_BYTES)
-
-
-START_BYTES = 200
 
 
 def make(seeds: list[bytes], seed: int, number: int) -> tuple[bytes, Mutated, np.random.Generator]:
@@ -148,7 +149,7 @@ def _read(path: Path, level: int) -> Pixels:
 
 
 def run_executions(sink: Connection, seeds: list[Path], seed: int, numbers: range, folder: Path) -> None:
-    """In the supervised process: says before each execution which one it is, and after it what became of it."""
+    """In the supervised process: says which execution begins, and what became of it."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     limit = MEMORY_BYTES + 1024 * _status_kilobytes("VmSize")
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -159,7 +160,7 @@ def run_executions(sink: Connection, seeds: list[Path], seed: int, numbers: rang
         sink.send((number, "begins"))
         try:
             sink.send((number, execute(folder / "a.dcm", contents, seed, number)))
-        except BaseException as error:  # noqa: BLE001  that is the question
+        except BaseException as error:  # that is the question
             sink.send((number, f"!{type(error).__name__}: {error}"[:300]))
     sink.send((numbers.stop, "done"))
 
@@ -238,12 +239,10 @@ def main() -> None:
     options = parser.parse_args()
     real = os.environ.get("MAMMO_REAL_DATA")
     edges = np.linspace(0, options.executions, options.workers + 1).astype(int).tolist()
-    parts = [range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [range(a, b) for a, b in pairwise(edges)]
     with tempfile.TemporaryDirectory() as folder:
         seeds = write_seeds(Path(folder) / "seeds", Path(real) if real else None)
         run = partial(fuzz, seeds, seed=options.seed, out=options.out)
-        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
-
         with ThreadPoolExecutor(len(parts)) as pool:
             campaigns = list(pool.map(run, parts))
     outcomes = sum((each.outcomes for each in campaigns), Counter())

@@ -83,7 +83,9 @@ def make_subjects(folder: Path) -> list[Subject]:
     tests = write_test_data(folder / "tests", make_exams(40, split="test"))
     run = folder / "run"
     train = ["train", str(config), "--cache", str(cache.folder)]
-    subprocess.run([sys.executable, "-m", "pipeline", *train, "--run", str(run)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "pipeline", *train, "--run", str(run)], check=True, capture_output=True
+    )
     predict = ["predict", str(run), "--data", str(tests), "--probabilities", "--workers", "2"]
     prepare = ["prepare", str(data), "--set", "prepare.side=32", "--workers", "2"]
     return [
@@ -148,7 +150,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for subject in make_subjects(Path(name)):
             started = time.monotonic()
-            done = kill_loop(subject, Path(name) / "loops" / subject.name, num_kills=options.kills, seed=options.seed)
+            done = kill_loop(
+                subject, Path(name) / "loops" / subject.name, num_kills=options.kills, seed=options.seed
+            )
             figures = {"command": subject.name, **vars(done), "seconds": round(time.monotonic() - started)}
             print(json.dumps(figures), flush=True)
 

@@ -1,6 +1,6 @@
 """Sends very many files through `prepare` at once and watches memory, processes, handles and what is left.
 
-    python -m tests.campaigns.load --images 20000
+python -m tests.campaigns.load --images 20000
 """
 
 import argparse
@@ -80,7 +80,11 @@ def prepare_watched(data: Path, cache: Path, *, workers: int) -> Watched:
         command += ["--set", "prepare.side=32", "--workers", str(workers), "--allow-failures"]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": temporary}
         with subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            command,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         ) as run:
             while run.poll() is None:
                 members = find_session(run.pid)
@@ -91,13 +95,19 @@ def prepare_watched(data: Path, cache: Path, *, workers: int) -> Watched:
         watched.seconds = time.monotonic() - started
         watched.left_processes = len(find_left(run.pid))
         watched.left_files = [path.name for path in Path(temporary).iterdir()]
-    watched.left_files += [path.name for path in cache.rglob("*") if path.name.startswith((".tmp-", "journal"))]
+    watched.left_files += [
+        path.name for path in cache.rglob("*") if path.name.startswith((".tmp-", "journal"))
+    ]
     return watched
 
 
 def find_session(leader: int) -> list[int]:
     """Returns the processes of a session."""
-    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _session_of(pid) == leader]
+    return [
+        pid
+        for pid in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
+        if _session_of(pid) == leader
+    ]
 
 
 def find_left(leader: int) -> list[int]:
@@ -126,7 +136,7 @@ def read_rss_mb(pid: int) -> float:
 def count_handles(pid: int) -> int:
     """Returns how many files a process has open."""
     try:
-        return len(os.listdir(f"/proc/{pid}/fd"))
+        return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
     except OSError:
         return 0
 

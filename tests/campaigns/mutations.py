@@ -8,8 +8,23 @@ import numpy as np
 
 from data_prep import codecs
 
-ODD_NUMBERS = [0, 1, 2, 7, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFE, 0xFFFF, 0x7FFFFFFE, 0x7FFFFFFF, 0xFFFFFFFF]
-ELEMENTS = [  # whose numbers a reader trusts: samples, frames, rows, columns, bits, sign, padding, window, pixels
+ODD_NUMBERS = [
+    0,
+    1,
+    2,
+    7,
+    0x7F,
+    0x80,
+    0xFF,
+    0x7FFF,
+    0x8000,
+    0xFFFE,
+    0xFFFF,
+    0x7FFFFFFE,
+    0x7FFFFFFF,
+    0xFFFFFFFF,
+]
+ELEMENTS = [  # that a reader trusts: samples, frames, rows, columns, bits, sign, padding, window, pixels
     *[(0x0028, element) for element in (2, 8, 0x10, 0x11, 0x100, 0x101, 0x102, 0x103, 0x120, 0x1050, 0x1051)],
     *[(0x0028, 0x3010), (0x7FE0, 0x0010), (0xFFFE, 0xE000), (0xFFFE, 0xE0DD), (0x0002, 0x0000)],
 ]
@@ -81,7 +96,11 @@ def element(content: bytes, other: bytes, generator: np.random.Generator) -> byt
     """Puts an odd number into the VR, the length or the value of an element that a reader trusts."""
     tag = struct.pack("<2H", *ELEMENTS[int(generator.integers(len(ELEMENTS)))])
     place = content.find(tag, START)
-    return None if place < 0 else _overwrite(content, place + int(generator.choice([4, 6, 8, 10, 12])), generator)
+    return (
+        None
+        if place < 0
+        else _overwrite(content, place + int(generator.choice([4, 6, 8, 10, 12])), generator)
+    )
 
 
 def marker(content: bytes, other: bytes, generator: np.random.Generator) -> bytes | None:
@@ -95,7 +114,9 @@ def syntax(content: bytes, other: bytes, generator: np.random.Generator) -> byte
     place = content.find(b"1.2.840.10008.1.2", START)
     if place < 0:
         return None
-    end = place + next((n for n in range(64) if content[place + n : place + n + 1] in {b"\0", b"\x02", b""}), 64)
+    end = place + next(
+        (n for n in range(64) if content[place + n : place + n + 1] in {b"\0", b"\x02", b""}), 64
+    )
     uid = UIDS[int(generator.integers(len(UIDS)))].encode()
     return content[:place] + uid.ljust(end - place, b"\0")[: end - place] + content[end:]
 

@@ -148,7 +148,10 @@ def wide_png(folder: Path) -> bytes:
     """A PNG of 15,000 x 15,000 black pixels."""
     rows = zlib.compress(bytes(15_001) * 15_000, 9)
     chunks = [(b"IHDR", struct.pack(">2I5B", 15_000, 15_000, 8, 0, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b"")]
-    framed = [struct.pack(">I", len(body)) + k + body + struct.pack(">I", zlib.crc32(k + body)) for k, body in chunks]
+    framed = [
+        struct.pack(">I", len(body)) + k + body + struct.pack(">I", zlib.crc32(k + body))
+        for k, body in chunks
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
 
@@ -170,7 +173,7 @@ BOMBS: dict[str, tuple[Callable[[Path], bytes], str]] = {
 
 
 def read_in_child(folder: Path, bomb: Path) -> tuple[str, str, float]:
-    """The reason code, the sentence and the megabytes that the bomb took; a child that hangs or dies fails."""
+    """Reason code, sentence, and the megabytes that the bomb took; a child that hangs or dies fails."""
     whole = write_dicom(folder / "whole.dcm", make_breast(), BitsStored=12)
     command = [sys.executable, "-c", PROGRAM, str(whole), str(bomb)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)

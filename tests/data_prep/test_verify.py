@@ -13,13 +13,14 @@ import pandas as pd
 import pytest
 
 from data_prep.cache import Cache, CacheSettings, write_image
+from data_prep.dicom import open_dicom
 from data_prep.errors import FolderInUse, UserError
 from data_prep.files import TEMPORARY_PREFIX, locked
 from data_prep.pack import pack_path, seal_path, write_pack
 from data_prep.settings import CodecSettings, PrepareSettings
 from data_prep.verify import Verification, verify
 from tests.data_prep.cache_folder import Made, edit, make_cache, make_image
-from tests.data_prep.data_folder import copy_data, prepare_folder, spoil
+from tests.data_prep.data_folder import copy_data, find_image, prepare_folder, spoil
 
 
 @pytest.fixture
@@ -352,3 +353,20 @@ def test_a_table_that_is_gone_is_a_user_error(made: Made, name: str) -> None:
 def test_a_folder_that_is_not_the_data_is_refused(made: Made, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no train\.csv"):
         verify(made.cache, tmp_path, workers=0)
+
+
+def test_flipped_bits_within_a_codestream_are_found_though_every_decoder_takes_them(
+    data: Path, tmp_path: Path
+) -> None:
+    data = copy_data(data, tmp_path / "data")
+    prepare_folder(data, tmp_path / "cache")
+    path = find_image(data, "97")
+    times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    content = bytearray(path.read_bytes())
+    for place in np.random.default_rng(0).integers(len(content) // 2, len(content) - 100, 20):
+        content[place] ^= 0x10
+    path.write_bytes(content)
+    os.utime(path, ns=times)
+    assert open_dicom(path).read_frame().pixels.any()  # it decodes, and prepare sees size and time alone
+    (problem,) = verify(Cache(tmp_path / "cache"), data, workers=0).problems
+    assert "97.dcm" in problem

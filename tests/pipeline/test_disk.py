@@ -74,7 +74,9 @@ def nothing(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("free_kb", "sentence"), [(100, "disk full at "), (12, "a cache of 12 images more needs ")])
+@pytest.mark.parametrize(
+    ("free_kb", "sentence"), [(100, "disk full at "), (12, "a cache of 12 images more needs ")]
+)
 def test_prepare_stops_and_goes_on(nothing: Path, tmp_path: Path, free_kb: int, sentence: str) -> None:
     """Half way through, or before its first image where they cannot fit at all."""
     data = tmp_path / "data"

@@ -20,7 +20,9 @@ FORMULAS = ["=cmd|' 'C calc'!A0", "+1+cmd()", "-2+3+cmd()", "@SUM(1+1)", "\t=1+1
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_a_cell_that_begins_like_a_formula_is_never_written(tmp_path: Path, formula: str) -> None:
     path = tmp_path / "a.csv"
-    with pytest.raises(UserError, match=r"a\.csv is not written: .* in the column name begins like a formula"):
+    with pytest.raises(
+        UserError, match=r"a\.csv is not written: .* in the column name begins like a formula"
+    ):
         write_csv(path, pd.DataFrame({"name": ["good", formula], "value": [1.0, -2.0]}))
     assert not path.exists()
 

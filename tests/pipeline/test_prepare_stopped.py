@@ -1,4 +1,4 @@
-"""A real `mammo prepare` with its workers, stopped as a terminal, a batch system or a plain `kill` would do it."""
+"""A real `mammo prepare` with its workers, stopped as a terminal, a batch system or `kill` would do it."""
 
 import os
 import signal
@@ -69,7 +69,9 @@ def test_a_stop_is_one_sentence_and_the_same_command_goes_on(
         _, errors = run.communicate(timeout=60)
     assert run.returncode == exit_code, errors
     assert not (cache / "manifest.csv").exists()
-    sentence = f"mammo: stopped by {signal.Signals(number).name}; what was done is kept, go on with: mammo prepare "
+    sentence = (
+        f"mammo: stopped by {signal.Signals(number).name}; what was done is kept, go on with: mammo prepare "
+    )
     assert errors.startswith(sentence)
     assert errors.count("\n") == 1, errors
     assert find_left(run.pid) == []

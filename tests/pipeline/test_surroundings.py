@@ -1,7 +1,7 @@
 """All commands in odd surroundings, on files with planted patients: the same outputs, and no patient in any.
 
-One process runs them as a user would: without a network, in a German locale, another time zone, with umask 077
-and no home. Another one runs them in plain surroundings.
+One process runs them without a network, in a German locale and another time zone, with umask 077 and no home;
+another one in plain surroundings.
 """
 
 import json
@@ -35,7 +35,7 @@ PLANTED = {
     "FrameOfReferenceUID": "1.2.826.0.1.3680043.8.498.4711.3",
 }
 WORDS = [re.split(r"\^| ", value)[0] for value in PLANTED.values()]
-DRIVER = '''
+DRIVER = """
 import contextlib, io, json, os, sys
 from pathlib import Path
 from pipeline import cli
@@ -56,8 +56,16 @@ if __name__ == "__main__":
     os.umask(int(umask, 8))
     answers = [run(command) for command in json.loads(Path(commands).read_text())]
     Path(told).write_text(json.dumps(answers))
-'''
-DIFFERS = {".lock", "timings.csv", "throughput.csv", "environment.json", "told.json", "last.pt", "previous.pt"}
+"""
+DIFFERS = {
+    ".lock",
+    "timings.csv",
+    "throughput.csv",
+    "environment.json",
+    "told.json",
+    "last.pt",
+    "previous.pt",
+}
 
 
 def plant(path: Path) -> None:
@@ -90,7 +98,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_commands(data: Path) -> list[list[str]]:
     """Every command but `demo`, which is some of the others, and `doctor`, which speaks of the machine."""
-    shown = str(sorted((data / "train_images").rglob("*.dcm"))[0])
+    shown = str(min((data / "train_images").rglob("*.dcm")))
     broken = [str(path) for path in sorted((data / "test_images").rglob("*.dcm"))[:2]]
     source, small = str(data), ["--config", "config.toml"]
     return [
@@ -134,7 +142,9 @@ class World:
         )
         (folder / "driver.py").write_text(DRIVER)
         (folder / "commands.json").write_text(json.dumps(make_commands(data)))
-        variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)} | environment
+        variables = (
+            os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)} | environment
+        )
         command = [*prefix, sys.executable, "driver.py", "commands.json", "told.json", umask]
         subprocess.run(command, cwd=folder, env=variables, check=True, timeout=600)
         self.told: list[tuple[int, str, str]] = json.loads((folder / "told.json").read_text())
@@ -186,5 +196,5 @@ def test_nothing_of_the_patient_is_in_any_output_log_or_error(plain: World, data
 
 def plain_values(data: Path) -> list[str]:
     """What the files hold, so that the search has something that it could find."""
-    dataset = dcmread(sorted((data / "train_images").rglob("*.dcm"))[0], stop_before_pixels=True)
+    dataset = dcmread(min((data / "train_images").rglob("*.dcm")), stop_before_pixels=True)
     return [str(dataset.get(keyword)) for keyword in PLANTED]
