@@ -101,7 +101,7 @@ def look_at_submission(folder: Path) -> dict[str, bytes]:
 
 
 def kill_loop(subject: Subject, folder: Path, *, num_kills: int, seed: int = 0) -> Kills:
-    """Kills a command so often at moments spread over its whole time.
+    """Kills a command so often at moments spread over its time, but for the first imports.
 
     Raises:
         AssertionError: if it ends with something else than an unbroken command does.
@@ -113,7 +113,7 @@ def kill_loop(subject: Subject, folder: Path, *, num_kills: int, seed: int = 0) 
     while done.kills < num_kills:
         with subject.start(attempt) as process:
             try:
-                process.wait(float(generator.uniform(0.1, 1.1)) * seconds)
+                process.wait(float(generator.uniform(0.3, 1.1)) * seconds)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
             _, errors = process.communicate(timeout=600)
