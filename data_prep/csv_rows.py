@@ -47,6 +47,25 @@ def read_rows(path: Path) -> pd.DataFrame:
     return pd.DataFrame(list(numbered.values()), columns=header, index=list(numbered), dtype="str")
 
 
+def read_header(path: Path) -> list[str]:
+    """Returns the names in a CSV's first line, empty for an empty file."""
+    with path.open("rb") as stream:
+        return stream.readline(10_000).decode("utf-8", "replace").strip().split(",")
+
+
+def require_replaceable(path: Path, columns: list[str]) -> None:
+    """Makes sure that a table replaces nothing but another one of its kind.
+
+    Raises:
+        UserError: if a file with other contents is there.
+    """
+    if path.is_file() and path.stat().st_size and read_header(path) != columns:
+        raise UserError(
+            f"{path} is no table of {', '.join(columns[:4])} and would be overwritten: "
+            "move it, or choose another --out"
+        )
+
+
 def raise_if_any(problems: list[Problem], *, source: Path) -> None:
     """Raises one UserError for all problems: the first ten by row, and how many there are."""
     if not problems:

@@ -17,8 +17,9 @@ from scipy.stats import binomtest
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
+from pipeline.metrics import measure
 from pipeline.patient_sums import Floats, find_bins
-from pipeline.subsets import Subset, assess, transfer_thresholds
+from pipeline.subsets import Subset, assess
 
 SMALLEST_PROBABILITY = 1e-7  # of which a logit is taken
 WEAKEST_PENALTY = 1e6  # scikit-learn's C: the slope stays defined where all probabilities are equal
@@ -140,22 +141,27 @@ def calibrate(breasts: pd.DataFrame) -> Calibration:
     undefined = _find_obstacle(breasts)
     if not undefined:
         for name, fit in METHODS.items():
-            corrected = breasts.assign(probability=cross_fit(breasts, fit))
-            tables[name] = transfer_thresholds(corrected)
+            tables[name] = cross_fit(breasts, fit)
             parameters[name] = fit(*_to_arrays(breasts)).describe()
     bins = pd.concat([tabulate_bins(table).assign(method=name) for name, table in tables.items()])
     bins = bins[["method", *bins.columns.drop("method")]].reset_index(drop=True)
     return Calibration(assess(tables), bins, parameters, undefined)
 
 
-def cross_fit(breasts: pd.DataFrame, fit: Callable[[Floats, Floats], Calibrator]) -> Floats:
-    """Returns each breast's probability, corrected by what the other folds' breasts taught."""
-    corrected_N = np.empty(len(breasts))
-    folds_N = breasts["fold"].to_numpy()
-    for fold in np.unique(folds_N):
-        calibrator = fit(*_to_arrays(breasts[folds_N != fold]))
-        corrected_N[folds_N == fold] = calibrator(breasts["probability"].to_numpy()[folds_N == fold])
-    return corrected_N
+def cross_fit(breasts: pd.DataFrame, fit: Callable[[Floats, Floats], Calibrator]) -> pd.DataFrame:
+    """Corrects each breast's probability by what the other folds' breasts taught.
+
+    So does its `threshold`: the best one of the others, corrected in the same way. No fold's label takes part
+    in its own figures.
+    """
+    parts = []
+    for fold, part in breasts.groupby("fold"):
+        labels_N, probabilities_N = _to_arrays(breasts[breasts["fold"] != fold])
+        calibrator = fit(labels_N, probabilities_N)
+        best = measure(labels_N, calibrator(probabilities_N)).threshold_best
+        corrected_N = calibrator(part["probability"].to_numpy())
+        parts.append(part.assign(probability=corrected_N, threshold=np.nan if best is None else best))
+    return pd.concat(parts).loc[breasts.index]
 
 
 def tabulate_bins(breasts: pd.DataFrame) -> pd.DataFrame:

@@ -50,15 +50,18 @@ def compare(
     Takes the differences of the figures per breast, with 95 % intervals from a bootstrap that draws the same
     patients for all runs, which must be of the same patients and labels.
     """
+    from data_prep.csv_rows import require_replaceable
     from data_prep.files import require_writable, write_csv
+    from pipeline.compare import COMPARISON_COLUMNS, tabulate_differences
     from pipeline.compare import compare as compare_oofs
-    from pipeline.compare import tabulate_differences
     from pipeline.oof import collect_oof
     from pipeline.run import Run
 
+    oofs = {str(run): collect_oof(Run(run)) for run in runs}
     if out is not None:
+        require_replaceable(out, COMPARISON_COLUMNS)
         require_writable(out)
-    differences = compare_oofs({str(run): collect_oof(Run(run)) for run in runs})
+    differences = compare_oofs(oofs)
     _show_differences(differences)
     if out is not None:
         write_csv(out, tabulate_differences(differences))
@@ -70,7 +73,8 @@ def show_evaluation(run: "Run", evaluation: "Evaluation") -> None:
     from pipeline.metrics import SEVERAL_THRESHOLDS
 
     pooled = evaluation.breasts.pooled
-    table = Table("fold", "breasts", "cancers", "pF1", "best F1", "transferred F1", "AUC", "AP")
+    names = ["fold", "breasts", "cancers", "pF1", "best F1", "transferred F1", "AUC", "AP"]
+    table = Table(*names, box=None, padding=(0, 2, 0, 0))
     for name, subset in [*evaluation.breasts.folds.items(), ("pooled", pooled)]:
         metrics = subset.metrics
         figures = [metrics.pf1, metrics.pf1_best, metrics.pf1_transferred, metrics.auc]

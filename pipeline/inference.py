@@ -1,6 +1,7 @@
 """What all folds of a run say of a test set, kept in a journal on the way. Knows no metric, no training."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,13 +17,18 @@ from data_prep.exams import BREAST
 from data_prep.files import Journal
 from pipeline.aggregate import Views, to_breasts
 from pipeline.checkpoint import load_weights
+from pipeline.evaluation import require_breasts
 from pipeline.image_sources import Batch, ImageCache, ImageFolder, ImageSource
+from pipeline.oof import collect_oof
 from pipeline.predict import Arithmetic, Ensemble
 from pipeline.progress import Reporter
-from pipeline.run import Run, read_oof
+from pipeline.run import Run
 from pipeline.settings import load_recipe
 
 BATCH_SIZE = 32  # images that are answered together, and lost together when the process is killed
+
+BEGINNING = b'{"run": '
+FAILURES_COLUMNS = ["patient_id", "image_id", "reason", "message"]
 
 Record = dict[str, Any]
 """A line of the journal: the answers to a batch, by image_id, and reason and message of its failures."""
@@ -111,6 +117,7 @@ def load_ensemble(run: Run, *, flip: bool = False) -> Ensemble:
 def _predict(
     run: Run, source: ImageSource, journal: Journal | None, *, flip: bool, reporter: Reporter
 ) -> RunPredictions:
+    prior = float(require_breasts(collect_oof(run))["cancer"].mean())
     ensemble = load_ensemble(run, flip=flip)
     header = {"run": _hash_run(run), "images": source.fingerprint, "flip": flip}
     records = _recall(journal, header) if journal else []
@@ -130,7 +137,7 @@ def _predict(
             records.append(record)
             advance(len(_image_ids_of(record)))
     absent = {image_ids[row]: [error.reason, str(error)] for row, error in source.absent.items()}
-    return _tabulate(source.exams, [*records, {"failures": absent}], prior=_training_prior(run))
+    return _tabulate(source.exams, [*records, {"failures": absent}], prior=prior)
 
 
 def _group(rows: list[int]) -> Iterator[list[int]]:
@@ -141,6 +148,12 @@ def _group(rows: list[int]) -> Iterator[list[int]]:
 def _answer(ensemble: Ensemble, batch: Batch, image_ids: list[str]) -> Record:
     answers = [] if batch.images_BCHW is None else ensemble.predict(batch.images_BCHW).tolist()
     names = [image_ids[row] for row in batch.rows]
+    undefined = [name for name, answer in zip(names, answers, strict=True) if not math.isfinite(answer)]
+    if undefined:
+        raise UserError(
+            f"the models answer image {undefined[0]} with no number: their weights have diverged, or fp16 is "
+            "too coarse for them; look at history.csv and train again with a lower train.learning_rate"
+        )
     failures = {image_ids[row]: [error.reason, str(error)] for row, error in batch.failures.items()}
     return {"probabilities": dict(zip(names, answers, strict=True)), "failures": failures}
 
@@ -164,11 +177,6 @@ def _tabulate(exams: pd.DataFrame, records: list[Record], *, prior: float) -> Ru
     )
 
 
-def _training_prior(run: Run) -> float:
-    tables = [read_oof(run.fold(fold).oof) for fold in run.require_finished()]
-    return float(to_breasts(pd.concat(tables))["cancer"].mean())
-
-
 # The journal
 
 
@@ -178,11 +186,15 @@ def _recall(journal: Journal, header: Mapping[str, Any]) -> list[Record]:
     Raises:
         UserError: if that was of another run, other images, or another way to ask.
     """
+    if journal.path.exists() and not BEGINNING.startswith(journal.path.read_bytes()[: len(BEGINNING)]):
+        raise UserError(f"{journal.path} is no journal of `mammo predict`: move it, or choose another --out")
     journal.mend()
     records = journal.read()
     if not records:
         journal.append(dict(header))
         return []
+    if not all(set(record) == {"probabilities", "failures"} for record in records[1:]):
+        raise UserError(f"{journal.path} is damaged: remove it and give the same command again")
     names = {"run": "another run", "images": "other images", "flip": "another --flip"}
     changed = [text for name, text in names.items() if records[0].get(name) != header[name]]
     if changed:

@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from data_prep.errors import UserError
 from pipeline.run import RunFolder
 
 Filters = Mapping[str, Callable[..., str]]
@@ -75,7 +76,10 @@ def _describe(run: RunFolder) -> dict[str, Any]:
 
 def read_environment(path: Path) -> dict[str, str]:
     """Reads `environment.json` as names and values, nested names joined by a dot; empty without the file."""
-    return dict(_flatten(json.loads(path.read_text("utf-8")))) if path.exists() else {}
+    try:
+        return dict(_flatten(json.loads(path.read_text("utf-8")))) if path.exists() else {}
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}): remove it, it only describes the machine") from error
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -29,7 +29,7 @@ from pipeline.report_tables import (
     tabulate_throughput,
     to_markdown,
 )
-from pipeline.run import Run
+from pipeline.run import Run, read_table
 from pipeline.sentences import (
     describe_separation,
     explain_undefined,
@@ -193,5 +193,9 @@ def draw_learning_curves(histories: dict[int, pd.DataFrame]) -> list[Picture]:
 
 
 def read_tables(paths: dict[int, Path]) -> dict[int, pd.DataFrame]:
-    """Reads the table of each fold that has one."""
-    return {fold: pd.read_csv(path) for fold, path in paths.items() if path.exists()}
+    """Reads the table of each fold that has one.
+
+    Raises:
+        UserError: if one is damaged.
+    """
+    return {fold: read_table(path, ["epoch"]) for fold, path in paths.items() if path.exists()}

@@ -185,7 +185,10 @@ class Run(RunFolder):
             )
         if not self.folds.exists():
             raise UserError(f"{self.folder} is no run folder: it has no folds.csv; `mammo train` makes one")
-        return _read_csv(self.folds, FOLDS_COLUMNS, dtype=ID_TYPES)[FOLDS_COLUMNS]
+        table = read_table(self.folds, FOLDS_COLUMNS, dtype=ID_TYPES)[FOLDS_COLUMNS]
+        if not all(pd.api.types.is_integer_dtype(table[name]) for name in FOLDS_COLUMNS[1:]):
+            raise UserError(f"{self.folds} is damaged: a fold or count in it is no number; train again")
+        return table
 
     def list_folds(self) -> list[int]:
         """Returns all folds' numbers.
@@ -245,7 +248,7 @@ class ClassRun(RunFolder):
                 f"{self.folder} is no run on an image folder: it has no images.csv; "
                 "`mammo train CONFIG --data FOLDER` makes one"
             )
-        return _read_csv(self.images, IMAGES_COLUMNS, **AS_WRITTEN)[IMAGES_COLUMNS]
+        return read_table(self.images, IMAGES_COLUMNS, **AS_WRITTEN)[IMAGES_COLUMNS]
 
     def read_predictions(self, labels: list[str]) -> pd.DataFrame:
         """Reads `predictions.csv`, one row per test image.
@@ -259,7 +262,7 @@ class ClassRun(RunFolder):
                 f"--run {self.folder}` and the same --data"
             )
         columns = prediction_columns(labels)
-        return _read_csv(self.training.predictions, columns, **AS_WRITTEN)[columns]
+        return read_table(self.training.predictions, columns, **AS_WRITTEN)[columns]
 
 
 def prediction_columns(labels: list[str]) -> list[str]:
@@ -283,14 +286,19 @@ def read_oof(path: Path) -> pd.DataFrame:
     Raises:
         UserError: if a needed column is missing or an image stands there twice.
     """
-    table = select_oof(_read_csv(path, OOF_COLUMNS, dtype=OOF_TYPES))
+    table = select_oof(read_table(path, OOF_COLUMNS, dtype=OOF_TYPES))
     twice = table["image_id"][table["image_id"].duplicated()]
     if len(twice):
         raise UserError(f"{path} holds image {twice.iloc[0]} twice; each image is predicted exactly once")
     return table
 
 
-def _read_csv(path: Path, columns: list[str], **options: Any) -> pd.DataFrame:
+def read_table(path: Path, columns: list[str], **options: Any) -> pd.DataFrame:
+    """Reads a table of a run with at least these columns.
+
+    Raises:
+        UserError: if it is damaged or lacks one.
+    """
     try:
         table: pd.DataFrame = pd.read_csv(path, **options)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:

@@ -177,10 +177,11 @@ def predict(
     Goes on where it was stopped, to the same file: what is known stands in <OUT>.partial until the end.
     """
     from data_prep.cache import Cache
+    from data_prep.csv_rows import require_replaceable
     from data_prep.files import Journal, require_writable, write_csv
-    from pipeline.inference import predict_cache, predict_folder
+    from pipeline.inference import FAILURES_COLUMNS, predict_cache, predict_folder
     from pipeline.run import Run
-    from pipeline.submission import read_threshold, require_replaceable, write_submission
+    from pipeline.submission import COLUMNS, find_problems, read_threshold, write_submission
 
     if (data is None) == (cache is None):
         raise UserError(
@@ -194,10 +195,11 @@ def predict(
     folder.require_finished()
     threshold = None if probabilities else read_threshold(folder)
     target = out or folder.submission
-    require_replaceable(target)
-    require_writable(target)
     journal = Journal(target.with_name(f"{target.name}.partial"))
     failures_path = target.with_name(f"{target.stem}_failures.csv")
+    require_replaceable(target, COLUMNS)
+    require_replaceable(failures_path, FAILURES_COLUMNS)
+    require_writable(target)
     with journal.held():
         options: dict[str, Any] = {
             "workers": count_workers() if workers is None else workers,
@@ -219,6 +221,8 @@ def predict(
             failures_path.unlink(missing_ok=True)
         journal.remove()
     say(f"{target}: {_describe_submission(submission, threshold)}")
+    for problem in find_problems(target, predictions.required_ids):
+        error_console.print(f"warning: {target}: {problem}", markup=False, highlight=False)
     if len(predictions.failures):
         finish_with_failures(Counter(predictions.failures["reason"]), failures_path, allowed=allow_failures)
 

@@ -22,7 +22,7 @@ def vary(
 
     Args:
         breasts: a table of predictions.
-        threshold: the one to start from; None gives an empty table.
+        threshold: the one to start from; None gives an empty table, as do breasts that all have cancer.
         seed: of the bootstrap.
         num_replicates: draws.
 
@@ -30,7 +30,7 @@ def vary(
         One row per variation: `change` is `threshold` (`by`: added to its logit) or `prevalence` (`by`: its
         factor; breasts with cancer are weighed so that it holds); threshold, prevalence, F1 and its interval.
     """
-    if threshold is None:
+    if threshold is None or breasts["cancer"].all():  # no prevalence but 1 can be had
         return pd.DataFrame(columns=STABILITY_COLUMNS)
     prevalence = float(breasts["cancer"].mean())
     factors = PREVALENCE_FACTORS[PREVALENCE_FACTORS * prevalence < 1]

@@ -1,7 +1,7 @@
 """The submission CSV: written from breast predictions, checked against test.csv. Knows no model."""
 
+import csv
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from data_prep.csv_rows import read_rows
 from data_prep.errors import UserError
 from data_prep.exams import read_prediction_ids
 from data_prep.files import write_csv
@@ -38,7 +37,7 @@ def read_threshold(run: Run) -> float:
         number = float(threshold)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{run.metrics} is damaged: {again}") from error
-    if not math.isfinite(number):
+    if not 0 <= number <= 1:
         raise UserError(f"{run.metrics} is damaged, its threshold is {number}: {again}")
     return number
 
@@ -80,20 +79,6 @@ def write_submission(
     return submission
 
 
-def require_replaceable(path: Path) -> None:
-    """Makes sure that a submission replaces nothing but another one.
-
-    Raises:
-        UserError: if a file with other contents is there.
-    """
-    if not path.is_file():
-        return
-    with path.open("rb") as stream:
-        first_line = stream.readline(100).strip()
-    if first_line and first_line != ",".join(COLUMNS).encode():
-        raise UserError(f"{path} is no submission and would be overwritten: choose another --out")
-
-
 def check_submission(path: Path, folder: Path) -> list[str]:
     """Compares a submission with `test.csv` in the folder and says what is wrong; an empty list means valid.
 
@@ -103,25 +88,55 @@ def check_submission(path: Path, folder: Path) -> list[str]:
     required_ids = read_prediction_ids(folder)
     if not path.is_file():
         raise UserError(f"there is no submission at {path}: name the CSV that `mammo predict` wrote")
-    try:
-        rows = read_rows(path)
-    except UserError as error:
-        return [str(error)]
-    problems = _column_problems(rows)
-    if set(COLUMNS) <= set(rows.columns):
-        problems += _id_problems(rows["prediction_id"], required_ids)
-        problems += _probability_problems(rows["cancer"])
+    return find_problems(path, required_ids)
+
+
+def find_problems(path: Path, required_ids: list[str]) -> list[str]:
+    """Compares a submission with the ids that it must have, and says all that is wrong."""
+    header, records, problems = _read_strictly(path)
+    problems += _column_problems(header, records)
+    places = {name: place for place, name in reversed([*enumerate(map(_essence, header))])}
+    for name, find_problems in {
+        "prediction_id": lambda cells: _id_problems(cells, required_ids),
+        "cancer": _probability_problems,
+    }.items():
+        place = places.get(_essence(name))
+        if place is not None:
+            problems += find_problems(
+                pd.Series({row: cells[place] for row, cells in records.items()}, dtype="str")
+            )
     return problems
 
 
-def _column_problems(rows: pd.DataFrame) -> list[str]:
+def _read_strictly(path: Path) -> tuple[list[str], dict[int, list[str]], list[str]]:
+    """Returns names and rows as Kaggle sees them, by spreadsheet row, and what makes no table of them."""
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            header, *records = list(csv.reader(stream, strict=True)) or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        return [], {}, [f"it is no CSV in UTF-8 ({error})"]
+    numbered = {row: cells for row, cells in enumerate(records, start=2) if cells}  # blank lines do no harm
+    ragged = [row for row, cells in numbered.items() if len(cells) != len(header)]
+    whole = {row: cells for row, cells in numbered.items() if len(cells) == len(header)}
+    if not ragged:
+        return header, whole, []
+    advice = "; a decimal comma makes two cells of one" if len(numbered[ragged[0]]) > len(header) else ""
+    problem = f"{len(ragged)} rows with more or fewer cells than the header, first row {ragged[0]}{advice}"
+    return header, whole, [problem]
+
+
+def _column_problems(header: list[str], records: dict[int, list[str]]) -> list[str]:
     problems = []
-    if list(rows.columns) != COLUMNS:
-        found = ", ".join(repr(name) for name in rows.columns) or "none"
-        index_columns = [name for name in rows.columns if name in {"", "index"} or name.startswith("Unnamed")]
+    if header and header != COLUMNS:
+        index_columns = [name for name in header if name in {"", "index"} or name.startswith("Unnamed")]
         advice = "; leave the index column out" if index_columns else ""
-        problems.append(f"the columns must be prediction_id, cancer, but are {found}{advice}")
-    if rows.empty:
+        advice = (
+            "; separate them by commas" if len(header) == 1 and re.search(r"[;\t]", header[0]) else advice
+        )
+        problems.append(
+            f"the columns must be prediction_id, cancer, but are {', '.join(map(repr, header))}{advice}"
+        )
+    if not records:
         problems.append("there are no rows")
     return problems
 
@@ -150,7 +165,7 @@ def _id_problems(identifiers: "pd.Series[str]", required_ids: list[str]) -> list
 
 def _essence(identifier: str) -> str:
     """What is left of an id when blanks and dashes come or go and the case changes."""
-    return re.sub(r"[\s_-]", "", identifier).upper()
+    return re.sub(r"[\s_\ufeff-]", "", identifier).upper()
 
 
 def _probability_problems(cells: "pd.Series[str]") -> list[str]:

@@ -449,7 +449,10 @@ def check_nothing(place: Place) -> list[object]:
         (predict_a_train_cache, "(split is train, not test): make one with"),
         (predict_without_an_evaluation, "has no metrics.json and thus no threshold: give `mammo evaluate"),
         (predict_the_highest_with_the_threshold_of_means, "--views max goes with --probabilities"),
-        (predict_over_the_test_table, "test.csv is no submission and would be overwritten"),
+        (
+            predict_over_the_test_table,
+            "test.csv is no table of prediction_id, cancer and would be over",
+        ),
         (predict_without_a_fold, "is not finished: of 2 folds, 1 still to be trained"),
         (predict_without_a_column, "test.csv lacks the column laterality: it needs"),
         (predict_an_id_of_two_sides, "laterality R but L in an earlier row of the same prediction_id"),

@@ -40,7 +40,7 @@ def test_evaluate_prints_folds_intervals_and_where_the_rest_stands(runs: list[Pa
     assert shown.exit_code == 0, shown.output
     assert "transferred F1" in shown.stdout
     assert re.search(r"^AUC 0\.\d{3}, 95 % interval 0\.\d{3} to ", shown.stdout, re.MULTILINE)
-    assert [line.split()[1] for line in shown.stdout.splitlines()[3:7]] == ["0", "1", "2", "pooled"]
+    assert [line.split()[0] for line in shown.stdout.splitlines()[1:5]] == ["0", "1", "2", "pooled"]
     assert f"all figures, also per image and slice: {runs[1] / 'metrics.json'}" in shown.stdout
     assert shown.stdout.splitlines()[-1] == f"report: {runs[1] / 'report.html'}"
     assert "undefined" not in shown.stdout
@@ -82,3 +82,11 @@ def test_compare_refuses_other_patients_one_run_and_an_unfinished_run(
     assert "needs two different runs or more" in refuse("compare", runs[0], runs[0])
     (runs[1] / "fold_1/oof.csv").unlink()
     assert "of 3 folds, 1 still to be trained" in refuse("compare", *runs)
+
+
+def test_compare_overwrites_nothing_but_a_comparison(runs: list[Path]) -> None:
+    before = (runs[0] / "folds.csv").read_bytes()
+    ended = mammo("compare", *runs, "--out", runs[0] / "folds.csv")
+    assert ended.exit_code != 0
+    assert "would be overwritten" in str(ended.exception)
+    assert (runs[0] / "folds.csv").read_bytes() == before

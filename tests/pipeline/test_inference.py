@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from data_prep.cache import Cache, CacheSettings, read_image
 from data_prep.errors import FolderInUse, UserError
@@ -427,3 +429,50 @@ def test_one_process_holds_a_journal(tmp_path: Path) -> None:
         with pytest.raises(FolderInUse), journal.held():
             pass
     assert journal.read() == [{"run": "1"}]
+
+
+# What is not its own
+
+
+def test_a_file_that_is_no_journal_is_refused_and_left_alone(
+    unbroken: Run, folder: Path, tmp_path: Path
+) -> None:
+    journal = Journal(tmp_path / "out.csv.partial")
+    for content in (b"my own notes", b"hello\nworld", b"[1, 2]\n"):
+        journal.path.write_bytes(content)
+        with pytest.raises(UserError, match="is no journal of `mammo predict`: move it"):
+            predict(unbroken, folder, journal=journal)
+        assert journal.path.read_bytes() == content
+
+
+def test_a_journal_with_a_line_that_is_no_answer_is_damaged(
+    unbroken: Run, folder: Path, tmp_path: Path
+) -> None:
+    journal = Journal(tmp_path / "out.csv.partial")
+    predict(unbroken, folder, journal=journal)
+    journal.append({"x": 1})
+    with pytest.raises(UserError, match="is damaged: remove it"):
+        predict(unbroken, folder, journal=journal)
+
+
+def test_models_that_answer_with_no_number_are_one_sentence(
+    finished: Run, folder: Path, tmp_path: Path
+) -> None:
+    weights = load_file(finished.fold(0).weights)
+    with safe_open(finished.fold(0).weights, "pt") as stored:
+        metadata = stored.metadata()
+    weights["head.bias"] *= float("nan")
+    save_file(weights, finished.fold(0).weights, metadata)
+    with pytest.raises(UserError, match="with no number: their weights have diverged"):
+        predict(finished, folder, journal=Journal(tmp_path / "out.csv.partial"))
+
+
+def test_contradictory_labels_of_the_run_are_told_before_an_image_is_read(
+    finished: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oof = pd.read_csv(finished.fold(0).oof, dtype=str)
+    oof.loc[0, "cancer"] = "1" if oof.loc[0, "cancer"] == "0" else "0"
+    oof.to_csv(finished.fold(0).oof, index=False)
+    monkeypatch.setattr(inference, "load_ensemble", lambda *_, **__: pytest.fail("models were loaded"))
+    with pytest.raises(UserError, match="the predictions contradict themselves"):
+        predict(finished, folder)

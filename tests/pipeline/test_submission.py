@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_prep.csv_rows import require_replaceable
 from data_prep.errors import UserError
 from pipeline.run import Run
 from pipeline.submission import (
+    COLUMNS,
     check_submission,
     make_submission,
     read_threshold,
-    require_replaceable,
     write_submission,
 )
 
@@ -109,6 +110,7 @@ def test_the_threshold_is_that_of_the_evaluation(tmp_path: Path) -> None:
         ("[]", r"metrics\.json is damaged: give `mammo evaluate"),
         ('{"threshold": ', r"metrics\.json is damaged: give `mammo evaluate"),
         ('{"threshold": NaN}', "is damaged, its threshold is nan: give `mammo evaluate"),
+        ('{"threshold": 7}', "is damaged, its threshold is 7.0: give `mammo evaluate"),
     ],
 )
 def test_without_a_threshold_one_sentence_says_what_to_do(
@@ -121,14 +123,12 @@ def test_without_a_threshold_one_sentence_says_what_to_do(
 
 
 def test_nothing_but_a_submission_is_overwritten(folder: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"test\.csv is no submission and would be overwritten: choose another"
-    ):
-        require_replaceable(folder / "test.csv")
+    with pytest.raises(UserError, match=r"test\.csv is no table of prediction_id, cancer and would be over"):
+        require_replaceable(folder / "test.csv", COLUMNS)
     path = folder / "submission.csv"
-    require_replaceable(path)
+    require_replaceable(path, COLUMNS)
     write_submission(breasts(), path, required_ids=IDS)
-    require_replaceable(path)
+    require_replaceable(path, COLUMNS)
 
 
 # Checking
@@ -204,13 +204,43 @@ def test_an_exam_of_two_breasts_may_have_equal_answers(tmp_path: Path) -> None:
     assert problems_of(tmp_path, "7_R,0", "7_L,0") == []
 
 
-def test_missing_columns_are_the_only_problem_told(folder: Path) -> None:
+def test_a_column_that_is_there_is_checked_though_the_other_is_not(folder: Path) -> None:
     assert len(problems_of(folder, "7_R,1", header="id,target")) == 1
+    problems = problems_of(folder, "7_R,2", header="id,cancer")
+    assert problems[1:] == ["1 values of cancer outside 0..1, first '2' in row 2"]
+    problems = problems_of(folder, "7-R,1", "7-L,0", "12-L,1", header="prediction-id,cancer")
+    assert problems[1].startswith("3 ids with other blanks, dashes or case than '7_R'")
 
 
-def test_a_ragged_table_is_a_problem_and_not_an_error(folder: Path) -> None:
-    (problem,) = problems_of(folder, "7_R,0,5")
-    assert "row 2: 3 cells under 2 names" in problem
+def test_ragged_rows_are_one_problem_and_the_others_are_checked(folder: Path) -> None:
+    problems = problems_of(folder, "7_R,0,5", "7_L,2", "12_L,1")
+    assert problems[0] == (
+        "1 rows with more or fewer cells than the header, first row 2; a decimal comma makes two cells of one"
+    )
+    assert problems[1:] == [
+        "1 of 3 required ids are missing, first '7_R'",
+        "1 values of cancer outside 0..1, first '2' in row 3",
+    ]
+
+
+@pytest.mark.parametrize(
+    "header", ["\ufeffprediction_id,cancer", "prediction_id, cancer", "Prediction_id,cancer"], ids=repr
+)
+def test_names_are_taken_as_kaggle_takes_them(folder: Path, header: str) -> None:
+    (problem,) = problems_of(folder, "7_R,0.1", "7_L,0", "12_L,1", header=header)
+    assert problem.startswith("the columns must be prediction_id, cancer, but are ")
+
+
+def test_a_row_of_empty_cells_is_a_row(folder: Path) -> None:
+    problems = problems_of(folder, "7_R,0.1", "7_L,0", "12_L,1", ",")
+    assert problems == [
+        "1 ids that are not in test.csv, first '' in row 5",
+        "1 values of cancer that are no number, first '' in row 5",
+    ]
+
+
+def test_semicolons_are_told(folder: Path) -> None:
+    assert "separate them by commas" in problems_of(folder, "7_R;1", header="prediction_id;cancer")[0]
 
 
 def test_all_problems_are_told_at_once(folder: Path) -> None:
