@@ -37,6 +37,11 @@ class Interval:
     high: float
     num_undefined: int
 
+    @property
+    def has_width(self) -> bool:
+        """Whether the replicates differ; few cancers may all give the same figure, which is no certainty."""
+        return self.low < self.high
+
 
 def replicate(
     sets: Mapping[Key, PatientSums], *, seed: int = SEED, num_replicates: int = NUM_REPLICATES

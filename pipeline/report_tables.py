@@ -36,12 +36,14 @@ class Bar:
 
     Attributes:
         description: the same in words.
+        guide: where a line stands to compare it with.
     """
 
     description: str
     low: float
     point: float
     high: float
+    guide: float
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,6 @@ class Table:
         feet: rows that stay below the others, such as sums.
         bars: a bar for each row that has one, drawn behind the last column; empty without bars.
         axis: where on the axis a label stands, in per cent, and the label.
-        guide: where on the axis a line stands, in per cent.
     """
 
     caption: str
@@ -62,7 +63,6 @@ class Table:
     feet: list[list[str]] = field(default_factory=list)
     bars: list[Bar | None] = field(default_factory=list)
     axis: dict[float, str] = field(default_factory=dict)
-    guide: float | None = None
 
 
 def tabulate_figures(evaluation: Evaluation) -> Table:
@@ -117,22 +117,27 @@ def tabulate_slices(evaluation: Evaluation) -> Table:
     """Returns a forest plot: the AUC of each kind of breast, and of images where only those have the kind."""
     known = {part.kind for part in evaluation.breasts.slices}
     of_images = [part for part in evaluation.images.slices if part.kind not in known]
-    parts = [("", part) for part in evaluation.breasts.slices] + [(" (images)", part) for part in of_images]
-    subsets = [evaluation.breasts.pooled, *(part.subset for _, part in parts)]
+    groups = [
+        ("all", evaluation.breasts.pooled, evaluation.breasts.slices),
+        ("all (images)", evaluation.images.pooled, of_images),
+    ]
+    subsets = [subset for _, pooled, parts in groups for subset in (pooled, *(part.subset for part in parts))]
     lows = [subset.intervals["auc"].low for subset in subsets if "auc" in subset.intervals]
     start = min([0.5, *(int(5 * low) / 5 for low in lows if low < 0.5)])
     step = 0.1 if start == 0.5 else 0.2
-    rows = [["all", "", *_describe_slice(subsets[0])]]
-    rows += [[f"{part.kind}{unit}", part.value, *_describe_slice(part.subset)] for unit, part in parts]
-    pooled = subsets[0].metrics.auc
+    rows, bars = [], []
+    for title, pooled, parts in groups:
+        unit = title.removeprefix("all")
+        rows.append([title, "", *_describe_slice(pooled)])
+        rows += [[f"{part.kind}{unit}", part.value, *_describe_slice(part.subset)] for part in parts]
+        bars += [make_bar(subset, start, pooled) for subset in (pooled, *(part.subset for part in parts))]
     ticks = [start + step * number for number in range(round((1 - start) / step) + 1)]
     return Table(
         "AUC by kind of breast",
         ["kind", "value", "breasts", "cancers", "AUC", "95 %", "AUC with interval"],
         rows,
-        bars=[make_bar(subset, start) for subset in subsets],
+        bars=bars,
         axis={_place(tick, start): f"{tick:.1f}" for tick in ticks},
-        guide=None if pooled is None else _place(pooled, start),
     )
 
 
@@ -143,12 +148,12 @@ def to_markdown(table: Table) -> Verbatim:
     return Verbatim("\n".join(f"| {line} |" for line in cells))
 
 
-def make_bar(subset: Subset, start: float) -> Bar | None:
-    """Returns the AUC's interval on an axis from `start` to 1; None without one."""
-    auc, interval = subset.metrics.auc, subset.intervals.get("auc")
-    if auc is None or interval is None:
+def make_bar(subset: Subset, start: float, pooled: Subset) -> Bar | None:
+    """Returns the AUC's interval on an axis from `start` to 1, beside the pooled AUC; None without one."""
+    auc, interval, guide = subset.metrics.auc, subset.intervals.get("auc"), pooled.metrics.auc
+    if auc is None or interval is None or guide is None or not interval.has_width:
         return None
-    ends = [_place(value, start) for value in (interval.low, auc, interval.high)]
+    ends = [_place(value, start) for value in (interval.low, auc, interval.high, guide)]
     return Bar(f"AUC {auc:.3f}, {format_interval(interval)}", *ends)
 
 
@@ -239,7 +244,10 @@ def _describe(subset: Subset) -> list[str]:
 
 def _describe_slice(subset: Subset) -> list[str]:
     interval = subset.intervals.get("auc")
-    reason = subset.metrics.undefined.get("auc", "" if interval else "no replicate has both classes")
+    why = "no replicate has both classes" if interval is None else ""
+    if interval and not interval.has_width:
+        why = "too few cancers for an interval"
+    reason = subset.metrics.undefined.get("auc", why)
     counts = _count([subset.num_breasts, subset.num_cancers])
     return [*counts, _show(subset, "auc"), format_interval(interval), reason]
 

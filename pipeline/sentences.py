@@ -36,8 +36,10 @@ def format_figure(value: float | None) -> str:
 
 
 def format_interval(interval: Interval | None) -> str:
-    """Low to high, or nothing where there is no interval."""
-    return "" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
+    """Low to high, or nothing where there is no interval or the replicates all give the same."""
+    if interval is None or not interval.has_width:
+        return ""
+    return f"{interval.low:.3f} to {interval.high:.3f}"
 
 
 def list_headlines(evaluation: Evaluation) -> list[str]:
