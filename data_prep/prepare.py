@@ -165,6 +165,7 @@ def stream_images(
     takes it.
     """
     prepare_at = partial(_prepare_at, settings)
+    workers = min(workers, len(paths))
     for outcome in map_unordered(prepare_at, enumerate(paths), workers=workers, ahead=ahead):
         lost = ImageError(outcome.reason, outcome.message)
         yield outcome.item[0], lost if outcome.result is None else outcome.result

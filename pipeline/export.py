@@ -63,10 +63,12 @@ def export_onnx(run: Run, folder: Path) -> list[Exported]:
     """
     folds, recipe = run.require_finished(), load_recipe(run.settings)
     runtime = _import_runtime()
+    models = {
+        fold: load_weights(run.fold(fold), recipe.model) for fold in folds
+    }  # all, before any is written
     make_folder(folder)
     exported = []
-    for fold in folds:
-        model, shift = load_weights(run.fold(fold), recipe.model)
+    for fold, (model, shift) in models.items():
         brightest = float(2**recipe.prepare.bit_depth - 1)
         portable = Portable(model, logit_shift=shift, brightest=brightest).eval()
         examples = _make_examples(recipe.model.image_size, brightest)
