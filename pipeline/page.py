@@ -46,7 +46,7 @@ def escape_markdown(value: object) -> str:
     if isinstance(value, Verbatim):
         return value
     text = " ".join(str(value).splitlines()).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"([\\|`*\[\]])", r"\\\1", text)
+    return re.sub(r"([\\|`*_~\[\]])", r"\\\1", text)
 
 
 def to_code_block(text: str) -> Verbatim:
@@ -55,7 +55,8 @@ def to_code_block(text: str) -> Verbatim:
 
 
 def _load(template: str, options: dict[str, Any], filters: Filters) -> Template:
-    environment = Environment(  # noqa: S701  Markdown has an escape of its own
+    # Markdown has an escape of its own.
+    environment = Environment(  # noqa: S701  # nosec B701
         loader=PackageLoader("pipeline", "."),
         undefined=StrictUndefined,
         trim_blocks=True,
