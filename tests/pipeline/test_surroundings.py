@@ -66,6 +66,7 @@ DIFFERS = {
     "last.pt",
     "previous.pt",
 }
+THROUGHPUT = re.compile(rb'<h2 id="throughput">.*?</section>|## Throughput\n.*?(?=## Settings\n)', re.DOTALL)
 
 
 def plant(path: Path) -> None:
@@ -150,10 +151,11 @@ class World:
         self.told: list[tuple[int, str, str]] = json.loads((folder / "told.json").read_text())
 
     def files(self) -> dict[str, bytes]:
-        """Every file but those that name times or the machine."""
+        """Every file but those that name times or the machine; reports without their throughput."""
         paths = [path for path in self.folder.rglob("*") if path.is_file() and not path.is_symlink()]
         own = [path for path in paths if path.name not in DIFFERS and "__pycache__" not in path.parts]
-        return {str(path.relative_to(self.folder)): path.read_bytes() for path in own}
+        contents = {str(path.relative_to(self.folder)): path.read_bytes() for path in own}
+        return {name: re.sub(THROUGHPUT, b"", content) for name, content in contents.items()}
 
 
 @pytest.fixture(scope="module")
