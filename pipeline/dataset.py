@@ -5,6 +5,7 @@ import ctypes
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from multiprocessing.process import BaseProcess
 from weakref import WeakSet
 
@@ -128,13 +129,18 @@ def _begin(loader: DataLoader[Sample | UserError]) -> Iterator[Batch | UserError
         batches = iter(loader)
     finally:
         cv2.setNumThreads(threads)
-    if not _WORKERS:
-        atexit.register(_kill_workers)  # after multiprocessing's own hook, and so called before it
+    _register_end()
     _WORKERS.update(getattr(batches, "_workers", ()))
     return batches
 
 
 _WORKERS: WeakSet[BaseProcess] = WeakSet()
+
+
+@cache
+def _register_end() -> None:
+    """Has the workers killed at the end, once: after multiprocessing's own hook, and so called before it."""
+    atexit.register(_kill_workers)
 
 
 def _kill_workers() -> None:

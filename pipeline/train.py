@@ -74,18 +74,18 @@ class Trainer:
         self.reporter = reporter
         self.ranks = ranks
         self.arithmetic = Arithmetic.choose(recipe.train.device, recipe.train.precision)
-        self.batches_per_epoch = len(task.plan(0))
+        sizes = [len(rows) for rows in task.plan(0)]
+        self.batches_per_epoch = len(sizes)
         self._overflows = 0
         with ranks.first_goes_first():  # it alone may remove a damaged checkpoint, or download first weights
-            self._require_rows_for_all_parts()
+            self._require_rows_for_all_parts(min(sizes))
             self.state = load_state(
                 task, recipe.train, folder, self.arithmetic, reporter=reporter, ranks=ranks
             )
         self._require_one_folder()
         self.model = torch.compile(self.state.model) if self.settings.compile else self.state.model
 
-    def _require_rows_for_all_parts(self) -> None:
-        smallest = min(map(len, self.task.plan(0)))
+    def _require_rows_for_all_parts(self, smallest: int) -> None:
         if smallest < self.ranks.size * self.settings.accumulation:
             raise UserError(
                 f"train.batch_size {self.settings.batch_size} gives batches of {smallest}, too few for "
