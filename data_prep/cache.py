@@ -16,8 +16,9 @@ import pandas as pd
 
 from data_prep.errors import UserError
 from data_prep.exams import Split, read_exam_table, sort_by_id, write_exam_table
-from data_prep.files import LOCK_NAME, Journal, is_temporary, make_folder, write_bytes, write_csv, write_text
+from data_prep.files import Journal, is_temporary, make_folder, write_bytes, write_csv, write_text
 from data_prep.frame import Image
+from data_prep.locks import LOCK_NAME
 from data_prep.settings import PrepareSettings, StrictSettings, differences, dump_settings, load_settings
 
 PREPARED, FAILED = "prepared", "failed"

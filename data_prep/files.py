@@ -1,4 +1,4 @@
-"""The only writers: atomic files, journals, folder locks. Knows no formats but text and CSV."""
+"""The only writers but for `locks`: atomic files and journals. Knows no formats but text and CSV."""
 
 import errno
 import fcntl
@@ -6,17 +6,15 @@ import json
 import os
 import re
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO
 
 import pandas as pd
 
 from data_prep.errors import DiskFull, FolderInUse, UserError
 
-LOCK_NAME = ".lock"
 TEMPORARY_PREFIX = ".tmp-"  # then the process that writes it, then the name that it is to get
 FORMULA = r"[=+\-@\t\r]"
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -244,51 +242,3 @@ class Journal:
             finally:
                 if self.path.exists() and not self.path.stat().st_size:
                     self.remove()
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds the folder for this process; the system lets go of it when the process ends, however it ends.
-
-    Raises:
-        FolderInUse: if another process holds it; the message names host and process.
-    """
-    make_folder(folder)
-    path = folder / LOCK_NAME
-    try:
-        stream = path.open("a+")
-    except OSError as error:
-        raise as_user_error(error, path) from error
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise _in_use(folder, stream) from error
-        stream.seek(0)
-        stream.truncate()
-        stream.write(f"process {os.getpid()} on {socket.gethostname()}")
-        stream.flush()
-        yield
-
-
-def require_unlocked(folder: Path) -> None:
-    """Makes sure that nobody holds the folder, without taking or writing anything.
-
-    Raises:
-        FolderInUse: if another process holds it; the message names host and process.
-    """
-    try:
-        stream = (folder / LOCK_NAME).open()
-    except OSError:  # nobody ever held it, or nobody whom this user could ask
-        return
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise _in_use(folder, stream) from error
-
-
-def _in_use(folder: Path, lock: TextIO) -> FolderInUse:
-    lock.seek(0)
-    owner = lock.read().strip() or "another process"
-    return FolderInUse(f"{folder} is in use by {owner}: wait for it, or stop it first")

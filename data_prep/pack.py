@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from data_prep.cache import PREPARED, Cache, decode_image, read_image, read_image_file
 from data_prep.engine import map_unordered
 from data_prep.errors import UserError
-from data_prep.files import locked, preallocate, remove_temporaries, write_json
+from data_prep.files import preallocate, remove_temporaries, write_json
 from data_prep.frame import Image
+from data_prep.locks import locked
 from data_prep.settings import PrepareSettings
 
 

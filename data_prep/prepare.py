@@ -13,8 +13,9 @@ import pandas as pd
 from data_prep.cache import Cache, CacheSettings, is_whole, write_image
 from data_prep.engine import Outcome, map_unordered
 from data_prep.errors import ImageError
-from data_prep.files import locked, remove_temporaries, require_space
+from data_prep.files import remove_temporaries, require_space
 from data_prep.frame import Image
+from data_prep.locks import locked
 from data_prep.settings import PrepareSettings
 from data_prep.stages import Record, Stages, prepare_stages
 

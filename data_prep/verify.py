@@ -15,7 +15,8 @@ from data_prep.cache import FAILED, ID_COLUMNS, NEEDED_COLUMNS, PREPARED, Cache
 from data_prep.engine import map_unordered
 from data_prep.errors import UserError
 from data_prep.exams import Split, locate_images, read_exams
-from data_prep.files import find_temporaries, is_temporary, require_unlocked
+from data_prep.files import find_temporaries, is_temporary
+from data_prep.locks import require_unlocked
 from data_prep.pack import find_pack_problem, map_array, pack_path, read_exactly, seal_path, select_prepared
 from data_prep.settings import PrepareSettings
 

@@ -7,8 +7,8 @@ import pandas as pd
 from data_prep.cache import Cache
 from data_prep.errors import UserError
 from data_prep.exams import Split
-from data_prep.files import require_unlocked
 from data_prep.folds import make_folds
+from data_prep.locks import require_unlocked
 from data_prep.settings import differences
 from pipeline.fold import FoldImages, FoldTask
 from pipeline.interrupt import StopRequest

@@ -175,7 +175,7 @@ def verify(
     Changes nothing; the exit code is 1 if anything is wrong.
     """
     from data_prep.cache import Cache
-    from data_prep.files import require_unlocked
+    from data_prep.locks import require_unlocked
     from data_prep.verify import verify as verify_cache
 
     store = Cache(cache)
@@ -201,7 +201,7 @@ def pack(cache: CacheFolder, workers: Workers = None) -> None:
     single images again until it is packed anew.
     """
     from data_prep.cache import Cache
-    from data_prep.files import require_unlocked
+    from data_prep.locks import require_unlocked
     from data_prep.pack import write_pack
 
     store = Cache(cache)

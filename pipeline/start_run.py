@@ -14,14 +14,13 @@ import torch
 from data_prep.engine import count_workers
 from data_prep.errors import FolderInUse, UserError
 from data_prep.files import (
-    locked,
     make_folder,
     remove_temporaries,
-    require_unlocked,
     write_csv,
     write_json,
     write_text,
 )
+from data_prep.locks import locked, require_unlocked
 from data_prep.settings import differences, dump_settings
 from pipeline.events import require_tensorboard
 from pipeline.predict import Arithmetic

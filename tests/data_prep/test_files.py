@@ -3,8 +3,6 @@
 import errno
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn
@@ -15,17 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep import files
-from data_prep.errors import DiskFull, FolderInUse, UserError
-from data_prep.files import Journal, locked, make_folder, write_bytes, write_csv, write_json, write_text
-
-HOLD_LOCK = """
-import sys
-from pathlib import Path
-from data_prep.files import locked
-with locked(Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
+from data_prep.errors import DiskFull, UserError
+from data_prep.files import Journal, make_folder, write_bytes, write_csv, write_json, write_text
 
 
 def fail_with(number: int) -> NoReturn:
@@ -111,8 +100,6 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     for write in (lambda path: write_text(path, ""), make_folder, lambda path: Journal(path).append({})):
         with pytest.raises(UserError, match=r"cannot write .*file/inside"):
             write(tmp_path / "file" / "inside")
-    with pytest.raises(UserError, match="cannot write"), locked(tmp_path / "file" / "inside"):
-        pass
 
 
 def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
@@ -198,35 +185,3 @@ def test_an_absent_journal_is_empty(tmp_path: Path) -> None:
     journal.remove()
     assert journal.read() == []
     assert names_in(tmp_path) == []
-
-
-def test_a_second_process_hears_who_holds_the_folder(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", HOLD_LOCK, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(FolderInUse, match=f"in use by process {holder.pid} on ") as error:
-            locked(tmp_path).__enter__()
-        assert error.value.exit_code == 5
-        with pytest.raises(FolderInUse, match=f"in use by process {holder.pid} on "):
-            files.require_unlocked(tmp_path)
-        holder.kill()
-    with locked(tmp_path):  # whoever is dead holds nothing
-        pass
-
-
-def test_to_ask_for_a_lock_takes_and_writes_nothing(tmp_path: Path) -> None:
-    files.require_unlocked(tmp_path / "absent")
-    files.require_unlocked(tmp_path)
-    assert names_in(tmp_path) == []
-    with locked(tmp_path):
-        pass
-    before = (tmp_path / ".lock").read_bytes()
-    files.require_unlocked(tmp_path)
-    assert (tmp_path / ".lock").read_bytes() == before
-
-
-def test_a_lock_ends_with_its_block(tmp_path: Path) -> None:
-    for _ in range(2):
-        with locked(tmp_path / "new" / "folder"):
-            assert (tmp_path / "new" / "folder").is_dir()

@@ -13,7 +13,8 @@ import pytest
 from data_prep import pack
 from data_prep.cache import Cache, write_image
 from data_prep.errors import DiskFull, FolderInUse, UserError
-from data_prep.files import TEMPORARY_PREFIX, locked, preallocate
+from data_prep.files import TEMPORARY_PREFIX, preallocate
+from data_prep.locks import locked
 from data_prep.pack import ImageFiles, PackedImages, is_packed, open_images, pack_path, seal_path, write_pack
 from tests.data_prep.cache_folder import Made, fail, make_cache, make_image
 

@@ -16,7 +16,7 @@ import pytest
 from data_prep import files
 from data_prep.cache import Cache
 from data_prep.errors import DiskFull, FolderInUse
-from data_prep.files import locked
+from data_prep.locks import locked
 from tests.data_prep.data_folder import make_data, prepare_folder, snapshot
 
 RUN_PREPARE = """

@@ -15,7 +15,8 @@ import pytest
 from data_prep.cache import Cache, CacheSettings, write_image
 from data_prep.dicom import open_dicom
 from data_prep.errors import FolderInUse, UserError
-from data_prep.files import TEMPORARY_PREFIX, locked
+from data_prep.files import TEMPORARY_PREFIX
+from data_prep.locks import locked
 from data_prep.pack import pack_path, seal_path, write_pack
 from data_prep.settings import CodecSettings, PrepareSettings
 from data_prep.verify import Verification, verify

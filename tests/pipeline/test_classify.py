@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, log_loss
 
 from data_prep.cache import Cache
 from data_prep.errors import FolderInUse, TrainingStopped, UserError
-from data_prep.files import locked
+from data_prep.locks import locked
 from pipeline import classify
 from pipeline.checkpoint import load_checkpoint, load_weights
 from pipeline.classify import ClassTask, train_classes

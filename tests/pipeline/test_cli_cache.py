@@ -7,7 +7,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from data_prep.errors import FolderInUse, UserError
-from data_prep.files import locked
+from data_prep.locks import locked
 from data_prep.pack import is_packed
 from pipeline.cli import app
 from tests.data_prep.cache_folder import Made, make_cache

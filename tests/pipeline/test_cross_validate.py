@@ -12,8 +12,8 @@ import torch
 
 from data_prep.cache import Cache
 from data_prep.errors import FolderInUse, UserError
-from data_prep.files import locked
 from data_prep.folds import make_folds
+from data_prep.locks import locked
 from data_prep.settings import PrepareSettings
 from pipeline.cross_validate import cross_validate
 from pipeline.evaluate import evaluate_run

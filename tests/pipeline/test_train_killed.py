@@ -10,7 +10,7 @@ import pytest
 import tomli_w
 
 from data_prep.cache import Cache
-from data_prep.files import locked
+from data_prep.locks import locked
 from pipeline.checkpoint import load_checkpoint
 from pipeline.run import Run
 from tests.pipeline.tiny import make_recipe, results, torchrun
