@@ -17,6 +17,8 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(BIN)/shellcheck .ci/run configs/cluster/*.sbatch
+	$(BIN)/yamllint --strict --config-data '{extends: relaxed, rules: {line-length: {max: 110}}}' configs/cluster
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml data_prep pipeline
 
 # The long tests: hours. MAMMO_REAL_DATA adds real files to the fuzzing; the findings' files lie in FINDINGS.
