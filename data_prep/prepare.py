@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from data_prep.cache import Cache, CacheSettings, is_whole, write_image
-from data_prep.engine import Outcome, map_unordered
+from data_prep.engine import Engine, Outcome, map_unordered
 from data_prep.errors import ImageError
 from data_prep.files import remove_temporaries, require_space
 from data_prep.frame import Image
@@ -63,13 +63,15 @@ def prepare(
     settings: CacheSettings,
     *,
     workers: int,
+    engine: Engine = map_unordered,
     left_out: pd.DataFrame | None = None,
     on_image: Callable[[bool], None] = lambda _: None,
 ) -> Summary:
     """Prepares the images of an exam table into a cache; what is there and unchanged is left as it is.
 
-    `paths` holds each row's file; 0 workers means this process; `left_out` are rows that the cache remembers
-    though their images are not asked for; `on_image` hears whether each image failed.
+    `paths` holds each row's file; `engine` says where it is worked on, and what 0 workers mean (here: this
+    process); `left_out` are rows that the cache remembers though their images are not asked for; `on_image`
+    hears whether each image failed.
 
     Raises:
         UserError: if the cache was made with other settings, is in use, or cannot be written.
@@ -86,9 +88,7 @@ def prepare(
         pixel_bytes = settings.prepare.side**2 * settings.prepare.bit_depth // 8
         num_bytes = int(LEAST_SHARE * len(waiting) * pixel_bytes)
         require_space(cache.folder, num_bytes, f"a cache of {len(waiting)} images more")
-        for outcome in map_unordered(
-            partial(_prepare_into, cache, settings.prepare), waiting, workers=workers
-        ):
+        for outcome in engine(partial(_prepare_into, cache, settings.prepare), waiting, workers=workers):
             if outcome.result is None:  # its worker died, maybe after it had written the image
                 cache.image_path(outcome.item.patient_id, outcome.item.image_id).unlink(missing_ok=True)
             record = _to_record(outcome)
@@ -158,16 +158,21 @@ def _to_record(outcome: Outcome[Task, Record | ImageError]) -> Record:
 
 
 def stream_images(
-    paths: Sequence[Path], settings: PrepareSettings, *, workers: int, ahead: int = 0
+    paths: Sequence[Path],
+    settings: PrepareSettings,
+    *,
+    workers: int,
+    ahead: int = 0,
+    engine: Engine = map_unordered,
 ) -> Iterator[tuple[int, Image | ImageError]]:
     """Yields (index in `paths`, image or what is wrong with it) as they get ready, without a cache.
 
     Not in order: while one file hangs, those behind it would fill the memory. `ahead` is as `map_unordered`
-    takes it.
+    takes it, which may stand for another engine.
     """
     prepare_at = partial(_prepare_at, settings)
     workers = min(workers, len(paths))
-    for outcome in map_unordered(prepare_at, enumerate(paths), workers=workers, ahead=ahead):
+    for outcome in engine(prepare_at, enumerate(paths), workers=workers, ahead=ahead):
         lost = ImageError(outcome.reason, outcome.message)
         yield outcome.item[0], lost if outcome.result is None else outcome.result
 

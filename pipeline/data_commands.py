@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from data_prep.engine import count_workers
+from data_prep.engine import count_workers, map_unordered
 from data_prep.exams import Split
+from pipeline.engines import Address, EngineName, open_cluster
 from pipeline.progress import Reporter
 from pipeline.terminal import (
     NOT_CLEAN,
@@ -86,6 +87,8 @@ def prepare(
     workers: Workers = None,
     patients: Annotated[int | None, typer.Option(help="Only so many patients, stratified by label.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws the patients of --patients.")] = 0,
+    engine: EngineName = "local",
+    address: Address = None,
     *,
     present_only: Annotated[
         bool, typer.Option("--present-only", help="Leave out rows whose file is absent.")
@@ -96,6 +99,9 @@ def prepare(
 
     Goes on where it was stopped. Files that cannot be used get a row in CACHE/failures.csv, and the exit
     code is then 1.
+
+    With --engine ray, the machines of a Ray cluster prepare to the same bytes. DATA and CACHE must lie, under
+    the same names, on storage that all of them share; --workers then is the number of tasks at a time.
     """
     from data_prep.cache import Cache, CacheSettings
     from data_prep.exams import read_exams, require_images, select_patients
@@ -112,7 +118,10 @@ def prepare(
     store = Cache(cache)
     is_left_out = ~listed["image_id"].isin(located.exams["image_id"])
     failed = 0
-    with Reporter(console).track("prepare", len(located.exams)) as advance:
+    with (
+        open_cluster(engine, address) as cluster,
+        Reporter(console).track("prepare", len(located.exams)) as advance,
+    ):
 
         def on_image(is_failure: bool) -> None:  # noqa: FBT001
             nonlocal failed
@@ -124,7 +133,8 @@ def prepare(
             located.paths,
             store,
             settings,
-            workers=count_workers() if workers is None else workers,
+            workers=(count_workers() if cluster is None else 0) if workers is None else workers,
+            engine=map_unordered if cluster is None else cluster.map_unordered,
             left_out=listed[is_left_out] if split == "test" else None,
             on_image=on_image,
         )

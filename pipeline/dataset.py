@@ -1,9 +1,7 @@
 """Images to batches for the model. Knows no labels' meaning and no order: the sampler gives rows."""
 
 import atexit
-import ctypes
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from multiprocessing.process import BaseProcess
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from data_prep.engine import end_with_parent
 from data_prep.errors import UserError
 from data_prep.frame import Image
 from data_prep.pack import Images
@@ -23,8 +22,6 @@ from pipeline.augment import Augmentation
 # Not the images' own mean: the first LayerNorm keeps a flat patch's sign and drops its size, so dense
 # tissue must lie above zero and fat below to be told apart at the first step (reports/LOG.md). No fold leaks.
 MEAN, STD = 0.5, 0.25
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Key = tuple[int, int]
 """(draw, row): which row, and the number of the draw that changes it."""
@@ -158,5 +155,4 @@ def _begin_worker(worker: int) -> None:
     del worker
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()

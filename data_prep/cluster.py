@@ -1,0 +1,337 @@
+"""Work on the machines of a Ray cluster: the one door to ray. Knows no images, no models and no files.
+
+This process alone decides what is tried again. A task that dies with its machine costs only time; one whose
+process dies, for lack of memory for instance, is tried a second time and no more, item by item. Ray itself
+retries nothing: its own way is to start what was killed for its memory again for ever.
+"""
+
+import os
+import secrets
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from pebble import ProcessPool
+
+from data_prep import engine
+from data_prep.engine import KILLED_TWICE, MAX_ATTEMPTS, Outcome, make_pool, map_in_pool, try_once
+from data_prep.errors import UserError
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+ITEMS_PER_TASK = 16  # a third of a second of work or more, beside some milliseconds that Ray takes for a task
+TASKS_PER_CPU = 2  # one runs, one waits beside it
+MOST_LOSSES = 10  # of machines under one task: by then the machines are the trouble
+POLL_S = 0.5
+SECONDS_BETWEEN_COUNTS = 5.0  # of the cluster's CPUs: machines may join late
+SECONDS_TO_NOTICE_A_LOSS = 3.0
+SECONDS_TO_STOP = 120.0
+SINGLE_THREADED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a machine must have free for a task."""
+
+    cpus: int = 1
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Task(Generic[Item]):
+    """Some items.
+
+    Attributes:
+        attempt: how often they are tried, this time included.
+        losses: how many machines were lost under them.
+        machines: those that there were when they were given away.
+    """
+
+    items: list[Item]
+    attempt: int = 1
+    losses: int = 0
+    machines: frozenset[str] = frozenset()
+
+
+class Mailbox:
+    """Takes sentences from tasks anywhere in the cluster; what cannot be delivered is dropped."""
+
+    def __init__(self) -> None:
+        import ray
+
+        self._actor = ray.remote(num_cpus=0)(_Letters).remote()
+
+    def send(self, sentence: str) -> None:
+        """Sends and goes on."""
+        self._actor.add.remote(sentence)
+
+    def receive(self) -> list[str]:
+        """Returns what has come since the last time."""
+        import ray
+
+        try:
+            return ray.get(self._actor.take.remote(), timeout=SECONDS_TO_NOTICE_A_LOSS)
+        except ray.exceptions.RayError:  # its machine is lost: the work goes on unheard
+            return []
+
+
+class _Letters:
+    def __init__(self) -> None:
+        self._letters: list[str] = []
+
+    def add(self, sentence: str) -> None:
+        self._letters.append(sentence)
+
+    def take(self) -> list[str]:
+        letters, self._letters = self._letters, []
+        return letters
+
+
+class Cluster:
+    """A Ray cluster that this process is connected to; `connect` makes one."""
+
+    def count(self, resource: str) -> int:
+        """Returns how many CPUs or GPUs (`CPU`, `GPU`) its machines have now."""
+        import ray
+
+        return int(ray.cluster_resources().get(resource, 0))
+
+    def map_unordered(
+        self, function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int = 0
+    ) -> Iterator[Outcome[Item, Result]]:
+        """Works like `engine.map_unordered`, a few items a task, a CPU each; an `Engine`.
+
+        Each item is tried in a process of its own beside Ray's, so that crashes, kills and time-outs are what
+        they are on one machine. `workers` limits the tasks at a time; 0 means all that there are CPUs for.
+        """
+        del ahead  # whatever waits for the caller are small results
+        size = ITEMS_PER_TASK
+        if isinstance(items, Sized):  # of a few items every CPU gets some
+            size = min(size, max(1, len(items) // (2 * TASKS_PER_CPU * max(1, workers or self.count("CPU")))))
+        run = _TryApart(engine.TIMEOUT_S)
+        yield from self._map(run, function, items, size=size, needs=Needs(), workers=workers)
+
+    def map_whole(
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        needs: Needs,
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> Iterator[Outcome[Item, Result]]:
+        """Yields one outcome per item, each a task without a time limit in a process of Ray's.
+
+        `on_wait` is called twice a second; if it raises, or nobody asks for more outcomes, the tasks get a
+        SIGINT and two minutes to end by themselves. `function` returns no None.
+        """
+        yield from self._map(_do_each, function, items, size=1, needs=needs, workers=0, on_wait=on_wait)
+
+    def _map(
+        self,
+        run: Callable[..., list[Outcome[Item, Result]]],
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        size: int,
+        needs: Needs,
+        workers: int,
+        on_wait: Callable[[], None] | None = None,
+    ) -> Iterator[Outcome[Item, Result]]:
+        import ray
+
+        options = {"num_cpus": needs.cpus, "num_gpus": needs.gpus, "max_retries": 0}
+        start = ray.remote(**options)(_work)
+        sent = [ray.put(function)]  # in a list, so that a process fetches it once and not for each task
+        queue, retries = iter(items), deque[_Task[Item]]()
+        pending: dict[ObjectRef, _Task[Item]] = {}
+        most, machines, counted = 0, frozenset[str](), -SECONDS_BETWEEN_COUNTS
+        try:
+            while True:
+                if time.monotonic() - counted > SECONDS_BETWEEN_COUNTS:
+                    counted, machines = time.monotonic(), _list_machines()
+                    most = workers or max(2, TASKS_PER_CPU * self.count("CPU"))
+                while len(pending) < most:
+                    task = retries.popleft() if retries else _Task(list(islice(queue, size)))
+                    if not task.items:
+                        break
+                    pending[start.remote(run, sent, task.items)] = replace(task, machines=machines)
+                if not pending:
+                    return
+                if on_wait is not None:
+                    on_wait()
+                for reference in ray.wait(list(pending), timeout=POLL_S)[0]:
+                    yield from _sort_out(reference, pending.pop(reference), retries)
+        finally:
+            _stop(list(pending), gently=on_wait is not None)
+
+
+def _sort_out(
+    reference: "ObjectRef", task: _Task[Item], retries: deque[_Task[Item]]
+) -> Iterator[Outcome[Item, Any]]:
+    """Yields what became of a task's items for good; the others are put where they are tried again."""
+    outcomes = _find_outcomes(reference, task)
+    if outcomes is None:
+        retries.append(replace(task, losses=task.losses + 1))
+        return
+    for outcome in outcomes:
+        if outcome.result is None and task.attempt < MAX_ATTEMPTS:
+            retries.append(_Task([outcome.item], task.attempt + 1, task.losses))
+        else:
+            yield outcome
+
+
+def _find_outcomes(reference: "ObjectRef", task: _Task[Item]) -> list[Outcome[Item, Any]] | None:
+    """Returns what came of a task; None if its machine was lost, so that it is nobody's fault.
+
+    Raises:
+        UserError: if machines are lost again and again, or cannot run the task at all.
+    """
+    import ray.exceptions
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise _find_cause(error) from error
+    except ray.exceptions.OutOfMemoryError:
+        is_lost = False
+    except ray.exceptions.NodeDiedError:
+        is_lost = True
+    except ray.exceptions.RayError:  # a dead process; or a dying machine, whose processes went first
+        is_lost = _is_any_lost(task.machines)
+    if is_lost and task.losses >= MOST_LOSSES:
+        raise UserError(
+            f"{MOST_LOSSES} machines were lost under one task: look at the cluster (`ray status`); what was "
+            "done is kept, give the same command again"
+        )
+    return None if is_lost else [Outcome(item, None, "killed", KILLED_TWICE) for item in task.items]
+
+
+def _is_any_lost(machines: frozenset[str]) -> bool:
+    """Whether one of these machines is gone, or is within the next seconds."""
+    deadline = time.monotonic() + SECONDS_TO_NOTICE_A_LOSS
+    while time.monotonic() < deadline:
+        if machines - _list_machines():
+            return True
+        time.sleep(POLL_S)
+    return False
+
+
+def _list_machines() -> frozenset[str]:
+    import ray
+
+    return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
+
+
+def _find_cause(error: Any) -> BaseException:
+    """Returns what the function raised, as it would be raised here."""
+    if "failed to import on the worker" in str(error) or isinstance(error.cause, ModuleNotFoundError):
+        return UserError(
+            "the cluster's machines cannot import mammo: install the same version on each of them "
+            '(`pip install "mammo-vit[cluster]"`), or give `ray start` the environment that has it'
+        )
+    return error.cause
+
+
+def _stop(pending: "Sequence[ObjectRef]", *, gently: bool) -> None:
+    """Ends tasks whose outcomes nobody wants, and waits until they have."""
+    import ray
+
+    if not pending or not ray.is_initialized():
+        return
+    for reference in pending:
+        ray.cancel(reference, force=not gently)
+    ray.wait(list(pending), num_returns=len(pending), timeout=SECONDS_TO_STOP)
+
+
+# In the processes of the cluster
+
+
+def _work(
+    run: Callable[..., list[Outcome[Item, Result]]], sent: "list[ObjectRef]", items: list[Item]
+) -> list[Outcome[Item, Result]]:
+    return run(_fetch(sent[0]), items)
+
+
+@lru_cache(maxsize=1)
+def _fetch(reference: "ObjectRef") -> Callable[[Any], Any]:
+    import ray
+
+    return ray.get(reference)
+
+
+@dataclass(frozen=True)
+class _TryApart:
+    """Tries each item once, in a process that may crash or hang."""
+
+    timeout_s: float
+
+    def __call__(self, function: Callable[[Item], Result], items: list[Item]) -> list[Outcome[Item, Result]]:
+        return try_once(_keep_pool(1), function, items, timeout_s=self.timeout_s)
+
+
+def _do_each(function: Callable[[Item], Result], items: list[Item]) -> list[Outcome[Item, Result]]:
+    return [Outcome(item, function(item)) for item in items]
+
+
+def map_here(
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int = 0
+) -> Iterator[Outcome[Item, Result]]:
+    """Works like `engine.map_unordered` in a process of the cluster, whose pool is kept for the next time."""
+    yield from map_in_pool(_keep_pool(workers), function, items, most=max(ahead, 2 * workers))
+
+
+@cache
+def _keep_pool(workers: int) -> ProcessPool:
+    """Returns a pool of single-threaded processes that lives as long as this process of Ray's."""
+    os.environ.update(dict.fromkeys(SINGLE_THREADED, "1"))
+    vars(sys.modules["__main__"]).pop("__file__", None)  # or each of them would begin by importing ray
+    return make_pool(workers)
+
+
+# The connection
+
+
+@contextmanager
+def connect(address: str | None) -> Iterator[Cluster]:
+    """Connects to a cluster, by default a new one on this machine that ends with the block.
+
+    Args:
+        address: `auto`, `ray://host:port` or `host:port`. What Ray finds in the environment counts, so that a
+            token lies where Ray looks for it.
+
+    Raises:
+        UserError: if there is none, or it lets nobody in.
+    """
+    if address is None:  # before ray is imported, which reads these once
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    import ray
+
+    options = {"include_dashboard": False} if address is None else {}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        ray.init(address or "local", log_to_driver=False, logging_level="ERROR", **options)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise UserError(
+            f"no Ray cluster at {address or 'this machine'} ({str(error).splitlines()[0]}): start one with "
+            "`ray start --head`, name its --address, and set RAY_AUTH_TOKEN if it asks for a token"
+        ) from error
+    try:
+        for number, handler in handlers.items():  # Ray has put its own in their place
+            signal.signal(number, handler)
+        yield Cluster()
+    finally:
+        ray.shutdown()

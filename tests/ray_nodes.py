@@ -1,0 +1,78 @@
+"""A Ray cluster of small nodes on this machine, with a token and without usage statistics or a dashboard.
+
+Skips the test where Ray is not installed.
+"""
+
+import importlib.util
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+NODE = {"object_store_memory": 80_000_000, "include_dashboard": False}
+
+
+class Nodes:
+    """The cluster: a head without CPUs, and nodes that come and go."""
+
+    def __init__(self, folder: str) -> None:
+        from ray.cluster_utils import Cluster  # noqa: PLC0415  ray reads the environment when it is imported
+
+        self._cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, "temp_dir": folder, **NODE}
+        )
+        self._nodes: list[Any] = []
+        self.address: str = self._cluster.address
+
+    def add(self, cpus: int = 1) -> None:
+        """Starts a node."""
+        self._nodes.append(self._cluster.add_node(num_cpus=cpus, **NODE))
+
+    def lose(self) -> None:
+        """Kills the oldest node and all that runs on it, as a power cut would."""
+        self._cluster.remove_node(self._nodes.pop(0), allow_graceful=False)
+
+    def have(self, count: int) -> None:
+        """Starts nodes until there are so many."""
+        while len(self._nodes) < count:
+            self.add()
+
+    def end(self) -> None:
+        """Ends all of them."""
+        self._cluster.shutdown()
+
+
+@contextmanager
+def start_nodes() -> Iterator[Nodes]:
+    """Yields a cluster with two nodes; nothing of it is left after the block."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray, the extra `cluster`, is not installed")
+    os.environ |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # the names of sockets must be short
+    try:
+        nodes = Nodes(folder)
+        try:
+            nodes.have(2)
+            yield nodes
+        finally:
+            nodes.end()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Waits for something that must happen within two minutes."""
+    deadline = time.monotonic() + 120
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
