@@ -8,6 +8,7 @@ retries nothing: its own way is to start what was killed for its memory again fo
 import os
 import secrets
 import signal
+import socket
 import sys
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pebble import ProcessPool
@@ -107,19 +109,35 @@ class Cluster:
 
         return int(ray.cluster_resources().get(resource, 0))
 
+    def largest(self, resource: str) -> float:
+        """Returns how many of them the machine has that has most."""
+        import ray
+
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return max(resources.get(resource, 0.0) for resources in alive)
+
     def map_unordered(
-        self, function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int = 0
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        workers: int,
+        ahead: int = 0,
+        shared: Sequence[Path] = (),
     ) -> Iterator[Outcome[Item, Result]]:
         """Works like `engine.map_unordered`, a few items a task, a CPU each; an `Engine`.
 
         Each item is tried in a process of its own beside Ray's, so that crashes, kills and time-outs are what
         they are on one machine. `workers` limits the tasks at a time; 0 means all that there are CPUs for.
+
+        Raises:
+            UserError: if a machine does not see one of the `shared` files, or machines are lost all the time.
         """
         del ahead  # whatever waits for the caller are small results
         size = ITEMS_PER_TASK
         if isinstance(items, Sized):  # of a few items every CPU gets some
             size = min(size, max(1, len(items) // (2 * TASKS_PER_CPU * max(1, workers or self.count("CPU")))))
-        run = _TryApart(engine.TIMEOUT_S)
+        run = _TryApart(engine.TIMEOUT_S, tuple(shared))
         yield from self._map(run, function, items, size=size, needs=Needs(), workers=workers)
 
     def map_whole(
@@ -128,12 +146,12 @@ class Cluster:
         items: Iterable[Item],
         *,
         needs: Needs,
-        on_wait: Callable[[], None] = lambda: None,
+        on_wait: Callable[[], None] | None = None,
     ) -> Iterator[Outcome[Item, Result]]:
         """Yields one outcome per item, each a task without a time limit in a process of Ray's.
 
-        `on_wait` is called twice a second; if it raises, or nobody asks for more outcomes, the tasks get a
-        SIGINT and two minutes to end by themselves. `function` returns no None.
+        `on_wait` is called twice a second. If it raises, the tasks get a SIGINT and two minutes to end by
+        themselves; without it they are killed when nobody asks for more outcomes. `function` returns no None.
         """
         yield from self._map(_do_each, function, items, size=1, needs=needs, workers=0, on_wait=on_wait)
 
@@ -275,8 +293,15 @@ class _TryApart:
     """Tries each item once, in a process that may crash or hang."""
 
     timeout_s: float
+    shared: tuple[Path, ...]
 
     def __call__(self, function: Callable[[Item], Result], items: list[Item]) -> list[Outcome[Item, Result]]:
+        for path in self.shared:
+            if not path.exists():
+                raise UserError(
+                    f"{socket.gethostname()}, a machine of the cluster, does not see {path}: put data and "
+                    "results on storage that all of them share, under the same name"
+                )
         return try_once(_keep_pool(1), function, items, timeout_s=self.timeout_s)
 
 

@@ -1,6 +1,7 @@
 """All folds of a run: starts the run folder or goes on with it, fold after fold. Knows no training loop."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -22,6 +23,25 @@ from pipeline.train import Trainer
 TRAIN: Split = "train"
 
 
+@dataclass(frozen=True)
+class Plan:
+    """A run that has begun: all that the training of a fold must know of it.
+
+    Attributes:
+        recipe: with device and precision resolved.
+        exams: the cache's exam table.
+        fold_table: as `folds.csv` holds it.
+        folds: those to train.
+    """
+
+    recipe: Recipe
+    cache: Cache
+    run: Run
+    exams: pd.DataFrame
+    fold_table: pd.DataFrame
+    folds: list[int]
+
+
 def cross_validate(
     recipe: Recipe,
     cache: Cache,
@@ -41,25 +61,55 @@ def cross_validate(
         TrainingStopped: if a loss is not finite or no checkpoint can be read.
     """
     with ranks.first_goes_first():
-        recipe = resolve(recipe)
-        exams = _read_exams(recipe, cache)
-        fold_table = _tabulate_folds(exams, recipe)
-        wanted = _check_folds(folds, recipe.train.num_folds)
-        if ranks.is_first:
-            _start(recipe, cache, run, fold_table, num_ranks=ranks.size)
-            say_if_ranks_changed(run, ranks, reporter)
+        plan = begin(recipe, cache, run, reporter=reporter, folds=folds, ranks=ranks)
     with StopRequest() as stop:
-        for fold in wanted:
-            folder = run.fold(fold)
-            with held_for_all(folder.folder, ranks):
-                with ranks.first_goes_first():
-                    is_finished = folder.is_finished
-                if is_finished:
-                    reporter.say(f"fold {fold}: finished before")
-                    continue
-                with ranks.first_goes_first():
-                    task = FoldTask(recipe, FoldImages.split(exams, fold_table, fold, cache), fold=fold)
-                Trainer(recipe, task, folder, reporter=reporter, ranks=ranks).run(stop)
+        for fold in plan.folds:
+            train_fold(plan, fold, stop=stop, reporter=reporter, ranks=ranks)
+
+
+def begin(
+    recipe: Recipe,
+    cache: Cache,
+    run: Run,
+    *,
+    reporter: Reporter,
+    folds: Sequence[int] | None = None,
+    ranks: Ranks = ALONE,
+) -> Plan:
+    """Makes the run folder, or makes sure that the same run goes on; trains nothing.
+
+    Raises:
+        UserError: if recipe, cache and run folder do not fit together, or folds cannot be made.
+    """
+    recipe = resolve(recipe)
+    exams = _read_exams(recipe, cache)
+    fold_table = _tabulate_folds(exams, recipe)
+    wanted = _check_folds(folds, recipe.train.num_folds)
+    if ranks.is_first:
+        _start(recipe, cache, run, fold_table, num_ranks=ranks.size)
+        say_if_ranks_changed(run, ranks, reporter)
+    return Plan(recipe, cache, run, exams, fold_table, wanted)
+
+
+def train_fold(plan: Plan, fold: int, *, stop: StopRequest, reporter: Reporter, ranks: Ranks = ALONE) -> None:
+    """Trains one fold, or goes on with it; a finished one is left as it is.
+
+    Raises:
+        FolderInUse: if another training holds the fold.
+        Interrupted: after a signal; a checkpoint is saved.
+        TrainingStopped: if a loss is not finite or no checkpoint can be read.
+    """
+    folder = plan.run.fold(fold)
+    with held_for_all(folder.folder, ranks):
+        with ranks.first_goes_first():
+            is_finished = folder.is_finished
+        if is_finished:
+            reporter.say(f"fold {fold}: finished before")
+            return
+        with ranks.first_goes_first():
+            images = FoldImages.split(plan.exams, plan.fold_table, fold, plan.cache)
+            task = FoldTask(plan.recipe, images, fold=fold)
+        Trainer(plan.recipe, task, folder, reporter=reporter, ranks=ranks).run(stop)
 
 
 def make_fold_tasks(recipe: Recipe, cache: Cache, folds: Sequence[int] | None = None) -> Iterator[FoldTask]:

@@ -3,6 +3,7 @@
 Imports stand in the commands, so that `mammo --help` does not wait for torch.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -109,6 +110,8 @@ def prepare(
     from data_prep.quality import write_contact_sheet
     from pipeline.settings import load_recipe
 
+    if engine == "ray":  # whose machines have other working folders
+        data, cache = data.absolute(), cache.absolute()
     settings = CacheSettings(split=split, prepare=load_recipe(config, overrides or ()).prepare)
     listed = read_exams(data, split)
     exams = listed if patients is None else select_patients(listed, patients, seed)
@@ -117,6 +120,7 @@ def prepare(
         say(f"{located.num_absent} rows of {split}.csv left out: their files are absent")
     store = Cache(cache)
     is_left_out = ~listed["image_id"].isin(located.exams["image_id"])
+    shared = (store.settings_path, data / f"{split}.csv")
     failed = 0
     with (
         open_cluster(engine, address) as cluster,
@@ -134,7 +138,7 @@ def prepare(
             store,
             settings,
             workers=(count_workers() if cluster is None else 0) if workers is None else workers,
-            engine=map_unordered if cluster is None else cluster.map_unordered,
+            engine=map_unordered if cluster is None else partial(cluster.map_unordered, shared=shared),
             left_out=listed[is_left_out] if split == "test" else None,
             on_image=on_image,
         )

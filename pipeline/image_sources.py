@@ -8,13 +8,14 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from data_prep.cache import Cache, CacheSettings
+from data_prep.engine import Engine, map_unordered
 from data_prep.errors import ImageError, UserError
 from data_prep.exams import locate_images, read_exams
 from data_prep.frame import Image
@@ -72,14 +73,16 @@ class ImageFolder:
         UserError: if test.csv cannot be used, or all of its images are absent.
     """
 
-    def __init__(self, folder: Path, settings: PrepareSettings, *, workers: int) -> None:
+    def __init__(
+        self, folder: Path, settings: PrepareSettings, *, workers: int, engine: Engine = map_unordered
+    ) -> None:
         self.exams = read_exams(folder, "test")
         self._paths = locate_images(self.exams, folder, "test").tolist()
         if not any(self._paths):
             raise UserError(
                 f"{folder}/test_images holds none of the {len(self.exams)} images that test.csv names"
             )
-        self._settings, self._workers = settings, workers
+        self._settings, self._workers, self._engine = settings, workers, engine
         reason = ImageError("missing", "test.csv names it, but it has no file")
         self.absent = {row: reason for row, path in enumerate(self._paths) if path is None}
 
@@ -94,7 +97,8 @@ class ImageFolder:
         paths = [self._paths[row] for _, row in places]
         ahead = 2 * max((len(rows) for rows in groups), default=0)
         held: defaultdict[int, dict[int, Image | ImageError]] = defaultdict(dict)
-        for index, image in stream_images(paths, self._settings, workers=self._workers, ahead=ahead):
+        options: dict[str, Any] = {"workers": self._workers, "ahead": ahead, "engine": self._engine}
+        for index, image in stream_images(paths, self._settings, **options):
             number, row = places[index]
             held[number][row] = image
             if len(held[number]) == len(groups[number]):

@@ -2,23 +2,24 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from data_prep.cache import Cache
+from data_prep.engine import Engine, map_unordered
 from data_prep.errors import UserError
 from data_prep.exams import BREAST
 from data_prep.files import Journal
 from pipeline.aggregate import Views, to_breasts
 from pipeline.checkpoint import load_weights
 from pipeline.evaluation import require_breasts
-from pipeline.image_sources import Batch, ImageCache, ImageFolder, ImageSource
+from pipeline.image_sources import Batch, ImageCache, ImageFolder, ImageSource, Rows
 from pipeline.oof import collect_oof
 from pipeline.predict import Arithmetic, Ensemble
 from pipeline.progress import Reporter
@@ -32,6 +33,16 @@ FAILURES_COLUMNS = ["patient_id", "image_id", "reason", "message"]
 
 Record = dict[str, Any]
 """A line of the journal: the answers to a batch, by image_id, and reason and message of its failures."""
+
+Answer = Callable[[Sequence[Rows]], Generator[Record, None, None]]
+"""Yields a record for each of some groups of a source's rows, in any order."""
+
+
+class Place(Protocol):
+    """Where the models are asked."""
+
+    def __call__(self, run: Run, source: ImageSource, *, flip: bool) -> Answer:
+        """Gets a run's models ready for the images of a source."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,23 @@ class RunPredictions:
         return breasts.drop(columns="prediction_id").merge(identifiers, on=BREAST)
 
 
+def ask_here(run: Run, source: ImageSource, *, flip: bool, device: str = "auto") -> Answer:
+    """Gets a run's models ready in this process; a `Place`.
+
+    Raises:
+        UserError: if a fold's weights cannot be read, and by the answer if one of them is no number.
+    """
+    ensemble = load_ensemble(run, flip=flip, device=device)
+    image_ids = source.exams["image_id"].tolist()
+
+    def answer(groups: Sequence[Rows]) -> Generator[Record, None, None]:
+        with closing(source.load(groups)) as batches:
+            for batch in batches:
+                yield _answer(ensemble, batch, image_ids)
+
+    return answer
+
+
 def predict_folder(
     run: Run,
     folder: Path,
@@ -68,18 +96,21 @@ def predict_folder(
     reporter: Reporter,
     flip: bool = False,
     journal: Journal | None = None,
+    place: Place = ask_here,
+    engine: Engine = map_unordered,
 ) -> RunPredictions:
     """Predicts the images of a folder's test.csv from their files, a few batches in memory at a time.
 
-    With a journal, goes on where a call that was broken off has stopped, to the same predictions.
+    With a journal, goes on where a call that was broken off has stopped, to the same predictions. `engine`
+    decodes at the `place`.
 
     Raises:
         UserError: if the run is not finished, test.csv cannot be used, all of its images are absent, or the
             journal is of another run or other images.
     """
     run.require_finished()
-    source = ImageFolder(folder, load_recipe(run.settings).prepare, workers=workers)
-    return _predict(run, source, journal, flip=flip, reporter=reporter)
+    source = ImageFolder(folder, load_recipe(run.settings).prepare, workers=workers, engine=engine)
+    return _predict(run, source, journal, place, flip=flip, reporter=reporter)
 
 
 def predict_cache(
@@ -90,6 +121,7 @@ def predict_cache(
     reporter: Reporter,
     flip: bool = False,
     journal: Journal | None = None,
+    place: Place = ask_here,
 ) -> RunPredictions:
     """Predicts the images of a cache of the test split, as `predict_folder` does those of a folder.
 
@@ -100,10 +132,10 @@ def predict_cache(
     run.require_finished()
     settings = load_recipe(run.settings).prepare
     source = ImageCache(cache, settings, workers=workers, config=run.settings)
-    return _predict(run, source, journal, flip=flip, reporter=reporter)
+    return _predict(run, source, journal, place, flip=flip, reporter=reporter)
 
 
-def load_ensemble(run: Run, *, flip: bool = False) -> Ensemble:
+def load_ensemble(run: Run, *, flip: bool = False, device: str = "auto") -> Ensemble:
     """Loads all folds' models.
 
     Raises:
@@ -111,14 +143,14 @@ def load_ensemble(run: Run, *, flip: bool = False) -> Ensemble:
     """
     folds, recipe = run.require_finished(), load_recipe(run.settings)
     models = [load_weights(run.fold(fold), recipe.model) for fold in folds]
-    return Ensemble(models, Arithmetic.choose("auto", recipe.train.precision), flip=flip)
+    return Ensemble(models, Arithmetic.choose(device, recipe.train.precision), flip=flip)
 
 
 def _predict(
-    run: Run, source: ImageSource, journal: Journal | None, *, flip: bool, reporter: Reporter
+    run: Run, source: ImageSource, journal: Journal | None, place: Place, *, flip: bool, reporter: Reporter
 ) -> RunPredictions:
     prior = float(require_breasts(collect_oof(run))["cancer"].mean())
-    ensemble = load_ensemble(run, flip=flip)
+    answer = place(run, source, flip=flip)
     header = {"run": _hash_run(run), "images": source.fingerprint, "flip": flip}
     records = _recall(journal, header) if journal else []
     image_ids = source.exams["image_id"].tolist()
@@ -127,11 +159,10 @@ def _predict(
     waiting = [rows for rows in groups if not known.issuperset(image_ids[row] for row in rows)]
     with (
         reporter.track("predict", len(image_ids)) as advance,
-        closing(source.load(waiting)) as batches,
+        closing(answer(waiting)) as answers,
     ):
         advance(len(image_ids) - sum(map(len, waiting)))
-        for batch in batches:
-            record = _answer(ensemble, batch, image_ids)
+        for record in answers:
             if journal:
                 journal.append(record)
             records.append(record)

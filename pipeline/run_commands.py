@@ -12,6 +12,7 @@ from rich.table import Table
 
 from data_prep.engine import count_workers
 from data_prep.errors import UserError
+from pipeline.engines import Address, EngineName, open_cluster
 from pipeline.evaluation_commands import evaluate, show_evaluation
 from pipeline.progress import Reporter
 from pipeline.terminal import (
@@ -34,6 +35,7 @@ from pipeline.terminal import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from data_prep.cluster import Cluster
     from pipeline.settings import Recipe
 
 
@@ -69,6 +71,17 @@ def train(
     ] = None,
     fold: Annotated[list[int] | None, typer.Option(help="Only this fold; may be repeated.")] = None,
     overrides: Overrides = None,
+    engine: EngineName = "local",
+    address: Address = None,
+    gpus_per_fold: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="With --engine ray; 0.5 puts two folds on one, 0 all on CPUs.",
+            show_default="1 where there are any",
+        ),
+    ] = None,
     *,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print the folds, the steps, and what they will cost.")
@@ -79,6 +92,10 @@ def train(
     With --cache, cross-validates on mammograms. With --data, learns the classes of a folder of images and
     reports on its test split. Goes on where it was stopped, on CPUs to the same weights. Under torchrun,
     the processes train each fold together.
+
+    With --engine ray, the machines of a Ray cluster train several folds at once, each with as many threads as
+    this machine would (OMP_NUM_THREADS), to the same weights. CACHE and RUN must lie, under the same names, on
+    storage that all of them share.
     """
     from data_prep.cache import Cache
     from pipeline.classify import train_classes
@@ -92,7 +109,9 @@ def train(
         name = "--fold" if fold else "--dry-run"
         raise UserError(f"{name} goes with --cache: a folder of classes has one test split and no folds")
     folder = run or Path("reports") / config.stem
-    with speaking_for_all() as ranks:
+    if engine == "ray" or gpus_per_fold is not None:
+        _require_spreadable(engine, cache, dry_run=dry_run)
+    with speaking_for_all() as ranks, open_cluster(engine, address) as cluster:
         with ranks.first_goes_first():
             recipe = load_recipe(config, overrides or ())
             if dry_run and ranks.size > 1:
@@ -103,6 +122,9 @@ def train(
             return
         if data is not None:
             train_classes(recipe, data, ClassRun(folder), reporter=Reporter(console), ranks=ranks)
+        elif cluster is not None:
+            assert cache is not None
+            _spread_folds(cluster, recipe, cache, folder, fold, gpus_per_fold)
         else:
             assert cache is not None
             cross_validate(
@@ -110,6 +132,37 @@ def train(
             )
     if ranks.is_first:
         _evaluate_if_finished(folder)
+
+
+def _require_spreadable(engine: str, cache: Path | None, *, dry_run: bool) -> None:
+    """Refuses what does not go with --engine ray."""
+    from pipeline.ranks import is_under_torchrun
+
+    if engine != "ray":
+        raise UserError(
+            "--gpus-per-fold goes with --engine ray: under torchrun each process has a GPU of its own"
+        )
+    if cache is None or dry_run or is_under_torchrun():
+        what = "--data" if cache is None else "--dry-run" if dry_run else "torchrun"
+        raise UserError(
+            f"--engine ray spreads the folds of a --cache and does not go with {what}: leave one out"
+        )
+
+
+def _spread_folds(
+    cluster: "Cluster",
+    recipe: "Recipe",
+    cache: Path,
+    folder: Path,
+    folds: list[int] | None,
+    gpus: float | None,
+) -> None:
+    from data_prep.cache import Cache
+    from pipeline.run import Run
+    from pipeline.spread_folds import spread_folds
+
+    store, run = Cache(cache.absolute()), Run(folder.absolute())  # the machines have other working folders
+    spread_folds(cluster, recipe, store, run, reporter=Reporter(console), folds=folds, gpus=gpus)
 
 
 def _show_preview(recipe: "Recipe", cache: Path, folds: list[int] | None) -> None:
@@ -157,6 +210,8 @@ def predict(
         ),
     ] = "mean",
     workers: Workers = None,
+    engine: EngineName = "local",
+    address: Address = None,
     *,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Write probabilities instead of 0 and 1.")
@@ -175,6 +230,10 @@ def predict(
     without any gets the share of cancers in training.
 
     Goes on where it was stopped, to the same file: what is known stands in <OUT>.partial until the end.
+
+    With --engine ray, the machines of a Ray cluster predict the batches, to the same file: each with a GPU if
+    there are any, else with as many threads as this machine would use (OMP_NUM_THREADS). RUN and the images
+    must lie, under the same names, on storage that all of them share.
     """
     from data_prep.cache import Cache
     from data_prep.csv_rows import require_replaceable
@@ -191,6 +250,10 @@ def predict(
         raise UserError(
             "--views max goes with --probabilities: the run's threshold was chosen for the mean of the images"
         )
+    if engine == "ray":
+        if workers is not None:
+            raise UserError("--workers goes with --engine local: on a cluster each batch brings its own")
+        run, data, cache = run.absolute(), data and data.absolute(), cache and cache.absolute()
     folder = Run(run)
     folder.require_finished()
     threshold = None if probabilities else read_threshold(folder)
@@ -200,13 +263,15 @@ def predict(
     require_replaceable(target, COLUMNS)
     require_replaceable(failures_path, FAILURES_COLUMNS)
     require_writable(target)
-    with journal.held():
+    with journal.held(), open_cluster(engine, address) as cluster:
         options: dict[str, Any] = {
             "workers": count_workers() if workers is None else workers,
             "reporter": Reporter(console),
             "flip": flip,
             "journal": journal,
         }
+        if cluster is not None:
+            options |= _spread_batches(cluster, from_files=data is not None)
         if data is not None:
             predictions = predict_folder(folder, data, **options)
         else:
@@ -225,6 +290,17 @@ def predict(
         error_console.print(f"warning: {target}: {problem}", markup=False, highlight=False)
     if len(predictions.failures):
         finish_with_failures(Counter(predictions.failures["reason"]), failures_path, allowed=allow_failures)
+
+
+def _spread_batches(cluster: "Cluster", *, from_files: bool) -> dict[str, Any]:
+    """Returns what makes `predict_folder` or `predict_cache` use a cluster."""
+    from data_prep.cluster import map_here
+    from pipeline.spread_batches import SpreadBatches
+
+    place = SpreadBatches(cluster)
+    if from_files:
+        return {"place": place, "engine": map_here, "workers": place.num_readers}
+    return {"place": place, "workers": 0}
 
 
 def _describe_submission(submission: "pd.DataFrame", threshold: float | None) -> str:

@@ -105,7 +105,7 @@ def test_poison_is_tried_twice_and_costs_no_other_item(
 def test_a_lost_node_costs_time_and_no_try(
     nodes: Nodes, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two nodes hold an item each; one is lost, and a late one takes what it had, though nothing is retried."""
+    """Two nodes hold an item each; one is lost, and a late one takes what it had, without a retry."""
     monkeypatch.setattr(cluster_module, "MAX_ATTEMPTS", 1)
     outcomes: list[Outcome[int, int]] = []
     work = partial(cluster.map_unordered, Wait(tmp_path), range(2), workers=0)
