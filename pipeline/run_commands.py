@@ -94,8 +94,8 @@ def train(
     the processes train each fold together.
 
     With --engine ray, the machines of a Ray cluster train several folds at once, each with as many threads as
-    this machine would (OMP_NUM_THREADS), to the same weights. CACHE and RUN must lie, under the same names, on
-    storage that all of them share.
+    this machine would (OMP_NUM_THREADS), to the same weights. CACHE and RUN must lie, under the same names,
+    on storage that all of them share.
     """
     from data_prep.cache import Cache
     from pipeline.classify import train_classes

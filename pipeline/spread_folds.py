@@ -17,7 +17,7 @@ from data_prep.cache import Cache
 from data_prep.cluster import Cluster, Mailbox, Needs
 from data_prep.engine import Outcome
 from data_prep.errors import FolderInUse, TrainingStopped, UserError
-from data_prep.files import require_unlocked
+from data_prep.locks import STALE_S, require_unlocked
 from pipeline.cross_validate import Plan, begin, train_fold
 from pipeline.interrupt import Interrupted, StopRequest
 from pipeline.progress import Reporter
@@ -26,7 +26,7 @@ from pipeline.settings import Recipe
 
 Result = TypeVar("Result")
 
-SECONDS_TO_LET_GO = 300.0  # for shared storage, of the lock of a machine that is lost
+SECONDS_TO_LET_GO = STALE_S + 60.0  # of the lock of a machine that is lost
 SECONDS_BETWEEN_TRIES = 1.0
 
 
