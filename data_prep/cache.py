@@ -54,7 +54,9 @@ MANIFEST_TYPES = dict.fromkeys(MANIFEST_COLUMNS, "str")
 MANIFEST_TYPES |= dict.fromkeys(["source_bytes", "bytes_read", "rows", "columns", "level", "top"], "Int64")
 MANIFEST_TYPES |= dict.fromkeys(["box_left", "box_top", "box_right", "box_bottom"], "Int64")
 MANIFEST_TYPES |= dict.fromkeys(["scale_x", "scale_y", "contrast", "saturated"], "float64")
-MANIFEST_TYPES |= {"flipped": "boolean"}
+MANIFEST_TYPES |= {"flipped": "boolean", "source_etag": "str"}
+ETAG = "source_etag"
+"""The manifest's last column, where an image came from object storage."""
 NEEDED_COLUMNS = [name for name in MANIFEST_COLUMNS if name not in {"status", "warnings"}]
 """The cells that every prepared image has."""
 FAILURE_COLUMNS = [*ID_COLUMNS, "reason", "message"]
@@ -197,11 +199,14 @@ class Cache:
         table["status"] = np.where(failed, FAILED, PREPARED)
         write_csv(self.failures_path, table.loc[failed, FAILURE_COLUMNS])
         write_csv(self.timings_path, table[TIMING_COLUMNS])
-        write_csv(self.manifest_path, table[MANIFEST_COLUMNS])
+        is_remote = table[ETAG].fillna("").ne("").any()
+        write_csv(self.manifest_path, table[[*MANIFEST_COLUMNS, *([ETAG] if is_remote else [])]])
         self.journal.remove()
 
     def read_manifest(self) -> pd.DataFrame:
         """Returns the manifest: text, nullable integers, floats, booleans; a failed image has ids alone.
+
+        `source_etag` is always there, and empty for images from local files.
 
         Raises:
             UserError: if the folder is no finished cache, or its manifest is damaged.
@@ -258,7 +263,7 @@ class Cache:
         return sort_by_id(every.drop_duplicates("image_id"), ID_COLUMNS)  # a killed command may leave both
 
 
-_ALL_COLUMNS = list(dict.fromkeys(MANIFEST_COLUMNS + FAILURE_COLUMNS + TIMING_COLUMNS))
+_ALL_COLUMNS = list(dict.fromkeys([*MANIFEST_COLUMNS, ETAG, *FAILURE_COLUMNS, *TIMING_COLUMNS]))
 
 
 def damaged(path: Path) -> UserError:
@@ -280,12 +285,13 @@ def _read_exams(path: Path) -> pd.DataFrame:
 
 def _read_manifest(path: Path) -> pd.DataFrame:
     try:
-        manifest = pd.read_csv(path, dtype=MANIFEST_TYPES)[MANIFEST_COLUMNS]
+        table = pd.read_csv(path, dtype=MANIFEST_TYPES)
+        manifest = table[MANIFEST_COLUMNS].assign(**{ETAG: table.get(ETAG)})
     except (ValueError, KeyError) as error:
         raise damaged(path) from error
     if manifest[ID_COLUMNS].isna().any(axis=None):
         raise damaged(path)
-    return manifest.fillna({"warnings": ""})
+    return manifest.fillna({"warnings": "", ETAG: ""})
 
 
 def _read_table(path: Path, columns: list[str]) -> list[dict[str, str]]:

@@ -1,12 +1,14 @@
 """CSV files: text cells with their spreadsheet rows, and all problems in one sentence. Knows no columns."""
 
 import csv
+import io
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
 from data_prep.errors import UserError
+from data_prep.storage import Place
 
 MAX_PROBLEMS_SHOWN = 10
 
@@ -18,15 +20,15 @@ class Problem(NamedTuple):
     what: str
 
 
-def read_rows(path: Path) -> pd.DataFrame:
+def read_rows(path: Place) -> pd.DataFrame:
     """Reads a CSV as text cells just as they stand; the index holds spreadsheet rows, without blank ones.
 
     Raises:
         UserError: if the file cannot be read, is not UTF-8, is no rectangle, or names a column twice.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            header, *records = list(csv.reader(stream, strict=True)) or [[]]
+        text = path.read_bytes().decode("utf-8-sig")
+        header, *records = list(csv.reader(io.StringIO(text, newline=""), strict=True)) or [[]]
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: save it as 'CSV UTF-8'") from error
     except csv.Error as error:
@@ -66,7 +68,7 @@ def require_replaceable(path: Path, columns: list[str]) -> None:
         )
 
 
-def raise_if_any(problems: list[Problem], *, source: Path) -> None:
+def raise_if_any(problems: list[Problem], *, source: Place) -> None:
     """Raises one UserError for all problems: the first ten by row, and how many there are."""
     if not problems:
         return

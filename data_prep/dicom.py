@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from data_prep.frame import (
 from data_prep.geometry import find_max_reduction, reduce_pixels
 from data_prep.pixel_data import find_frame, inflate
 from data_prep.source import Source, Span
+from data_prep.storage import ImagePath
 
 TAGS = [
     "PresentationIntentType",
@@ -105,7 +105,7 @@ class DicomFile:
         return codecs.cut_to_value(samples, self.layout)
 
 
-def read_frame(path: Path, level: int = 0) -> Frame:
+def read_frame(path: ImagePath, level: int = 0) -> Frame:
     """Reads and decodes a file, at 1 / 2**level of its full size.
 
     Raises:
@@ -114,7 +114,7 @@ def read_frame(path: Path, level: int = 0) -> Frame:
     return open_dicom(path).read_frame(level)
 
 
-def open_dicom(path: Path, *, whole: bool = True) -> DicomFile:
+def open_dicom(path: ImagePath, *, whole: bool = True) -> DicomFile:
     """Reads a file's header and finds its encoded frame; `whole` reads the frame too, in one go.
 
     Raises:

@@ -13,6 +13,8 @@ import pandas as pd
 from data_prep.csv_rows import Problem, raise_if_any, read_rows
 from data_prep.errors import UserError
 from data_prep.files import write_csv
+from data_prep.remote_images import find_remote_images
+from data_prep.storage import ImagePath, Place, Url
 
 Split = Literal["train", "test"]
 
@@ -74,7 +76,7 @@ COLUMNS = {
 """All that is ever taken from a CSV, in the order of the checked table. Other columns stay behind."""
 
 
-def read_exams(folder: Path, split: Split) -> pd.DataFrame:
+def read_exams(folder: Place, split: Split) -> pd.DataFrame:
     """Reads and checks `<split>.csv` of a folder in RSNA layout: one row per image, by patient and image id.
 
     The columns are those of `COLUMNS` that the file has, in that order. `prediction_id` is always there;
@@ -86,7 +88,7 @@ def read_exams(folder: Path, split: Split) -> pd.DataFrame:
     return sort_by_id(_read_in_file_order(folder, split), ["patient_id", "image_id"])
 
 
-def read_prediction_ids(folder: Path) -> list[str]:
+def read_prediction_ids(folder: Place) -> list[str]:
     """Reads the ids that a submission must hold: those of test.csv, each once, in order of appearance.
 
     Raises:
@@ -95,7 +97,7 @@ def read_prediction_ids(folder: Path) -> list[str]:
     return list(_read_in_file_order(folder, "test")["prediction_id"].unique())
 
 
-def _read_in_file_order(folder: Path, split: Split) -> pd.DataFrame:
+def _read_in_file_order(folder: Place, split: Split) -> pd.DataFrame:
     path = folder / f"{split}.csv"
     if not path.is_file():
         raise UserError(
@@ -122,7 +124,7 @@ def write_exam_table(path: Path, exams: pd.DataFrame) -> None:
 
 
 def check_exams(
-    rows: pd.DataFrame, split: Split, *, source: Path, others: Sequence[Problem] = ()
+    rows: pd.DataFrame, split: Split, *, source: Place, others: Sequence[Problem] = ()
 ) -> pd.DataFrame:
     """Turns text cells, as from `read_rows`, into checked exams in the same order.
 
@@ -206,7 +208,7 @@ def _convert(cells: "pd.Series[str]", dtype: str) -> "pd.Series[Any]":
     return cells if dtype == "str" else pd.to_numeric(cells).astype(dtype)  # type: ignore[call-overload]
 
 
-def require_columns(rows: pd.DataFrame, needed: list[str], split: Split, *, source: Path) -> None:
+def require_columns(rows: pd.DataFrame, needed: list[str], split: Split, *, source: Place) -> None:
     """Checks that a table has rows and the needed columns, for the train split `cancer` too.
 
     Raises:
@@ -238,22 +240,35 @@ def sort_by_id(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     return table.sort_values(list(columns), key=rank, kind="stable", ignore_index=True)
 
 
-def locate_images(exams: pd.DataFrame, folder: Path, split: Split) -> "pd.Series[Any]":
-    """Finds each row's file in `<split>_images/<patient_id>/`: a Path, or None where there is none."""
-    images = folder / f"{split}_images"
-    files = {patient_id: _find_files(images / patient_id) for patient_id in exams["patient_id"].unique()}
-    pairs = zip(exams["patient_id"], exams["image_id"], strict=True)
+def locate_images(exams: pd.DataFrame, folder: Place, split: Split) -> "pd.Series[Any]":
+    """Finds each row's file in `<split>_images/<patient_id>/`: an ImagePath, or None where there is none.
+
+    Raises:
+        UserError: if object storage does not tell.
+    """
+    images, patient_ids = folder / f"{split}_images", exams["patient_id"].unique()
+    pairs = list(zip(exams["patient_id"], exams["image_id"], strict=True))
+    found: Mapping[str, Sequence[ImagePath]] = (
+        find_remote_images(images, pairs, IMAGE_SUFFIXES)
+        if isinstance(images, Url)
+        else {patient_id: _list_folder(images / patient_id) for patient_id in patient_ids}
+    )
+    files = {patient_id: _choose_files(found.get(patient_id, ())) for patient_id in patient_ids}
     paths = [files[patient_id].get(image_id) for patient_id, image_id in pairs]
     return pd.Series(paths, index=exams.index, dtype=object)
 
 
-def _find_files(folder: Path) -> dict[str, Path]:
-    """Maps image ids to files with one look at a patient's folder; one that cannot be read holds none."""
+def _list_folder(folder: Path) -> list[ImagePath]:
+    """Looks once at a patient's folder; one that cannot be read holds nothing."""
     try:
         with os.scandir(folder) as entries:
-            paths = [Path(entry.path) for entry in entries if entry.is_file()]
+            return [Path(entry.path) for entry in entries if entry.is_file()]
     except OSError:
-        return {}
+        return []
+
+
+def _choose_files(paths: Sequence[ImagePath]) -> dict[str, ImagePath]:
+    """Maps image ids to files."""
     paths = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
     paths.sort(key=lambda path: (IMAGE_SUFFIXES.index(path.suffix.lower()), path.name), reverse=True)
     return {path.stem: path for path in paths}  # the preferred suffix comes last and stays
@@ -268,7 +283,7 @@ class LocatedExams(NamedTuple):
 
 
 def require_images(
-    exams: pd.DataFrame, folder: Path, split: Split, *, present_only: bool = False
+    exams: pd.DataFrame, folder: Place, split: Split, *, present_only: bool = False
 ) -> LocatedExams:
     """Locates all images; `present_only` leaves rows without a file out.
 

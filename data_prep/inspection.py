@@ -18,6 +18,7 @@ from data_prep.frame import PhotometricInterpretation
 from data_prep.review import LOW_CONTRAST, SATURATED, WARNINGS
 from data_prep.settings import PrepareSettings
 from data_prep.stages import Stages, prepare_stages
+from data_prep.storage import ImagePath
 
 ENCODINGS = {
     codecs.IMPLICIT_VR_LITTLE_ENDIAN: "uncompressed, implicit VR",
@@ -48,7 +49,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PICTURE_INCHES, DOTS_PER_INCH = (12.0, 5.2), 120
 
 
-def inspect_file(path: Path, settings: PrepareSettings) -> Stages:
+def inspect_file(path: ImagePath, settings: PrepareSettings) -> Stages:
     """Prepares one file as `prepare` would, without a cache and without a table to compare it with.
 
     Raises:

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,6 +17,7 @@ from data_prep.frame import Image
 from data_prep.locks import locked
 from data_prep.settings import PrepareSettings
 from data_prep.stages import Record, Stages, prepare_stages
+from data_prep.storage import ImagePath, RemoteFile
 
 LEAST_SHARE = 0.1  # of a PNG's size in that of its pixels: RSNA's images have 0.13 to 0.6
 
@@ -33,7 +33,7 @@ class Task:
     patient_id: str
     image_id: str
     laterality: str
-    path: Path
+    path: ImagePath
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,15 @@ class Summary:
         num_images: images asked for.
         num_prepared: of them, prepared now; the others were in the cache already or failed.
         failures: how many failed, by reason code.
+        remote_bytes: what the files that were prepared now from object storage hold.
+        received_bytes: of them, what was read.
     """
 
     num_images: int
     num_prepared: int
     failures: dict[str, int]
+    remote_bytes: int = 0
+    received_bytes: int = 0
 
     @property
     def num_failed(self) -> int:
@@ -99,7 +103,14 @@ def prepare(
         cache.write_tables(records)
     asked = [records[task.image_id] for task in tasks]
     failures = Counter(str(record["reason"]) for record in asked if record.get("reason"))
-    return Summary(len(tasks), len(waiting) - failures.total(), dict(sorted(failures.items())))
+    remote = [records[task.image_id] for task in waiting if "source_etag" in records[task.image_id]]
+    return Summary(
+        num_images=len(tasks),
+        num_prepared=len(waiting) - failures.total(),
+        failures=dict(sorted(failures.items())),
+        remote_bytes=sum(record["source_bytes"] for record in remote),
+        received_bytes=sum(record["bytes_read"] for record in remote),
+    )
 
 
 def _is_done(task: Task, cache: Cache, records: dict[str, Record]) -> bool:
@@ -108,12 +119,23 @@ def _is_done(task: Task, cache: Cache, records: dict[str, Record]) -> bool:
     if record is None or record.get("reason"):
         return False
     try:
-        status = task.path.stat()
+        asked = _identify(task.path) | {"laterality": task.laterality}
     except OSError:
         return False
-    known = [str(record.get(name)) for name in ("source_bytes", "source_mtime_ns", "laterality")]
-    same = known == [str(status.st_size), str(status.st_mtime_ns), task.laterality]
+    same = all(str(record.get(name)) == str(value) for name, value in asked.items())
     return same and cache.image_path(task.patient_id, task.image_id).is_file()
+
+
+def _identify(path: ImagePath) -> Record:
+    """Returns what changes with a file, as far as can be told without reading it.
+
+    Raises:
+        OSError: if the file is gone.
+    """
+    if isinstance(path, RemoteFile):
+        return {"source_bytes": path.size, "source_etag": path.etag}
+    status = path.stat()
+    return {"source_bytes": status.st_size, "source_mtime_ns": status.st_mtime_ns}
 
 
 def _prepare_into(cache: Cache, settings: PrepareSettings, task: Task) -> Record | ImageError:
@@ -121,7 +143,7 @@ def _prepare_into(cache: Cache, settings: PrepareSettings, task: Task) -> Record
     start = time.perf_counter()
     target = cache.image_path(task.patient_id, task.image_id)
     try:
-        status = task.path.stat()
+        identity = _identify(task.path)
     except OSError as error:
         return ImageError("io_error", f"the file cannot be read: {error.strerror}")
     stages = _try_stages(task.path, settings, task.laterality)
@@ -129,16 +151,21 @@ def _prepare_into(cache: Cache, settings: PrepareSettings, task: Task) -> Record
         target.unlink(missing_ok=True)  # an image of what the file held before
         return stages
     image_sha256 = write_image(target, stages.image)
-    return stages.record | {
-        "source_sha256": stages.source.sha256(),
-        "image_sha256": image_sha256,
-        "laterality": task.laterality,
-        "source_mtime_ns": status.st_mtime_ns,
-        "seconds": round(time.perf_counter() - start, 4),
-    }
+    return (
+        identity
+        | stages.record
+        | {
+            "source_sha256": stages.source.sha256(),
+            "image_sha256": image_sha256,
+            "laterality": task.laterality,
+            "seconds": round(time.perf_counter() - start, 4),
+        }
+    )
 
 
-def _try_stages(path: Path, settings: PrepareSettings, laterality: str | None = None) -> Stages | ImageError:
+def _try_stages(
+    path: ImagePath, settings: PrepareSettings, laterality: str | None = None
+) -> Stages | ImageError:
     """Returns what is made of a file, or what is wrong with it: no file stops the others."""
     try:
         return prepare_stages(path, settings, laterality=laterality)
@@ -158,7 +185,7 @@ def _to_record(outcome: Outcome[Task, Record | ImageError]) -> Record:
 
 
 def stream_images(
-    paths: Sequence[Path],
+    paths: Sequence[ImagePath],
     settings: PrepareSettings,
     *,
     workers: int,
@@ -177,6 +204,6 @@ def stream_images(
         yield outcome.item[0], lost if outcome.result is None else outcome.result
 
 
-def _prepare_at(settings: PrepareSettings, numbered_path: tuple[int, Path]) -> Image | ImageError:
+def _prepare_at(settings: PrepareSettings, numbered_path: tuple[int, ImagePath]) -> Image | ImageError:
     stages = _try_stages(numbered_path[1], settings)
     return stages if isinstance(stages, ImageError) else stages.image

@@ -3,7 +3,6 @@
 import warnings
 from dataclasses import dataclass, field, replace
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -13,6 +12,7 @@ from data_prep.errors import ImageError
 from data_prep.frame import Frame, Grid, VoiLutFunction, Window
 from data_prep.geometry import find_max_reduction, reduce_pixels
 from data_prep.source import Source
+from data_prep.storage import ImagePath
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".pgm")
 FORMATS = ("PNG", "JPEG", "PPM")
@@ -45,7 +45,7 @@ class RasterFile:
         return replace(self.frame, pixels=reduce_pixels(self.frame.pixels, level), grid=Grid(level))
 
 
-def open_raster(path: Path) -> RasterFile:
+def open_raster(path: ImagePath) -> RasterFile:
     """Reads a file of 8 or 16 bits; colours become grey, and the full range becomes the window.
 
     Raises:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.errors import ImageError
+from data_prep.storage import Download, ImagePath, RemoteFile
 
 CHUNK_BYTES = 2**16  # holds the header of most files
 WHOLE_BYTES = 2**27  # more than any mammogram has; of a longer file no more is read than is asked for
@@ -16,31 +17,34 @@ MAX_READS = 2**18  # of a header: a hundred times as many elements as any mammog
 
 @dataclass
 class Source:
-    """The first bytes of a file, as a binary stream; what lies beyond `content` has not been read yet.
+    """The first bytes of a file, as a binary stream; what lies beyond `content` nobody has asked for yet.
 
     Every method raises ImageError: `io_error` if the file cannot be read, `too_large` if more is asked of it
     than of any mammogram.
 
     Attributes:
-        path: None for bytes in memory.
+        origin: None for bytes in memory.
         size: of the whole file, in bytes.
-        content: what was read, from the file's beginning.
+        content: what was asked for, from the file's beginning.
         num_reads: how often `read` was called.
     """
 
-    path: Path | None
+    origin: Path | Download | None
     size: int
     content: bytes = b""
     position: int = 0
     num_reads: int = 0
 
     @classmethod
-    def open(cls, path: Path, *, whole: bool) -> "Source":
+    def open(cls, path: ImagePath, *, whole: bool) -> "Source":
         """Opens a file and reads all of it, or enough for a header."""
-        try:
-            source = cls(path, path.stat().st_size)
-        except OSError as error:
-            raise _io_error(error) from error
+        if isinstance(path, RemoteFile):
+            source = cls(Download(path), path.size)
+        else:
+            try:
+                source = cls(path, path.stat().st_size)
+            except OSError as error:
+                raise _io_error(error) from error
         source.read_to(WHOLE_BYTES if whole else CHUNK_BYTES)
         return source
 
@@ -52,14 +56,12 @@ class Source:
     def read_to(self, end: int) -> None:
         """Makes sure that `content` reaches `end`, or the end of the file."""
         missing = min(end, self.size) - len(self.content)
-        if missing <= 0 or self.path is None:
+        if missing <= 0 or self.origin is None:
             return
         if len(self.content) + missing > MAX_BYTES:
             raise ImageError("too_large", f"more than {MAX_BYTES >> 20} MB of the file would have to be read")
         try:
-            with self.path.open("rb", buffering=0) as stream:
-                stream.seek(len(self.content))
-                more = _read(stream, missing)
+            more = _read_part(self.origin, len(self.content), missing)
         except OSError as error:
             raise _io_error(error) from error
         self.content = self.content + more if self.content else more
@@ -86,9 +88,22 @@ class Source:
         """Returns the position, like a file."""
         return self.position
 
+    @property
+    def received(self) -> bytes:
+        """All that was read; of a remote file that may be more than anybody asked for."""
+        return self.origin.content if isinstance(self.origin, Download) else self.content
+
     def sha256(self) -> str:
         """Returns the checksum of what was read, in hexadecimal."""
-        return hashlib.sha256(self.content).hexdigest()
+        return hashlib.sha256(self.received).hexdigest()
+
+
+def _read_part(origin: Path | Download, start: int, count: int) -> bytes:
+    if isinstance(origin, Download):
+        return origin.read(start, start + count)
+    with origin.open("rb", buffering=0) as stream:
+        stream.seek(start)
+        return _read(stream, count)
 
 
 def _read(stream: io.FileIO, count: int) -> bytes:

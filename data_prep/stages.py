@@ -1,7 +1,6 @@
 """One image file to its square image, stage by stage. Knows no cache and no other file."""
 
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from data_prep.raster import SUFFIXES, RasterFile, open_raster
 from data_prep.review import judge_breast, judge_laterality, judge_tone, judge_values, measure_tone
 from data_prep.settings import PrepareSettings
 from data_prep.source import Source
+from data_prep.storage import ImagePath, RemoteFile
 
 Record = dict[str, Any]
 """A row of the manifest, without ids."""
@@ -39,17 +39,21 @@ class Stages:
     record: Record
 
 
-def open_image(path: Path, *, whole: bool = True) -> ImageFile:
+def open_image(path: ImagePath, *, whole: bool = True) -> ImageFile:
     """Opens a raster file by its suffix, anything else as DICOM.
+
+    `whole` reads a DICOM file in one go; of one in object storage never more is read than is decoded.
 
     Raises:
         ImageError: if the file cannot be used.
     """
-    return open_raster(path) if path.suffix.lower() in SUFFIXES else open_dicom(path, whole=whole)
+    if path.suffix.lower() in SUFFIXES:
+        return open_raster(path)
+    return open_dicom(path, whole=whole and not isinstance(path, RemoteFile))
 
 
 def prepare_image(
-    path: Path, settings: PrepareSettings, *, laterality: str | None = None
+    path: ImagePath, settings: PrepareSettings, *, laterality: str | None = None
 ) -> tuple[Image, Record]:
     """Returns a file's square image and the record of how it was made.
 
@@ -62,7 +66,7 @@ def prepare_image(
     return stages.image, stages.record
 
 
-def prepare_stages(path: Path, settings: PrepareSettings, *, laterality: str | None = None) -> Stages:
+def prepare_stages(path: ImagePath, settings: PrepareSettings, *, laterality: str | None = None) -> Stages:
     """Returns all that `prepare_image` makes on its way.
 
     Raises:
@@ -90,7 +94,7 @@ def prepare_stages(path: Path, settings: PrepareSettings, *, laterality: str | N
     record = {
         **describe_frame(search),
         "source_bytes": file.source.size,
-        "bytes_read": len(file.source.content),
+        "bytes_read": len(file.source.received),
         "level": frame.grid.level,
         **placement.as_record(),
         **asdict(tone),

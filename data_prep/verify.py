@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from data_prep.cache import FAILED, ID_COLUMNS, NEEDED_COLUMNS, PREPARED, Cache
+from data_prep.cache import ETAG, FAILED, ID_COLUMNS, NEEDED_COLUMNS, PREPARED, Cache
 from data_prep.engine import map_unordered
 from data_prep.errors import UserError
 from data_prep.exams import Split, locate_images, read_exams
@@ -19,6 +19,7 @@ from data_prep.files import find_temporaries, is_temporary
 from data_prep.locks import require_unlocked
 from data_prep.pack import find_pack_problem, map_array, pack_path, read_exactly, seal_path, select_prepared
 from data_prep.settings import PrepareSettings
+from data_prep.storage import Download, ImagePath, Place, RemoteFile
 
 CHECKSUMS = ["image_sha256", "source_bytes", "bytes_read", "source_sha256"]
 CHUNK_BYTES = 1 << 20  # of a file in memory
@@ -47,7 +48,8 @@ class Verification:
         """What agrees, in one sentence, if nothing is wrong."""
         agree = f"{self.num_images} images agree with the manifest"
         agree += f", and {self.num_sources} source files" if self.num_sources else ""
-        agree += f" ({self.num_partly_read} of them read in part)" if self.num_partly_read else ""
+        if self.num_partly_read:
+            agree += f" ({self.num_partly_read} of them in part, their rest was not read)"
         agree += f"; in the cache but not in exams.csv: {self.num_unlisted}" if self.num_unlisted else ""
         return agree
 
@@ -62,8 +64,9 @@ class _Item(NamedTuple):
     source_bytes: int
     bytes_read: int
     source_sha256: str
+    source_etag: str
     path: Path
-    source: Path | None
+    source: ImagePath | None
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,11 @@ class _Check:
 
     settings: PrepareSettings
     pack: Path | None
-    data: Path | None
+    data: Place | None
 
 
 def verify(
-    cache: Cache, data: Path | None, *, workers: int, on_image: Callable[[int], None] = lambda _: None
+    cache: Cache, data: Place | None, *, workers: int, on_image: Callable[[int], None] = lambda _: None
 ) -> Verification:
     """Compares images, tables and pack of a cache with its manifest, and with `data` where that is given.
 
@@ -165,18 +168,18 @@ def _find_strays(cache: Cache, manifest: pd.DataFrame) -> Iterator[str]:
 # The cache against the data folder
 
 
-def _compare_exams(exams: pd.DataFrame, data: Path, split: Split) -> Iterator[str]:
+def _compare_exams(exams: pd.DataFrame, data: Place, split: Split) -> Iterator[str]:
     """Checks that the rows are those of the data's CSV, which may have more rows and columns."""
     ours, theirs = exams.set_index(ID_COLUMNS), read_exams(data, split).set_index(ID_COLUMNS)
     is_known = ours.index.isin(theirs.index)
     for patient_id, image_id in ours.index[~is_known]:
-        yield f"{patient_id}/{image_id}: no row in {data / split}.csv any more"
+        yield f"{patient_id}/{image_id}: no row in {data / f'{split}.csv'} any more"
     ours = ours[is_known]
     theirs = theirs.reindex(columns=ours.columns).loc[ours.index]
     differs = ours.astype("str").ne(theirs.astype("str")) & ~(ours.isna() & theirs.isna())
     for (patient_id, image_id), row in differs[differs.any(axis="columns")].iterrows():  # type: ignore[misc]
         names = " and ".join(row.index[row])
-        yield f"{patient_id}/{image_id}: another {names} in {data / split}.csv; prepare again"
+        yield f"{patient_id}/{image_id}: another {names} in {data / f'{split}.csv'}; prepare again"
 
 
 # Each image
@@ -188,9 +191,10 @@ def _select_complete(manifest: pd.DataFrame) -> pd.DataFrame:
     return prepared[prepared[CHECKSUMS].notna().all(axis="columns")]
 
 
-def _list_items(cache: Cache, images: pd.DataFrame, data: Path | None, split: Split) -> Iterable[_Item]:
+def _list_items(cache: Cache, images: pd.DataFrame, data: Place | None, split: Split) -> Iterable[_Item]:
     sources = [None] * len(images) if data is None else list(locate_images(images, data, split))
-    columns = [images.index.tolist(), *(images[name].tolist() for name in [*ID_COLUMNS, *CHECKSUMS])]
+    names = [*ID_COLUMNS, *CHECKSUMS, ETAG]
+    columns = [images.index.tolist(), *(images[name].tolist() for name in names)]
     return map(_Item, *columns, cache.image_paths(images), sources)
 
 
@@ -219,23 +223,41 @@ def _find_problems(check: _Check, item: _Item) -> list[str]:
     return problems
 
 
-def _compare_source(item: _Item, data: Path) -> Iterator[str]:
+def _compare_source(item: _Item, data: Place) -> Iterator[str]:
     if item.source is None:
         yield f"no source file in {data} any more"
         return
     way_out = f"put the old one back, or remove {item.path} and prepare again"
     try:
-        num_bytes = item.source.stat().st_size
+        num_bytes = _count_bytes(item.source)
         if num_bytes != item.source_bytes:
             yield f"{item.source} has {num_bytes} bytes and had {item.source_bytes}; {way_out}"
         elif _hash_start(item.source, item.bytes_read) != item.source_sha256:
             yield f"{item.source} is not the file that was prepared; {way_out}"
+        elif _is_maybe_another(item, item.source):
+            yield (
+                f"{item.source} is another version than was prepared (by its ETag); the {item.bytes_read} "
+                f"bytes that were read are the same, the rest was not read; {way_out}"
+            )
     except OSError as error:
         yield f"{item.source} cannot be read ({error.strerror}); see to it and verify again"
 
 
-def _hash_start(path: Path, num_bytes: int) -> str:
+def _count_bytes(path: ImagePath) -> int:
+    return path.size if isinstance(path, RemoteFile) else path.stat().st_size
+
+
+def _is_maybe_another(item: _Item, source: ImagePath) -> bool:
+    """Whether the part that nobody read may have changed, by what the store says."""
+    if not isinstance(source, RemoteFile) or item.bytes_read == item.source_bytes:
+        return False
+    return item.source_etag not in {"", source.etag}
+
+
+def _hash_start(path: ImagePath, num_bytes: int) -> str:
     """Returns the SHA-256 of a file's first bytes."""
+    if isinstance(path, RemoteFile):
+        return hashlib.sha256(Download(path).read(0, num_bytes)).hexdigest()
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while num_bytes > 0 and (chunk := stream.read(min(num_bytes, CHUNK_BYTES))):

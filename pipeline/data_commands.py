@@ -11,7 +11,8 @@ import typer
 
 from data_prep.engine import count_workers, map_unordered
 from data_prep.exams import Split
-from pipeline.engines import Address, EngineName, open_cluster
+from data_prep.storage import to_image_path, to_place
+from pipeline.engines import Address, EngineName, as_seen_elsewhere, open_cluster
 from pipeline.progress import Reporter
 from pipeline.terminal import (
     NOT_CLEAN,
@@ -110,17 +111,19 @@ def prepare(
     from data_prep.quality import write_contact_sheet
     from pipeline.settings import load_recipe
 
-    if engine == "ray":  # whose machines have other working folders
-        data, cache = data.absolute(), cache.absolute()
+    folder = to_place(data)
+    if engine == "ray":
+        folder, cache = as_seen_elsewhere(folder), cache.absolute()
     settings = CacheSettings(split=split, prepare=load_recipe(config, overrides or ()).prepare)
-    listed = read_exams(data, split)
+    listed = read_exams(folder, split)
     exams = listed if patients is None else select_patients(listed, patients, seed)
-    located = require_images(exams, data, split, present_only=present_only)
+    located = require_images(exams, folder, split, present_only=present_only)
     if located.num_absent:
         say(f"{located.num_absent} rows of {split}.csv left out: their files are absent")
     store = Cache(cache)
     is_left_out = ~listed["image_id"].isin(located.exams["image_id"])
-    shared = (store.settings_path, data / f"{split}.csv")
+    table = folder / f"{split}.csv"
+    shared = [store.settings_path, *([table] if isinstance(table, Path) else [])]
     failed = 0
     with (
         open_cluster(engine, address) as cluster,
@@ -146,13 +149,23 @@ def prepare(
     say(
         f"{cache}: {summary.num_prepared} images prepared, {before} there before, {summary.num_failed} failed"
     )
+    if summary.remote_bytes:
+        say(_describe_traffic(summary.received_bytes, summary.remote_bytes))
     say(f"what deserves a look: {write_contact_sheet(store)}")
     if summary.num_failed:
         finish_with_failures(summary.failures, store.failures_path, allowed=allow_failures)
 
 
+def _describe_traffic(received: int, total: int) -> str:
+    saved = total - received
+    read = f"read from storage: {received / 1e6:,.1f} MB of the files' {total / 1e6:,.1f} MB"
+    return f"{read}, {saved / 1e6:,.1f} MB ({saved / total:.0%}) saved"
+
+
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A mammogram: DICOM, PNG, JPEG or PGM.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A mammogram: DICOM, PNG, JPEG or PGM; or its URL.")
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Picture to write.", show_default="<name of FILE>_inspect.png")
     ] = None,
@@ -168,9 +181,10 @@ def inspect(
     from data_prep.inspection import describe_stages, draw_stages, inspect_file
     from pipeline.settings import load_recipe
 
-    target = choose_picture(file, out, "inspect")
-    with reporting_unusable(file):
-        stages = inspect_file(file, load_recipe(config, overrides or ()).prepare)
+    image = to_image_path(file)
+    target = choose_picture(image, out, "inspect")
+    with reporting_unusable(image):
+        stages = inspect_file(image, load_recipe(config, overrides or ()).prepare)
     show_facts(describe_stages(stages))
     write_bytes(target, draw_stages(stages))
     say(f"picture: {target}")
@@ -179,7 +193,7 @@ def inspect(
 def verify(
     cache: CacheFolder,
     data: Annotated[
-        Path | None, typer.Option(help="The folder that it was made of, to compare the files too.")
+        str | None, typer.Option(help="The folder or URL that it was made of, to compare the files too.")
     ] = None,
     workers: Workers = None,
 ) -> None:
@@ -196,7 +210,10 @@ def verify(
     require_unlocked(cache)
     with Reporter(console).track("verify", _count_prepared(store.read_manifest())) as advance:
         found = verify_cache(
-            store, data, workers=count_workers() if workers is None else workers, on_image=advance
+            store,
+            None if data is None else to_place(data),
+            workers=count_workers() if workers is None else workers,
+            on_image=advance,
         )
     shown = found.problems[:MAX_PROBLEMS_SHOWN]
     if len(found.problems) > len(shown):

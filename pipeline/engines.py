@@ -3,11 +3,13 @@
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from data_prep.errors import UserError
+from data_prep.storage import Place
 
 if TYPE_CHECKING:
     from data_prep.cluster import Cluster
@@ -26,6 +28,11 @@ Address = Annotated[
         show_default="a Ray of its own on this machine",
     ),
 ]
+
+
+def as_seen_elsewhere(place: Place) -> Place:
+    """Returns the place by a name that does not depend on this machine's working folder."""
+    return place.absolute() if isinstance(place, Path) else place
 
 
 @contextmanager

@@ -5,7 +5,6 @@ Nothing here comes from an element of the file that identifies a patient; its na
 
 import io
 from dataclasses import dataclass, replace
-from pathlib import Path
 from textwrap import fill
 
 import numpy as np
@@ -19,6 +18,7 @@ from data_prep.geometry import Placement, find_level, shrink
 from data_prep.inspection import BOX_COLOUR, inspect_file
 from data_prep.intensity import to_display
 from data_prep.stages import open_image, read_search_frame
+from data_prep.storage import ImagePath
 from pipeline.attention import Array, find_maps, to_full_matrix
 from pipeline.checkpoint import load_weights
 from pipeline.dataset import to_tensor
@@ -71,7 +71,7 @@ class Explanation:
         return float(np.mean(list(self.probabilities.values())))
 
 
-def explain(run: Run, path: Path) -> Explanation:
+def explain(run: Run, path: ImagePath) -> Explanation:
     """Prepares a mammogram as the run was trained and asks each fold, one model in memory at a time.
 
     Raises:
@@ -103,7 +103,7 @@ def explain(run: Run, path: Path) -> Explanation:
     return Explanation(path.name, mammogram, box, probabilities, maps)
 
 
-def read_mammogram(path: Path, box: Box) -> Display:
+def read_mammogram(path: ImagePath, box: Box) -> Display:
     """Returns display values of the whole frame as it lies in the file, fine enough to show the box."""
     file = open_image(path)
     search = read_search_frame(file)

@@ -22,6 +22,7 @@ from data_prep.frame import Image
 from data_prep.pack import open_images
 from data_prep.prepare import stream_images
 from data_prep.settings import PrepareSettings, differences
+from data_prep.storage import ImagePath, Place, RemoteFile
 from pipeline.dataset import CachedImages, Key, load_batches, to_tensor
 
 MOST_READERS = 4  # of a cache: each holds batches, and few are enough, as PNGs are read so much faster
@@ -74,13 +75,13 @@ class ImageFolder:
     """
 
     def __init__(
-        self, folder: Path, settings: PrepareSettings, *, workers: int, engine: Engine = map_unordered
+        self, folder: Place, settings: PrepareSettings, *, workers: int, engine: Engine = map_unordered
     ) -> None:
         self.exams = read_exams(folder, "test")
         self._paths = locate_images(self.exams, folder, "test").tolist()
         if not any(self._paths):
             raise UserError(
-                f"{folder}/test_images holds none of the {len(self.exams)} images that test.csv names"
+                f"{folder / 'test_images'} holds none of the {len(self.exams)} images that test.csv names"
             )
         self._settings, self._workers, self._engine = settings, workers, engine
         reason = ImageError("missing", "test.csv names it, but it has no file")
@@ -88,7 +89,7 @@ class ImageFolder:
 
     @property
     def fingerprint(self) -> str:
-        """Of the table, and of each file's name, size and time."""
+        """Of the table, and of each file's name, size and time or ETag."""
         return _hash(self.exams, [_identify(path) for path in self._paths])
 
     def load(self, groups: Sequence[Rows]) -> Generator[Batch, None, None]:
@@ -155,9 +156,11 @@ def _make_batch(images: dict[int, Image | ImageError]) -> Batch:
     return Batch(list(usable), torch.stack(tensors) if tensors else None, failures)
 
 
-def _identify(path: Path | None) -> tuple[object, ...]:
+def _identify(path: ImagePath | None) -> tuple[object, ...]:
     if path is None:
         return ()
+    if isinstance(path, RemoteFile):
+        return path.name, path.size, path.etag
     try:
         status = path.stat()
     except OSError:  # it is gone since it was located, and will fail

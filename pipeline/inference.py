@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +15,7 @@ from data_prep.engine import Engine, map_unordered
 from data_prep.errors import UserError
 from data_prep.exams import BREAST
 from data_prep.files import Journal
+from data_prep.storage import Place
 from pipeline.aggregate import Views, to_breasts
 from pipeline.checkpoint import load_weights
 from pipeline.evaluation import require_breasts
@@ -38,7 +38,7 @@ Answer = Callable[[Sequence[Rows]], Generator[Record, None, None]]
 """Yields a record for each of some groups of a source's rows, in any order."""
 
 
-class Place(Protocol):
+class Responder(Protocol):
     """Where the models are asked."""
 
     def __call__(self, run: Run, source: ImageSource, *, flip: bool) -> Answer:
@@ -72,7 +72,7 @@ class RunPredictions:
 
 
 def ask_here(run: Run, source: ImageSource, *, flip: bool, device: str = "auto") -> Answer:
-    """Gets a run's models ready in this process; a `Place`.
+    """Gets a run's models ready in this process; a `Responder`.
 
     Raises:
         UserError: if a fold's weights cannot be read, and by the answer if one of them is no number.
@@ -90,19 +90,19 @@ def ask_here(run: Run, source: ImageSource, *, flip: bool, device: str = "auto")
 
 def predict_folder(
     run: Run,
-    folder: Path,
+    folder: Place,
     *,
     workers: int,
     reporter: Reporter,
     flip: bool = False,
     journal: Journal | None = None,
-    place: Place = ask_here,
+    responder: Responder = ask_here,
     engine: Engine = map_unordered,
 ) -> RunPredictions:
     """Predicts the images of a folder's test.csv from their files, a few batches in memory at a time.
 
     With a journal, goes on where a call that was broken off has stopped, to the same predictions. `engine`
-    decodes at the `place`.
+    decodes for the `responder`.
 
     Raises:
         UserError: if the run is not finished, test.csv cannot be used, all of its images are absent, or the
@@ -110,7 +110,7 @@ def predict_folder(
     """
     run.require_finished()
     source = ImageFolder(folder, load_recipe(run.settings).prepare, workers=workers, engine=engine)
-    return _predict(run, source, journal, place, flip=flip, reporter=reporter)
+    return _predict(run, source, journal, responder, flip=flip, reporter=reporter)
 
 
 def predict_cache(
@@ -121,7 +121,7 @@ def predict_cache(
     reporter: Reporter,
     flip: bool = False,
     journal: Journal | None = None,
-    place: Place = ask_here,
+    responder: Responder = ask_here,
 ) -> RunPredictions:
     """Predicts the images of a cache of the test split, as `predict_folder` does those of a folder.
 
@@ -132,7 +132,7 @@ def predict_cache(
     run.require_finished()
     settings = load_recipe(run.settings).prepare
     source = ImageCache(cache, settings, workers=workers, config=run.settings)
-    return _predict(run, source, journal, place, flip=flip, reporter=reporter)
+    return _predict(run, source, journal, responder, flip=flip, reporter=reporter)
 
 
 def load_ensemble(run: Run, *, flip: bool = False, device: str = "auto") -> Ensemble:
@@ -147,10 +147,16 @@ def load_ensemble(run: Run, *, flip: bool = False, device: str = "auto") -> Ense
 
 
 def _predict(
-    run: Run, source: ImageSource, journal: Journal | None, place: Place, *, flip: bool, reporter: Reporter
+    run: Run,
+    source: ImageSource,
+    journal: Journal | None,
+    responder: Responder,
+    *,
+    flip: bool,
+    reporter: Reporter,
 ) -> RunPredictions:
     prior = float(require_breasts(collect_oof(run))["cancer"].mean())
-    answer = place(run, source, flip=flip)
+    answer = responder(run, source, flip=flip)
     header = {"run": _hash_run(run), "images": source.fingerprint, "flip": flip}
     records = _recall(journal, header) if journal else []
     image_ids = source.exams["image_id"].tolist()

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from data_prep.engine import count_workers
 from data_prep.errors import UserError
-from pipeline.engines import Address, EngineName, open_cluster
+from data_prep.storage import to_image_path, to_place
+from pipeline.engines import Address, EngineName, as_seen_elsewhere, open_cluster
 from pipeline.evaluation_commands import evaluate, show_evaluation
 from pipeline.progress import Reporter
 from pipeline.terminal import (
@@ -199,7 +200,7 @@ def _evaluate_if_finished(folder: Path) -> None:
 def predict(
     run: RunFolder,
     data: Annotated[
-        Path | None, typer.Option(help="Folder in RSNA layout with test.csv and the images.")
+        str | None, typer.Option(help="Folder in RSNA layout with test.csv and the images, or its URL.")
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Cache of the test split, instead of --data.")] = None,
     out: Annotated[Path | None, typer.Option(help="CSV to write.", show_default="RUN/submission.csv")] = None,
@@ -250,10 +251,12 @@ def predict(
         raise UserError(
             "--views max goes with --probabilities: the run's threshold was chosen for the mean of the images"
         )
+    source = None if data is None else to_place(data)
     if engine == "ray":
         if workers is not None:
             raise UserError("--workers goes with --engine local: on a cluster each batch brings its own")
-        run, data, cache = run.absolute(), data and data.absolute(), cache and cache.absolute()
+        run, cache = run.absolute(), cache and cache.absolute()
+        source = source and as_seen_elsewhere(source)
     folder = Run(run)
     folder.require_finished()
     threshold = None if probabilities else read_threshold(folder)
@@ -271,9 +274,9 @@ def predict(
             "journal": journal,
         }
         if cluster is not None:
-            options |= _spread_batches(cluster, from_files=data is not None)
-        if data is not None:
-            predictions = predict_folder(folder, data, **options)
+            options |= _spread_batches(cluster, from_files=source is not None)
+        if source is not None:
+            predictions = predict_folder(folder, source, **options)
         else:
             assert cache is not None
             predictions = predict_cache(folder, Cache(cache), **options)
@@ -297,10 +300,10 @@ def _spread_batches(cluster: "Cluster", *, from_files: bool) -> dict[str, Any]:
     from data_prep.cluster import map_here
     from pipeline.spread_batches import SpreadBatches
 
-    place = SpreadBatches(cluster)
+    responder = SpreadBatches(cluster)
     if from_files:
-        return {"place": place, "engine": map_here, "workers": place.num_readers}
-    return {"place": place, "workers": 0}
+        return {"responder": responder, "engine": map_here, "workers": responder.num_readers}
+    return {"responder": responder, "workers": 0}
 
 
 def _describe_submission(submission: "pd.DataFrame", threshold: float | None) -> str:
@@ -311,7 +314,9 @@ def _describe_submission(submission: "pd.DataFrame", threshold: float | None) ->
 
 def explain(
     run: RunFolder,
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A mammogram: DICOM, PNG, JPEG or PGM.")],
+    image: Annotated[
+        str, typer.Argument(metavar="IMAGE", help="A mammogram: DICOM, PNG, JPEG or PGM; or its URL.")
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Picture to write.", show_default="<name of IMAGE>_explain.png")
     ] = None,
@@ -326,9 +331,10 @@ def explain(
     from pipeline.explain import explain as explain_image
     from pipeline.run import Run
 
-    target = choose_picture(image, out, "explain")
-    with reporting_unusable(image):
-        explanation = explain_image(Run(run), image)
+    path = to_image_path(image)
+    target = choose_picture(path, out, "explain")
+    with reporting_unusable(path):
+        explanation = explain_image(Run(run), path)
     table = Table("fold", "probability")
     for fold, probability in explanation.probabilities.items():
         table.add_row(str(fold), f"{probability:.4f}")
@@ -372,7 +378,7 @@ def check(
     """
     from pipeline.submission import check_submission
 
-    problems = check_submission(submission, data)
+    problems = check_submission(submission, to_place(data))
     for problem in problems:
         error_console.print(f"{submission}: {problem}", markup=False, highlight=False)
     if problems:

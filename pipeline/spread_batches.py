@@ -20,7 +20,7 @@ MOST_READERS = 4  # processes that decode for one GPU
 
 
 class SpreadBatches:
-    """Has batches answered on a cluster; a `Place`.
+    """Has batches answered on a cluster; a `Responder`.
 
     Attributes:
         num_readers: how many processes decode for each batch.

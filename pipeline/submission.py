@@ -12,6 +12,7 @@ import pandas as pd
 from data_prep.errors import UserError
 from data_prep.exams import read_prediction_ids
 from data_prep.files import write_csv
+from data_prep.storage import Place
 from pipeline.run import Run
 
 COLUMNS = ["prediction_id", "cancer"]
@@ -79,7 +80,7 @@ def write_submission(
     return submission
 
 
-def check_submission(path: Path, folder: Path) -> list[str]:
+def check_submission(path: Path, folder: Place) -> list[str]:
     """Compares a submission with `test.csv` in the folder and says what is wrong; an empty list means valid.
 
     Raises:

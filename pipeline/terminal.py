@@ -12,6 +12,7 @@ from rich.text import Text
 
 from data_prep.errors import ImageError, TrainingStopped, UserError
 from data_prep.files import require_writable
+from data_prep.storage import ImagePath
 from pipeline.interrupt import Interrupted
 
 if TYPE_CHECKING:
@@ -23,13 +24,14 @@ console = Console(soft_wrap=True)
 error_console = Console(stderr=True, soft_wrap=True)
 
 DataFolder = Annotated[
-    Path,
+    str,
     typer.Argument(
         metavar="DATA",
-        help="Folder in RSNA layout: train.csv, train_images/<patient_id>/<image_id>.dcm, and so on.",
+        help="Folder in RSNA layout: train.csv, train_images/<patient_id>/<image_id>.dcm, and so on; or its "
+        "URL, such as s3://BUCKET/FOLDER.",
     ),
 ]
-DataOption = Annotated[Path, typer.Option("--data", help="Folder in RSNA layout with test.csv.")]
+DataOption = Annotated[str, typer.Option("--data", help="Folder in RSNA layout with test.csv, or its URL.")]
 CacheFolder = Annotated[Path, typer.Argument(metavar="CACHE", help="Cache that `mammo prepare` made.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that `mammo train` made.")]
 Overrides = Annotated[
@@ -65,7 +67,7 @@ def speaking_for_all() -> Iterator["Ranks"]:
             raise
 
 
-def choose_picture(image: Path, out: Path | None, ending: str) -> Path:
+def choose_picture(image: ImagePath, out: Path | None, ending: str) -> Path:
     """Returns where the picture of an image goes, by default `<name of the image>_<ending>.png`.
 
     Raises:
@@ -74,17 +76,18 @@ def choose_picture(image: Path, out: Path | None, ending: str) -> Path:
     from data_prep.inspection import require_png  # only here: it draws, and is slow to import
 
     target = out or Path(f"{image.stem}_{ending}.png")
-    if not image.is_file():
-        raise UserError(f"{image} is no file: name one mammogram")
-    if target.exists() and target.samefile(image):
-        raise UserError(f"{target} is the mammogram itself: choose another --out")
+    if isinstance(image, Path):
+        if not image.is_file():
+            raise UserError(f"{image} is no file: name one mammogram")
+        if target.exists() and target.samefile(image):
+            raise UserError(f"{target} is the mammogram itself: choose another --out")
     require_png(target)
     require_writable(target)
     return target
 
 
 @contextmanager
-def reporting_unusable(image: Path) -> Iterator[None]:
+def reporting_unusable(image: ImagePath) -> Iterator[None]:
     """Says why an image cannot be used, and ends with `NOT_CLEAN`."""
     try:
         yield

@@ -1,9 +1,12 @@
 """Fixtures that more than one test module needs."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.object_store import Store, point_to, serve
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one test process per core, so one thread per process
 
@@ -17,6 +20,22 @@ def real_data() -> Path:
     if not Path(folder).is_dir():
         pytest.fail(f"MAMMO_REAL_DATA={folder} is not a folder")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[Store]:
+    """One store for all tests of a process, as it takes its time to start."""
+    with serve() as store:
+        yield store
+
+
+@pytest.fixture
+def store(object_store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """An empty store that behaves; who asks it again does so without a pause."""
+    object_store.clear()
+    point_to(object_store, monkeypatch)
+    monkeypatch.setattr("data_prep.storage.FIRST_WAIT_S", 0.0)
+    return object_store
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

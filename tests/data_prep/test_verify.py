@@ -132,7 +132,10 @@ def test_the_unread_rest_of_a_source_is_not_known(made: Made) -> None:
 def test_the_summary_says_what_was_compared(made: Made) -> None:
     assert verify(made.cache, None, workers=0).summary == "5 images agree with the manifest"
     whole = verify(made.cache, made.data, workers=0).summary
-    assert whole == "5 images agree with the manifest, and 5 source files (1 of them read in part)"
+    assert (
+        whole
+        == "5 images agree with the manifest, and 5 source files (1 of them in part, their rest was not read)"
+    )
 
 
 @pytest.mark.parametrize("read", ["whole", "prefix"])
