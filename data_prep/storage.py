@@ -25,6 +25,7 @@ FIRST_WAIT_S = 0.5  # before the second try, and twice as long before each furth
 TIMEOUT_S = 10  # for a connection, or for the next bytes; four times that is less than an image may take
 AT_ONCE = 16  # requests that look for files
 FIRST_BYTES = 2**16  # of the first request for a file: holds the header of most,
+LAST_BYTES = 2**12  # so few are not left behind: with them, all of the file is known
 FIRST_SHARE = 8  # and this part of the file on top, which is what a quarter-size JPEG 2000 image takes
 
 URL = re.compile(r"([a-z][a-z0-9+.-]*)://([^/]*)")
@@ -246,6 +247,7 @@ class Download:
 
     def _fetch_to(self, end: int) -> None:
         start, end = len(self.content), min(end, self.file.size)
+        end = self.file.size if self.file.size - end <= LAST_BYTES else end
         part = _ask(partial(_get_range, self.file, start, end))
         self.num_requests += 1
         self.content = part if len(part) == self.file.size else self.content + part
@@ -273,8 +275,13 @@ def _get_pinned(store: Any, file: RemoteFile, start: int, end: int) -> bytes:
     bucket, key, _ = store.split_path(file.url)
     span, version = f"bytes={start}-{end - 1}", f'"{file.etag}"'
     answer = store.call_s3("get_object", Bucket=bucket, Key=key, Range=span, IfMatch=version, **store.req_kw)
-    body: bytes = sync(store.loop, answer["Body"].read)
-    return body
+
+    async def read() -> bytes:
+        async with answer["Body"] as body:
+            return bytes(await body.read())
+
+    content: bytes = sync(store.loop, read)
+    return content
 
 
 def _ask(request: Callable[[], Answer]) -> Answer:

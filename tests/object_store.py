@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -37,6 +38,7 @@ class Store:
 
     Attributes:
         address: host and port.
+        client: of somebody who fills the bucket, past the door.
         latency_s: how long every answer waits.
         faults: what happens to the next requests for contents and listings; then they go through.
         requests: method, path and range of each request.
@@ -44,6 +46,7 @@ class Store:
     """
 
     address: str
+    client: Any
     latency_s: float = 0.0
     faults: list[Fault] = field(default_factory=list)
     requests: list[tuple[str, str, str]] = field(default_factory=list)
@@ -59,33 +62,25 @@ class Store:
         """The same folder for a client that knows no S3."""
         return f"http://{self.address}/{BUCKET}/data"
 
-    def client(self):
-        """A client of somebody who fills the bucket."""
-        options = {"aws_access_key_id": "dummy", "aws_secret_access_key": SECRET, "region_name": "us-east-1"}
-        return boto3.client("s3", endpoint_url=f"http://{self.address}", **options)
-
     def upload(self, folder: Path, prefix: str = "data") -> None:
         """Puts all files of a folder into the bucket."""
-        client = self.client()
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            self.put(f"{prefix}/{path.relative_to(folder)}", path.read_bytes(), client)
-        client.close()
-        self.forget()
+            self.put(f"{prefix}/{path.relative_to(folder)}", path.read_bytes())
 
-    def put(self, key: str, content: bytes, client=None) -> None:
+    def put(self, key: str, content: bytes) -> None:
         """Writes one object."""
-        own = client or self.client()
-        own.put_object(Bucket=BUCKET, Key=key, Body=content, ACL="public-read")
-        if client is None:
-            own.close()
+        self.client.put_object(Bucket=BUCKET, Key=key, Body=content, ACL="public-read")
+
+    def remove(self, key: str) -> None:
+        """Removes one object."""
+        self.client.delete_object(Bucket=BUCKET, Key=key)
 
     def clear(self) -> None:
         """Removes all objects and faults."""
-        client = self.client()
-        for entry in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
-            client.delete_object(Bucket=BUCKET, Key=entry["Key"])
-        client.close()
+        for entry in self.client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
+            self.remove(entry["Key"])
         self.faults.clear()
+        self.latency_s = 0.0
         self.forget()
 
     def forget(self) -> None:
@@ -164,13 +159,16 @@ def serve() -> Iterator[Store]:
     moto.start()
     inner = "{}:{}".format(*moto.get_host_and_port())
     door = ThreadingHTTPServer(("127.0.0.1", 0), type("Door", (_Door,), {"inner": inner}))
-    store = Store(f"127.0.0.1:{door.server_address[1]}")
+    keys = {"aws_access_key_id": "dummy", "aws_secret_access_key": SECRET, "region_name": "us-east-1"}
+    client = boto3.client("s3", endpoint_url=f"http://{inner}", **keys)
+    store = Store(f"127.0.0.1:{door.server_address[1]}", client)
     door.RequestHandlerClass.store = store
     threading.Thread(target=door.serve_forever, daemon=True).start()
     try:
-        store.client().create_bucket(Bucket=BUCKET)
+        client.create_bucket(Bucket=BUCKET)
         yield store
     finally:
+        client.close()
         door.shutdown()
         door.server_close()
         moto.stop()
