@@ -28,8 +28,8 @@ class CodecSettings(StrictSettings):
     """The breast's longer side is decoded to at least this many times the image's side."""
 
     read: Literal["whole", "prefix"] = "whole"
-    """`prefix` reads no more of a JPEG 2000 file than is decoded: for slow disks and object storage. The
-    images are the same; the manifest's checksum then covers `bytes_read` bytes, not the whole file."""
+    """`prefix` reads no more of a JPEG 2000 file than is decoded, for slow disks; object storage always is
+    read so. The images are the same; the manifest's checksum then covers `bytes_read` bytes."""
 
 
 class PrepareSettings(StrictSettings):

@@ -14,6 +14,7 @@ from data_prep.exams import select_patients
 from data_prep.folds import make_folds
 from data_prep.phantom_data import write_phantoms
 from pipeline.cli import app
+from tests.object_store import Store
 from tests.test_end_to_end import TINY, mammo
 
 SMALLER = {"200": "20"}  # patients: as many as there are phantoms
@@ -45,9 +46,10 @@ def labels_of(data: Path, path: Path, *, split: str) -> None:
 
 
 @pytest.mark.slow
-def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
     data = tmp_path / "rsna-breast-cancer-detection"
     write_phantoms(data, num_patients=20, seed=2)
+    store.upload(data, data.name)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "my_dicom").symlink_to(data)
     labels_of(data, tmp_path / "labels.csv", split="train")
@@ -70,7 +72,7 @@ def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         smaller = [SMALLER.get(argument, argument) for argument in arguments]
         mammo(*smaller, *MORE.get(arguments[0], []), folder=tmp_path)
         ran.add(arguments[0])
-    assert ran == {"collect", "prepare", "train", "evaluate", "predict", "check", "torchrun"}
+    assert ran == {"collect", "prepare", "train", "evaluate", "predict", "check", "torchrun", "verify"}
 
 
 def test_the_part_to_try_first_has_folds_at_the_prevalence_of_rsna() -> None:
