@@ -3,10 +3,12 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.object_store import Store, point_to, serve
+if TYPE_CHECKING:
+    from tests.object_store import Store
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one test process per core, so one thread per process
 
@@ -23,15 +25,19 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def object_store() -> Iterator[Store]:
+def object_store() -> "Iterator[Store]":
     """One store for all tests of a process, as it takes its time to start."""
+    from tests.object_store import serve  # noqa: PLC0415  moto takes a second to import
+
     with serve() as store:
         yield store
 
 
 @pytest.fixture
-def store(object_store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
+def store(object_store: "Store", monkeypatch: pytest.MonkeyPatch) -> "Store":
     """An empty store that behaves; who asks it again does so without a pause."""
+    from tests.object_store import point_to  # noqa: PLC0415
+
     object_store.clear()
     point_to(object_store, monkeypatch)
     monkeypatch.setattr("data_prep.storage.FIRST_WAIT_S", 0.0)
