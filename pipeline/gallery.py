@@ -108,10 +108,12 @@ class Gallery:
 
     Attributes:
         tiles: by image_id.
-        missing: sentences about what is not shown.
+        reasons: by image_id, why an image is not shown.
+        missing: sentences about what is not shown of all images, or of a fold's.
     """
 
     tiles: dict[str, Tile] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
 
@@ -122,6 +124,7 @@ def show_cases(run: Run, choice: Choice) -> Gallery:
         for case in group.cases:
             by_fold[case.fold].append(case)
     shots: dict[str, Shot] = {}
+    reasons: dict[str, str] = {}
     missing = []
     try:
         recipe = _load_recipe(run)
@@ -133,10 +136,13 @@ def show_cases(run: Run, choice: Choice) -> Gallery:
                 missing.append(f"No attention: fold {fold} has no readable {run.fold(fold).weights.name}.")
             for case in cases:
                 for view in case.views:
-                    shots[view.image_id] = take(cache, records, case, view, onlooker, recipe)
+                    try:
+                        shots[view.image_id] = take(cache, records, case, view, onlooker, recipe)
+                    except UserError as error:
+                        reasons[view.image_id] = str(error)
     except UserError as error:
         return Gallery(missing=[f"The cases have no pictures: {error}."])
-    return Gallery(encode_within(shots, MOST_CHARACTERS), missing)
+    return Gallery(encode_within(shots, MOST_CHARACTERS), reasons, missing)
 
 
 def _load_recipe(run: Run) -> Recipe:

@@ -158,18 +158,54 @@ def test_a_cache_with_other_images_is_not_shown(finished, cache, tmp_path):
     (other / "settings.toml").write_text(settings.replace('fit = "letterbox"', 'fit = "stretch"'))
     assert "was made anew with other settings (fit" in say_missing(finished)
     (other / "settings.toml").write_text(settings)
-    view = choose_cases(evaluate_run(finished)).groups[-1].cases[0].views[0]
-    (path,) = other.rglob(f"{view.image_id}.png")
+
+
+def lose(path):
     path.unlink()
-    assert "cannot be read, it is missing" in say_missing(finished)
+
+
+def damage(path):
+    path.write_bytes(b"no PNG")
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"), [(lose, "cannot be read, it is missing"), (damage, "is damaged: remove it")]
+)
+def test_an_image_that_cannot_be_read_is_missing_alone_and_its_place_says_why(
+    finished, cache, tmp_path, harm, reason
+):
+    """All others are shown as before."""
+    other = tmp_path / "other"
+    shutil.copytree(cache.folder, other)
+    change_cache(finished, other)
+    evaluation = evaluate_run(finished)
+    choice = choose_cases(evaluation)
+    whole = show_cases(finished, choice)
+    image_id = choice.groups[-1].cases[0].views[0].image_id
+    (path,) = other.rglob(f"{image_id}.png")
+    harm(path)
+    gallery = show_cases(finished, choice)
+    assert gallery.missing == []
+    assert list(gallery.reasons) == [image_id]
+    assert reason in gallery.reasons[image_id]
+    assert gallery.tiles == {name: tile for name, tile in whole.tiles.items() if name != image_id}
+    page = write_report(finished, evaluation).read_text("utf-8")
+    place = re.search(rf'<figure class="view">(?:(?!</figure>).)*{image_id}<.*?</figure>', page, re.DOTALL)[0]
+    assert f"No picture: {path} " in place
 
 
 def test_an_image_of_which_the_model_says_something_else_is_another_image(finished):
+    """Of fold 0, whose probabilities are changed; fold 1 is shown."""
     oof = finished.fold(0).oof
     table = pd.read_csv(oof, dtype={"patient_id": str, "image_id": str})
     table["probability"] = 1 - table["probability"]
     table.to_csv(oof, index=False)
-    assert "so it is another image" in say_missing(finished)
+    choice = choose_cases(evaluate_run(finished))
+    gallery = show_cases(finished, choice)
+    views = {view.image_id: case.fold for group in choice.groups for case in group.cases for view in case.views}
+    assert set(gallery.reasons) == {image_id for image_id, fold in views.items() if fold == 0}
+    assert all("so it is another image" in reason for reason in gallery.reasons.values())
+    assert set(gallery.tiles) == {image_id for image_id, fold in views.items() if fold == 1}
 
 
 def test_without_weights_the_mammograms_are_shown_bare(finished):
