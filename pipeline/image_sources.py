@@ -55,12 +55,11 @@ class ImageSource(Protocol):
     def absent(self) -> dict[int, ImageError]:
         """The rows without an image to load, and why."""
 
-    @property
-    def fingerprint(self) -> str:
-        """Differs where the exam table or an image does, as far as can be told without decoding."""
+    def fingerprint(self, rows: Rows) -> str:
+        """Differs where the rows or their images do, as far as can be told without decoding."""
 
-    def load(self, groups: Sequence[Rows]) -> Generator[Batch, None, None]:
-        """Yields one batch per group of rows, in any order.
+    def load(self, groups: Sequence[Rows], *, device: str) -> Generator[Batch, None, None]:
+        """Yields one batch per group of rows, in any order, where possible on the device already.
 
         Raises:
             UserError: if a cache cannot be read.
@@ -87,12 +86,11 @@ class ImageFolder:
         reason = ImageError("missing", "test.csv names it, but it has no file")
         self.absent = {row: reason for row, path in enumerate(self._paths) if path is None}
 
-    @property
-    def fingerprint(self) -> str:
-        """Of the table, and of each file's name, size and time or ETag."""
-        return _hash(self.exams, [_identify(path) for path in self._paths])
+    def fingerprint(self, rows: Rows) -> str:
+        """Of the rows, and of each file's name, size and time or ETag."""
+        return hash_exams(self.exams.iloc[rows], [_identify(self._paths[row]) for row in rows])
 
-    def load(self, groups: Sequence[Rows]) -> Generator[Batch, None, None]:
+    def load(self, groups: Sequence[Rows], *, device: str) -> Generator[Batch, None, None]:  # noqa: ARG002
         """Decodes in all workers; no more than a few groups are in memory, however slow one file is."""
         places = [(number, row) for number, rows in enumerate(groups) for row in rows]
         paths = [self._paths[row] for _, row in places]
@@ -131,21 +129,18 @@ class ImageCache:
             if record.get("reason")
         }
 
-    @property
-    def fingerprint(self) -> str:
-        """Of the table, and of each image's checksum or failure."""
-        names = ("image_sha256", "reason")
-        return _hash(self.exams, [[record.get(name) for name in names] for record in self._records])
+    def fingerprint(self, rows: Rows) -> str:
+        """Of the rows, and of each image's checksum."""
+        return hash_exams(self.exams.iloc[rows], [self._records[row].get("image_sha256") for row in rows])
 
-    def load(self, groups: Sequence[Rows]) -> Generator[Batch, None, None]:
+    def load(self, groups: Sequence[Rows], *, device: str) -> Generator[Batch, None, None]:
         """Reads from the pack where there is one, else from the PNGs."""
         rows = [row for group in groups for row in group]
         images = CachedImages(open_images(self._cache, self.exams.iloc[rows]))
         places = iter(range(len(rows)))
         keys: list[list[Key]] = [[(0, next(places)) for _ in group] for group in groups]
-        for group, (images_BCHW, _) in zip(
-            groups, load_batches(images, keys, workers=self._workers), strict=True
-        ):
+        batches = load_batches(images, keys, workers=self._workers, device=device)
+        for group, (images_BCHW, _) in zip(groups, batches, strict=True):
             yield Batch(group, images_BCHW, {})
 
 
@@ -156,9 +151,7 @@ def _make_batch(images: dict[int, Image | ImageError]) -> Batch:
     return Batch(list(usable), torch.stack(tensors) if tensors else None, failures)
 
 
-def _identify(path: ImagePath | None) -> tuple[object, ...]:
-    if path is None:
-        return ()
+def _identify(path: ImagePath) -> tuple[object, ...]:
     if isinstance(path, RemoteFile):
         return path.name, path.size, path.etag
     try:
@@ -168,6 +161,7 @@ def _identify(path: ImagePath | None) -> tuple[object, ...]:
     return path.name, status.st_size, status.st_mtime_ns
 
 
-def _hash(exams: pd.DataFrame, identities: Sequence[object]) -> str:
-    content = f"{exams.to_csv(index=False)}{identities}"
+def hash_exams(exams: pd.DataFrame, identities: Sequence[object] = ()) -> str:
+    """Returns a hash of an exam table, and of what else tells its images apart."""
+    content = f"{exams.to_csv(index=False)}{[*identities]}"
     return hashlib.sha256(content.encode()).hexdigest()

@@ -19,7 +19,7 @@ from data_prep.storage import Place
 from pipeline.aggregate import Views, to_breasts
 from pipeline.checkpoint import load_weights
 from pipeline.evaluation import require_breasts
-from pipeline.image_sources import Batch, ImageCache, ImageFolder, ImageSource, Rows
+from pipeline.image_sources import Batch, ImageCache, ImageFolder, ImageSource, Rows, hash_exams
 from pipeline.oof import collect_oof
 from pipeline.predict import Arithmetic, Ensemble
 from pipeline.progress import Reporter
@@ -32,7 +32,7 @@ BEGINNING = b'{"run": '
 FAILURES_COLUMNS = ["patient_id", "image_id", "reason", "message"]
 
 Record = dict[str, Any]
-"""A line of the journal: the answers to a batch, by image_id, and reason and message of its failures."""
+"""A line of the journal: a batch, the answers by image_id, and reason and message of its failures."""
 
 Answer = Callable[[Sequence[Rows]], Generator[Record, None, None]]
 """Yields a record for each of some groups of a source's rows, in any order."""
@@ -81,7 +81,7 @@ def ask_here(run: Run, source: ImageSource, *, flip: bool, device: str = "auto")
     image_ids = source.exams["image_id"].tolist()
 
     def answer(groups: Sequence[Rows]) -> Generator[Record, None, None]:
-        with closing(source.load(groups)) as batches:
+        with closing(source.load(groups, device=ensemble.device)) as batches:
             for batch in batches:
                 yield _answer(ensemble, batch, image_ids)
 
@@ -101,12 +101,13 @@ def predict_folder(
 ) -> RunPredictions:
     """Predicts the images of a folder's test.csv from their files, a few batches in memory at a time.
 
-    With a journal, goes on where a call that was broken off has stopped, to the same predictions. `engine`
-    decodes for the `responder`.
+    With a journal, goes on where a call that was broken off has stopped, to the same predictions. Images that
+    have come, gone or changed since are asked for again, with their batch. `engine` decodes for the
+    `responder`.
 
     Raises:
         UserError: if the run is not finished, test.csv cannot be used, all of its images are absent, or the
-            journal is of another run or other images.
+            journal is of another run or another test.csv.
     """
     run.require_finished()
     source = ImageFolder(folder, load_recipe(run.settings).prepare, workers=workers, engine=engine)
@@ -127,7 +128,7 @@ def predict_cache(
 
     Raises:
         UserError: if the run is not finished, the cache is not of the test split and the run's settings, or
-            the journal is of another run or other images.
+            the journal is of another run or another test.csv.
     """
     run.require_finished()
     settings = load_recipe(run.settings).prepare
@@ -157,18 +158,20 @@ def _predict(
 ) -> RunPredictions:
     prior = float(require_breasts(collect_oof(run))["cancer"].mean())
     answer = responder(run, source, flip=flip)
-    header = {"run": _hash_run(run), "images": source.fingerprint, "flip": flip}
-    records = _recall(journal, header) if journal else []
+    header = {"run": _hash_run(run), "exams": hash_exams(source.exams), "flip": flip}
     image_ids = source.exams["image_id"].tolist()
-    known = {image_id for record in records for image_id in _image_ids_of(record)}
-    groups = list(_group([row for row in range(len(image_ids)) if row not in source.absent]))
-    waiting = [rows for rows in groups if not known.issuperset(image_ids[row] for row in rows)]
+    groups = {source.fingerprint(rows): rows for rows in _group(source)}
+    names = {frozenset(image_ids[row] for row in rows): name for name, rows in groups.items()}
+    records = [record for record in _recall(journal, header) if record["batch"] in groups]
+    known = {record["batch"] for record in records}
+    waiting = [rows for name, rows in groups.items() if name not in known]
     with (
         reporter.track("predict", len(image_ids)) as advance,
         closing(answer(waiting)) as answers,
     ):
         advance(len(image_ids) - sum(map(len, waiting)))
-        for record in answers:
+        for found in answers:
+            record = {"batch": names[frozenset(_image_ids_of(found))], **found}
             if journal:
                 journal.append(record)
             records.append(record)
@@ -177,9 +180,12 @@ def _predict(
     return _tabulate(source.exams, [*records, {"failures": absent}], prior=prior)
 
 
-def _group(rows: list[int]) -> Iterator[list[int]]:
-    for start in range(0, len(rows), BATCH_SIZE):
-        yield rows[start : start + BATCH_SIZE]
+def _group(source: ImageSource) -> Iterator[list[int]]:
+    """Yields the rows of each batch: an image that comes or goes changes no batch but its own."""
+    for start in range(0, len(source.exams), BATCH_SIZE):
+        rows = range(start, min(start + BATCH_SIZE, len(source.exams)))
+        if present := [row for row in rows if row not in source.absent]:
+            yield present
 
 
 def _answer(ensemble: Ensemble, batch: Batch, image_ids: list[str]) -> Record:
@@ -217,12 +223,14 @@ def _tabulate(exams: pd.DataFrame, records: list[Record], *, prior: float) -> Ru
 # The journal
 
 
-def _recall(journal: Journal, header: Mapping[str, Any]) -> list[Record]:
-    """Returns what an earlier command has found; begins the journal if there is none.
+def _recall(journal: Journal | None, header: Mapping[str, Any]) -> list[Record]:
+    """Returns what an earlier command has found; begins the journal if it is new.
 
     Raises:
-        UserError: if that was of another run, other images, or another way to ask.
+        UserError: if that was of another run, another test.csv, or another way to ask.
     """
+    if journal is None:
+        return []
     if journal.path.exists() and not BEGINNING.startswith(journal.path.read_bytes()[: len(BEGINNING)]):
         raise UserError(f"{journal.path} is no journal of `mammo predict`: move it, or choose another --out")
     journal.mend()
@@ -230,9 +238,9 @@ def _recall(journal: Journal, header: Mapping[str, Any]) -> list[Record]:
     if not records:
         journal.append(dict(header))
         return []
-    if not all(set(record) == {"probabilities", "failures"} for record in records[1:]):
+    if not all(set(record) == {"batch", "probabilities", "failures"} for record in records[1:]):
         raise UserError(f"{journal.path} is damaged: remove it and give the same command again")
-    names = {"run": "another run", "images": "other images", "flip": "another --flip"}
+    names = {"run": "another run", "exams": "another test.csv", "flip": "another --flip"}
     changed = [text for name, text in names.items() if records[0].get(name) != header[name]]
     if changed:
         raise UserError(

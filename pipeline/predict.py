@@ -83,6 +83,11 @@ class Ensemble:
         self._arithmetic = arithmetic
         self._flip = flip
 
+    @property
+    def device(self) -> str:
+        """Where the models are."""
+        return self._arithmetic.device
+
     def predict(self, images_BCHW: Tensor) -> Probabilities:
         """Returns one probability per image."""
         images_BCHW = images_BCHW.to(self._arithmetic.device)

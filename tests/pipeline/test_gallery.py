@@ -202,7 +202,9 @@ def test_an_image_of_which_the_model_says_something_else_is_another_image(finish
     table.to_csv(oof, index=False)
     choice = choose_cases(evaluate_run(finished))
     gallery = show_cases(finished, choice)
-    views = {view.image_id: case.fold for group in choice.groups for case in group.cases for view in case.views}
+    views = {
+        view.image_id: case.fold for group in choice.groups for case in group.cases for view in case.views
+    }
     assert set(gallery.reasons) == {image_id for image_id, fold in views.items() if fold == 0}
     assert all("so it is another image" in reason for reason in gallery.reasons.values())
     assert set(gallery.tiles) == {image_id for image_id, fold in views.items() if fold == 1}

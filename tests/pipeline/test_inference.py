@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -19,7 +20,7 @@ from data_prep.prepare import prepare
 from data_prep.stages import prepare_image
 from pipeline import inference
 from pipeline.dataset import to_tensor
-from pipeline.image_sources import ImageFolder
+from pipeline.image_sources import ImageCache, ImageFolder
 from pipeline.inference import RunPredictions, load_ensemble, predict_cache, predict_folder
 from pipeline.predict import Ensemble
 from pipeline.run import Run
@@ -341,8 +342,8 @@ def test_a_journal_holds_ids_probabilities_and_hashes_alone(
     journal = Journal(tmp_path / "out.csv.partial")
     whole = predict(unbroken, folder, journal=journal)
     header, answers = journal.read()
-    assert sorted(header) == ["flip", "images", "run"]
-    assert {len(header["images"]), len(header["run"])} == {64}
+    assert sorted(header) == ["exams", "flip", "run"]
+    assert {len(header["exams"]), len(header["run"]), len(answers.pop("batch"))} == {64}
     assert answers == {"probabilities": probabilities(whole), "failures": {}}
 
 
@@ -357,11 +358,6 @@ def other_settings(run: Run, folder: Path) -> dict[str, bool]:
     return {}
 
 
-def other_file(run: Run, folder: Path) -> dict[str, bool]:
-    (folder / "test_images/1/100.png").write_bytes(b"no image")
-    return {}
-
-
 def other_table(run: Run, folder: Path) -> dict[str, bool]:
     table = pd.read_csv(folder / "test.csv", dtype=str)
     table[1:].to_csv(folder / "test.csv", index=False)
@@ -372,13 +368,57 @@ def another_flip(run: Run, folder: Path) -> dict[str, bool]:
     return {"flip": True}
 
 
+def test_a_cache_makes_floats_on_the_device_that_asks(unbroken: Run, folder: Path, tmp_path: Path) -> None:
+    """Integers travel, a quarter of the bytes."""
+    cache = prepared(folder, tmp_path / "cache")
+    source = ImageCache(cache, PREPARE, workers=0, config=unbroken.settings, device="meta")
+    (batch,) = source.load([[0, 1]])
+    assert batch.images_BCHW.device.type == "meta"
+    assert batch.images_BCHW.dtype == torch.float32
+
+
+@pytest.mark.parametrize("change", ["mended", "broken", "come", "gone"])
+@pytest.mark.parametrize("kind", ["files", "cache"])
+def test_an_image_that_changes_is_asked_for_again_with_its_batch_alone(
+    unbroken: Run, folder: Path, tmp_path: Path, counted: list[int], kind: str, change: str
+) -> None:
+    """Batches of two: 100 and 101, 102 and 103, ...; the result is that of one call, to the last bit."""
+    path = folder / "test_images/1/102.png"
+    good, journal, source = path.read_bytes(), Journal(tmp_path / "out.csv.partial"), folder
+    states = {"mended": (b"no image", good), "broken": (good, b"no image"), "come": (None, good)}
+    states["gone"] = (good, None)
+
+    def put(content: bytes | None) -> None:
+        path.unlink(missing_ok=True)
+        if content is not None:
+            path.write_bytes(content)
+
+    def once(journal: Journal | None) -> RunPredictions:
+        if kind == "files":
+            return predict(unbroken, source, journal=journal)
+        exams, cache = read_exams(folder, "test"), Cache(tmp_path / "cache")
+        paths, settings = locate_images(exams, folder, "test"), CacheSettings(split="test", prepare=PREPARE)
+        there = paths.notna()
+        prepare(exams[there], paths[there], cache, settings, workers=0, left_out=exams[~there])
+        return predict_cache(unbroken, cache, workers=0, reporter=quiet(), journal=journal)
+
+    before, after = states[change]
+    put(before)
+    once(journal)
+    put(after)
+    counted.clear()
+    continued = once(journal)
+    keeps = kind == "cache" and change == "gone"  # a cache does not lose what it was made of
+    assert counted == ([] if keeps else [2 if after == good else 1])
+    assert_equal(continued, once(None))
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [
         (other_weights, "another run"),
         (other_settings, "another run"),
-        (other_file, "other images"),
-        (other_table, "other images"),
+        (other_table, "another test.csv"),
         (another_flip, "another --flip"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
