@@ -41,10 +41,10 @@ class Calibrator(Protocol):
 
 @dataclass(frozen=True)
 class LogitLine:
-    """sigmoid(slope * logit(p) + intercept): Platt scaling; with intercept 0 a temperature of 1 / slope."""
+    """sigmoid(slope * logit(p) + intercept): Platt scaling."""
 
     slope: float
-    intercept: float = 0.0
+    intercept: float
 
     def __call__(self, probabilities_N: Floats) -> Floats:
         """Returns the corrected probabilities."""
@@ -52,9 +52,22 @@ class LogitLine:
 
     def describe(self) -> dict[str, Any]:
         """Returns the formula's numbers."""
-        if not self.intercept:
-            return {"temperature": 1 / self.slope}
         return {"slope": self.slope, "intercept": self.intercept}
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """sigmoid(logit(p) / temperature)."""
+
+    temperature: float
+
+    def __call__(self, probabilities_N: Floats) -> Floats:
+        """Returns the corrected probabilities."""
+        return np.asarray(expit(_to_logits(probabilities_N) / self.temperature))
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the temperature."""
+        return {"temperature": self.temperature}
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,7 @@ def fit_platt(labels_N: Floats, probabilities_N: Floats) -> LogitLine:
     return LogitLine(slope, float(model.intercept_[0]) - slope * centre)
 
 
-def fit_temperature(labels_N: Floats, probabilities_N: Floats) -> LogitLine:
+def fit_temperature(labels_N: Floats, probabilities_N: Floats) -> Temperature:
     """Fits the number that all logits are divided by; it is positive, so the ranking stays."""
     logits_N, targets_N = _to_logits(probabilities_N), _smooth(labels_N)
 
@@ -98,7 +111,7 @@ def fit_temperature(labels_N: Floats, probabilities_N: Floats) -> LogitLine:
 
     limit = LONGEST_LOG_TEMPERATURE
     best = minimize_scalar(cross_entropy, bounds=(-limit, limit), method="bounded", options={"xatol": 1e-9})
-    return LogitLine(float(np.exp(-best.x)))
+    return Temperature(float(np.exp(best.x)))
 
 
 def fit_isotonic(labels_N: Floats, probabilities_N: Floats) -> Steps:

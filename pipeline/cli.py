@@ -1,6 +1,5 @@
 """The command `mammo`: puts the commands together, turns errors into one line and an exit code."""
 
-import os
 import shlex
 import signal
 import sys
@@ -14,6 +13,7 @@ import typer
 from data_prep.errors import UserError
 from pipeline import data_commands, evaluation_commands, installation_commands, run_commands
 from pipeline.interrupt import Interrupted
+from pipeline.launcher import is_under_torchrun
 from pipeline.terminal import error_console
 
 RESUMABLE = {"demo", "predict", "prepare", "train"}  # the commands that go on where they were stopped
@@ -71,9 +71,8 @@ def main() -> None:
         what = f"cannot use {error.filename}: " if error.filename else ""
         _leave(error, f"mammo: {what}{error.strerror or error}", UserError.exit_code)
     except Interrupted as error:
-        command = "the same torchrun command"
-        if "TORCHELASTIC_RUN_ID" not in os.environ:
-            command = shlex.join(["mammo", *sys.argv[1:]])
+        again = shlex.join(["mammo", *sys.argv[1:]])
+        command = "the same torchrun command" if is_under_torchrun() else again
         is_resumable = next((word for word in sys.argv[1:] if not word.startswith("-")), "") in RESUMABLE
         way_on = "what was done is kept, go on with" if is_resumable else "start again with"
         _leave(error, f"mammo: stopped by {error}; {way_on}: {command}", error.exit_code)

@@ -15,6 +15,12 @@ LARGEST_FALSE_POSITIVE_RATE = 0.1
 ROUNDING = 1e-9
 
 
+def f1(found: Floats, called_back: Floats, num_cancers: Floats | float) -> Floats:
+    """F1 of so many calls, of which so many found one of the cancers; 0 where there is neither."""
+    both = np.asarray(called_back + num_cancers)
+    return 2 * found / np.where(both == 0, 1, both)
+
+
 def pf1(totals: Totals) -> Floats:
     """The competition's pF1; equals F1 where probabilities are 0 or 1.
 
@@ -24,13 +30,12 @@ def pf1(totals: Totals) -> Floats:
     """
     ctp, ctp_and_cfp = totals.scalars["probability_of_cancers"], totals.scalars["probability"]
     is_defined = (totals.num_cancers > 0) & (ctp_and_cfp > 0)
-    return _divide(2 * ctp, ctp_and_cfp + totals.num_cancers, is_defined)
+    return np.where(is_defined, f1(ctp, ctp_and_cfp, totals.num_cancers), np.nan)
 
 
 def f1_by_threshold(totals: Totals) -> Floats:
     """F1 at each threshold, [T, R]; 0 where there is no cancer to find."""
-    called_back_TR = totals.found + totals.negatives_through
-    return 2 * totals.found / np.maximum(called_back_TR + totals.num_cancers, 1)
+    return f1(totals.found, totals.found + totals.negatives_through, totals.num_cancers)
 
 
 def best_f1(totals: Totals, best: int | None) -> Floats:
@@ -69,8 +74,8 @@ def sensitivity_at_recall_rate(totals: Totals, rate: float) -> Floats:
 
 def transferred_f1(totals: Totals) -> Floats:
     """F1 of the answers; 0 if none is yes, undefined where they are not known."""
-    called_back_R = totals.scalars["answers"]
-    return _divide(2 * totals.scalars["found"], called_back_R + totals.num_cancers, totals.num_cancers > 0)
+    f1_R = f1(totals.scalars["found"], totals.scalars["answers"], totals.num_cancers)
+    return np.where(totals.num_cancers > 0, f1_R, np.nan)
 
 
 def auc(totals: Totals) -> Floats:

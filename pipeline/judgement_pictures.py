@@ -8,7 +8,7 @@ import pandas as pd
 
 from pipeline.drawing import GUIDE_LINE, INK, new_axes, new_panels, set_probability_ticks, to_scale, to_svg
 
-NUM_BINS = 30
+NUM_BARS = 30
 BAND = {"color": INK, "alpha": 0.14, "linewidth": 0}
 METHOD_STYLES: Mapping[str, dict[str, Any]] = {
     "platt": {"marker": "o", "linestyle": "-"},
@@ -70,7 +70,7 @@ def draw_histograms(breasts: pd.DataFrame, sites: "pd.Series[str] | None", shown
         parts |= {f"site {site}": breasts[sites == site] for site in shown}
     lowest, highest = breasts["probability"].min(), breasts["probability"].max()
     low, high = to_scale([lowest, highest])
-    edges = np.linspace(low, max(high, low + 0.1), NUM_BINS + 1)
+    edges = np.linspace(low, max(high, low + 0.1), NUM_BARS + 1)
     height = 0.9 + (3.0 if len(parts) == 1 else 1.5 * len(parts))
     with new_panels("probability", "share", list(parts) if len(parts) > 1 else [""], height=height) as panels:
         for axes, part in zip(panels, parts.values(), strict=True):

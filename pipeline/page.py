@@ -1,15 +1,13 @@
 """The frame of every report: template, settings, environment. Knows no figure and no kind of run."""
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from data_prep.errors import UserError
+from pipeline.records import read_environment
 from pipeline.run import RunFolder
 
 Filters = Mapping[str, Callable[..., str]]
@@ -70,24 +68,6 @@ def _load(template: str, options: dict[str, Any], filters: Filters) -> Template:
 def _describe(run: RunFolder) -> dict[str, Any]:
     return {
         "run_name": run.name,
-        "settings": run.settings.read_text("utf-8") if run.settings.exists() else "",
+        "settings": run.settings.read_text("utf-8", "replace") if run.settings.exists() else "",
         "machine": read_environment(run.environment),
     }
-
-
-def read_environment(path: Path) -> dict[str, str]:
-    """Reads `environment.json` as names and values, nested names joined by a dot; empty without the file."""
-    try:
-        return dict(_flatten(json.loads(path.read_text("utf-8")))) if path.exists() else {}
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}): remove it, it only describes the machine") from error
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows = []
-    for name, value in values.items():
-        if isinstance(value, dict):
-            rows += _flatten(value, f"{prefix}{name}.")
-        else:
-            rows.append((f"{prefix}{name}", str(value)))
-    return rows

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from data_prep.errors import UserError
+from pipeline.launcher import is_under_torchrun
 
 
 class RankLost(UserError):
@@ -103,11 +104,6 @@ class Ranks:
 
 
 ALONE = Ranks()
-
-
-def is_under_torchrun() -> bool:
-    """Whether torchrun has started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 @contextmanager

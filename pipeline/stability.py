@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 
 from pipeline.bootstrap import NUM_REPLICATES, SEED, draw_weights, find_interval
+from pipeline.formulas import f1
 from pipeline.patient_sums import Floats
 
 LOGIT_SHIFTS = np.linspace(-2, 2, 17)
@@ -68,9 +69,8 @@ def _prepare(
 
     def find_f1(weights_MR: Floats) -> Floats:
         found_GR, wrong_GR = weight_G1 * (found_GM @ weights_MR), wrong_GM @ weights_MR
-        all_GR = found_GR + wrong_GR + weight_G1 * (cancers_GM @ weights_MR)
-        is_defined = cancers_GM @ weights_MR > 0
-        return np.divide(2 * found_GR, all_GR, out=np.full_like(all_GR, np.nan), where=is_defined)
+        cancers_GR = weight_G1 * (cancers_GM @ weights_MR)
+        return np.where(cancers_GR > 0, f1(found_GR, found_GR + wrong_GR, cancers_GR), np.nan)
 
     return find_f1
 

@@ -1,7 +1,6 @@
 """The start of every training run: makes its folder, or checks that the same run goes on. Knows no images."""
 
 import importlib.metadata
-import json
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from pipeline.events import require_tensorboard
 from pipeline.predict import Arithmetic
 from pipeline.progress import Reporter
 from pipeline.ranks import Ranks
+from pipeline.records import read_environment
 from pipeline.run import ClassRun, FoldFolder, Run, RunFolder, TrainingFolder
 from pipeline.settings import Recipe, load_recipe
 
@@ -84,8 +84,8 @@ def start_run(
 
 def say_if_ranks_changed(run: RunFolder, ranks: Ranks, reporter: Reporter) -> None:
     """Says that a run goes on with another number of processes, which rounds differently."""
-    before = json.loads(run.environment.read_text()).get("processes", 1)
-    if before != ranks.size:
+    before = read_environment(run.environment).get("processes", "1")
+    if before != str(ranks.size):
         reporter.say(
             f"{run.name} was begun by {before} processes and goes on with {ranks.size}: its weights will "
             "differ by rounding, and with dropout or mixup by other draws"

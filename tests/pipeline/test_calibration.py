@@ -8,7 +8,15 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 
-from pipeline.calibration import METHODS, calibrate, cross_fit, fit_isotonic, fit_platt, fit_temperature
+from pipeline.calibration import (
+    METHODS,
+    LogitLine,
+    calibrate,
+    cross_fit,
+    fit_isotonic,
+    fit_platt,
+    fit_temperature,
+)
 from tests.pipeline.synthetic_tables import make_breasts, shuffle
 
 
@@ -52,6 +60,7 @@ def test_the_description_is_enough_to_calibrate_elsewhere():
     temperature = fit_temperature(labels, probabilities)
     expected = expit(logit(probabilities) / temperature.describe()["temperature"])
     assert temperature(probabilities) == pytest.approx(expected)
+    assert LogitLine(2.0, 0.0).describe() == {"slope": 2.0, "intercept": 0.0}  # a line, whatever its numbers
     isotonic = fit_isotonic(labels, probabilities)
     points = isotonic.describe()
     expected = np.interp(probabilities, points["probabilities"], points["calibrated"])
