@@ -88,7 +88,7 @@ KINDS = {
 
 def choose_cases(evaluation: Evaluation, *, num_cases: int = NUM_CASES) -> Choice:
     """Returns the most confident breasts of each kind; no group where there is no threshold."""
-    breasts, held_against = evaluation.breasts.table, "the best threshold of the other folds"
+    breasts, held_against = evaluation.breasts.table, "the other folds' threshold"
     if breasts["threshold"].isna().any():
         if evaluation.threshold is None:
             return Choice([], "")

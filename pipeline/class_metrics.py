@@ -81,7 +81,7 @@ class ClassEvaluation:
 
 
 def evaluate_classes(run: ClassRun) -> ClassEvaluation:
-    """Computes the figures of a finished run and writes `metrics.json`.
+    """Computes the figures of a finished run.
 
     Raises:
         UserError: if the training has not ended or its predictions do not fit the run.
@@ -91,9 +91,12 @@ def evaluate_classes(run: ClassRun) -> ClassEvaluation:
     predictions = run.read_predictions(labels)
     _require_fit(run, images, predictions, labels)
     guess = str(images["label"][images["split"] == TRAIN].mode().iloc[0])
-    evaluation = evaluate_predictions(predictions, labels, guess=guess)
+    return evaluate_predictions(predictions, labels, guess=guess)
+
+
+def write_class_evaluation(run: ClassRun, evaluation: ClassEvaluation) -> None:
+    """Writes `metrics.json`."""
     write_json(run.metrics, to_json(evaluation))
-    return evaluation
 
 
 def evaluate_predictions(predictions: pd.DataFrame, labels: list[str], *, guess: str) -> ClassEvaluation:

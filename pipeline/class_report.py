@@ -3,22 +3,27 @@
 import math
 from pathlib import Path
 
-import pandas as pd
-
 from data_prep.files import write_text
 from pipeline import class_pictures
-from pipeline.class_metrics import ClassEvaluation, find_confused_pairs
+from pipeline.class_metrics import ClassEvaluation, find_confused_pairs, write_class_evaluation
 from pipeline.inside import look_inside
 from pipeline.page import Picture, render_page
+from pipeline.records import read_numbers
 from pipeline.run import ClassRun
+from pipeline.sentences import format_percent
 
+HISTORY_FIGURES = ["epoch", "train_loss", "test_loss", "test_accuracy"]
 MOST_PAIRS = 15
 MANY_CLASSES = 12
 """Above this number of classes the matrix takes the page's whole width."""
 
 
 def write_class_report(run: ClassRun, evaluation: ClassEvaluation) -> Path:
-    """Writes `report.html` and returns its path."""
+    """Writes the figures and `report.html`, once all is made, and returns the page's path.
+
+    Raises:
+        UserError: if a file that the page shows is damaged; nothing is written then.
+    """
     page = render_page(
         "class_report.html.j2",
         run,
@@ -33,13 +38,9 @@ def write_class_report(run: ClassRun, evaluation: ClassEvaluation) -> Path:
         learning_curves=draw_learning_curves(run.training.history, evaluation),
         inside=look_inside(run.settings, {"the model": run.training}),
     )
+    write_class_evaluation(run, evaluation)
     write_text(run.report, page)
     return run.report
-
-
-def format_percent(share: float | None) -> str:
-    """Percent with one decimal, or a dash for None."""
-    return "\u2013" if share is None else f"{100 * share:.1f}\u00a0%"
 
 
 def describe_accuracy(evaluation: ClassEvaluation) -> str:
@@ -62,7 +63,7 @@ def draw_learning_curves(path: Path, evaluation: ClassEvaluation) -> list[Pictur
     """Draws losses and test accuracy; none without a history."""
     if not path.exists():
         return []
-    history = pd.read_csv(path)
+    history = read_numbers(path, HISTORY_FIGURES)
     return [
         Picture("Loss", class_pictures.draw_class_losses(history), "Solid: training. Dashed: test."),
         Picture(

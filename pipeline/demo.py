@@ -62,7 +62,7 @@ def run_demo(folder: Path, *, seed: int, num_patients: int, recipe: Recipe, repo
     cache = _prepare(data, Cache(folder / "cache"), recipe, reporter)
     cross_validate(recipe, cache, run, reporter=reporter)
     evaluation = evaluate_run(run)
-    write_report(run, evaluation)
+    write_report(run, evaluation, reporter=reporter)
     predictions = predict_folder(run, data, workers=0, reporter=reporter)
     write_submission(
         predictions.breasts(),

@@ -32,12 +32,16 @@ SLICES_COLUMNS = [
 
 
 def evaluate_run(run: Run) -> Evaluation:
-    """Computes all figures of a finished run and writes them into its folder.
+    """Computes all figures of a finished run.
 
     Raises:
-        UserError: if a fold is missing, or its predictions do not fit the run; nothing is written then.
+        UserError: if a fold is missing, or its predictions do not fit the run.
     """
-    evaluation = evaluate_oof(collect_oof(run))
+    return evaluate_oof(collect_oof(run))
+
+
+def write_evaluation(run: Run, evaluation: Evaluation) -> None:
+    """Writes the figures into the run's folder."""
     write_csv(run.oof, evaluation.oof)
     write_csv(run.table("fold_table"), evaluation.fold_table)
     write_csv(run.table("slices"), tabulate_slices(evaluation))
@@ -45,7 +49,6 @@ def evaluate_run(run: Run) -> Evaluation:
     write_csv(run.table("threshold_stability"), evaluation.stability)
     write_csv(run.fold_metrics, tabulate_folds(evaluation))
     write_json(run.metrics, to_json(evaluation))
-    return evaluation
 
 
 def tabulate_folds(evaluation: Evaluation) -> pd.DataFrame:
@@ -88,6 +91,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
     return {
         **_level_to_json(evaluation.breasts),
         "threshold": evaluation.threshold,
+        "largest_sensitivity_at_recall_rate": evaluation.ceilings,
         "images": _level_to_json(evaluation.images),
         "missing_slices": evaluation.missing_slices,
         "calibration": {

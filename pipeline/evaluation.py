@@ -8,6 +8,7 @@ from data_prep.errors import UserError
 from pipeline.aggregate import to_breasts
 from pipeline.calibration import Calibration, calibrate
 from pipeline.fold_table import describe_folds
+from pipeline.metrics import RECALL_RATES, largest_sensitivity
 from pipeline.slices import describe_breasts, describe_images, explain_missing, list_values
 from pipeline.stability import vary
 from pipeline.subsets import Subset, assess, transfer_thresholds
@@ -74,6 +75,17 @@ class Evaluation:
     def threshold(self) -> float | None:
         """The best threshold on the pooled predictions of breasts, which a submission may use."""
         return self.breasts.pooled.metrics.threshold_best
+
+    @property
+    def ceilings(self) -> dict[int, float]:
+        """The largest sensitivity per breast that any model could have at each recall rate, in per cent."""
+        breasts = self.breasts.table
+        if not breasts["cancer"].any():
+            return {}
+        return {
+            percent: largest_sensitivity(breasts["cancer"], breasts["patient_id"], rate)
+            for percent, rate in RECALL_RATES.items()
+        }
 
 
 def evaluate_oof(oof: pd.DataFrame) -> Evaluation:

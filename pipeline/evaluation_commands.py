@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from pipeline.progress import Reporter
 from pipeline.terminal import RunFolder, console, say, show_facts
 
 if TYPE_CHECKING:
@@ -22,8 +23,12 @@ RunFolders = Annotated[
 ]
 
 
+SHOWN_FIGURES = ["auc", "average_precision", "pf1", "pf1_transferred", "pf1_best"]
+
+
 def evaluate(run: RunFolder) -> None:
     """Compute the figures of a run and write its report."""
+    from pipeline.bootstrap import NUM_REPLICATES
     from pipeline.class_metrics import evaluate_classes
     from pipeline.class_report import write_class_report
     from pipeline.evaluate import evaluate_run
@@ -36,8 +41,9 @@ def evaluate(run: RunFolder) -> None:
         write_class_report(classes, of_classes)
         _show_class_evaluation(classes, of_classes)
     else:
+        say(f"figures and intervals from {NUM_REPLICATES:,} bootstrap replicates, then the report")
         evaluation = evaluate_run(folds)
-        write_report(folds, evaluation)
+        write_report(folds, evaluation, reporter=Reporter(console))
         show_evaluation(folds, evaluation)
 
 
@@ -57,10 +63,10 @@ def compare(
     from pipeline.oof import collect_oof
     from pipeline.run import Run
 
-    oofs = {str(run): collect_oof(Run(run)) for run in runs}
     if out is not None:
         require_replaceable(out, COMPARISON_COLUMNS)
         require_writable(out)
+    oofs = {str(run): collect_oof(Run(run)) for run in runs}
     differences = compare_oofs(oofs)
     _show_differences(differences)
     if out is not None:
@@ -71,22 +77,26 @@ def compare(
 def show_evaluation(run: "Run", evaluation: "Evaluation") -> None:
     """Prints the breasts' figures of each fold and of all, and where the rest stands."""
     from pipeline.metrics import SEVERAL_THRESHOLDS
+    from pipeline.sentences import FIGURE_NAMES, format_figure, format_interval
 
     pooled = evaluation.breasts.pooled
-    names = ["fold", "breasts", "cancers", "pF1", "best F1", "transferred F1", "AUC", "AP"]
-    table = Table(*names, box=None, padding=(0, 2, 0, 0))
-    for name, subset in [*evaluation.breasts.folds.items(), ("pooled", pooled)]:
-        metrics = subset.metrics
-        figures = [metrics.pf1, metrics.pf1_best, metrics.pf1_transferred, metrics.auc]
-        shown = map(_show_figure, [*figures, metrics.average_precision])
-        table.add_row(str(name), str(subset.num_breasts), str(subset.num_cancers), *shown)
+    subsets = {
+        **{f"fold {fold}": subset for fold, subset in evaluation.breasts.folds.items()},
+        "pooled": pooled,
+    }
+    table = Table("per breast", *subsets, box=None, padding=(0, 2, 0, 0))
+    for count in ("breasts", "cancers"):
+        table.add_row(count, *(f"{getattr(subset, f'num_{count}'):,}" for subset in subsets.values()))
+    for name in SHOWN_FIGURES:
+        figures = (format_figure(subset.metrics.figures[name]) for subset in subsets.values())
+        table.add_row(FIGURE_NAMES[name], *figures)
     console.print(table)
-    for name, title in {"pf1_transferred": "F1 at the other folds' threshold", "auc": "AUC"}.items():
-        if interval := pooled.intervals.get(name):
-            figure = _show_figure(pooled.metrics.figures[name])
-            say(f"{title} {figure}, 95 % interval {interval.low:.3f} to {interval.high:.3f}")
+    for name in ("pf1_transferred", "auc"):
+        if interval := format_interval(pooled.intervals.get(name)):
+            figure = format_figure(pooled.metrics.figures[name])
+            say(f"{FIGURE_NAMES[name]} {figure}, 95 % interval {interval}")
     for reason in dict.fromkeys(pooled.metrics.undefined.values()):
-        names = [name for name, why in pooled.metrics.undefined.items() if why == reason]
+        names = [FIGURE_NAMES[name] for name, why in pooled.metrics.undefined.items() if why == reason]
         if reason != SEVERAL_THRESHOLDS:
             say(f"undefined, since {reason}: {', '.join(names)}")
     if evaluation.missing_slices:
@@ -96,15 +106,17 @@ def show_evaluation(run: "Run", evaluation: "Evaluation") -> None:
 
 
 def _show_differences(differences: list["Difference"]) -> None:
+    from pipeline.sentences import FIGURE_NAMES, format_figure
+
     for run in dict.fromkeys(found.run for found in differences):
         of_run = [found for found in differences if found.run == run]
         say(f"{run} compared with {of_run[0].reference}, per breast:")
         table = Table(
-            "figure", "first", "this", "difference (95 %)", "this is", box=None, padding=(0, 1, 0, 0)
+            "figure", "first", "this", "difference (95 %)", "this is", box=None, padding=(0, 2, 0, 0)
         )
         for found in of_run:
-            values = map(_show_figure, [found.reference_value, found.value])
-            table.add_row(found.figure, *values, _show_difference(found), found.verdict)
+            values = map(format_figure, [found.reference_value, found.value])
+            table.add_row(FIGURE_NAMES[found.figure], *values, _show_difference(found), found.verdict)
         console.print(table)
 
 
@@ -115,18 +127,16 @@ def _show_difference(found: "Difference") -> str:
 
 
 def _show_class_evaluation(run: "ClassRun", evaluation: "ClassEvaluation") -> None:
+    from pipeline.sentences import format_figure
+
     low, high = evaluation.accuracy_interval
     rows = {
         "test images": f"{evaluation.num_images:,}",
         "accuracy": f"{evaluation.accuracy:.3f}, 95 % interval {low:.3f} to {high:.3f}",
         f"always {evaluation.guess}": f"{evaluation.guess_accuracy:.3f}",
-        "top-5 accuracy": _show_figure(evaluation.top_5_accuracy),
+        "top-5 accuracy": format_figure(evaluation.top_5_accuracy),
         "balanced accuracy": f"{evaluation.balanced_accuracy:.3f}",
         "cross-entropy": f"{evaluation.cross_entropy:.3f}",
     }
     show_facts(rows.items())
     say(f"confusion matrix and report: {run.report}")
-
-
-def _show_figure(figure: float | None) -> str:
-    return "undefined" if figure is None else f"{figure:.3f}"

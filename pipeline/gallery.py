@@ -28,7 +28,8 @@ from pipeline.checkpoint import load_weights
 from pipeline.dataset import to_tensor
 from pipeline.optim import choose_device
 from pipeline.overlay import colour, relative_to_box
-from pipeline.page import read_environment
+from pipeline.progress import Reporter
+from pipeline.records import read_environment
 from pipeline.run import Run
 from pipeline.settings import Recipe, load_recipe
 from pipeline.vit import VisionTransformer
@@ -117,31 +118,31 @@ class Gallery:
     missing: list[str] = field(default_factory=list)
 
 
-def show_cases(run: Run, choice: Choice) -> Gallery:
+def show_cases(run: Run, choice: Choice, *, reporter: Reporter) -> Gallery:
     """Returns a picture of every image of the chosen breasts, or says why there is none."""
-    by_fold: dict[int, list[Case]] = defaultdict(list)
-    for group in choice.groups:
-        for case in group.cases:
-            by_fold[case.fold].append(case)
-    shots: dict[str, Shot] = {}
-    reasons: dict[str, str] = {}
-    missing = []
     try:
         recipe = _load_recipe(run)
         cache = open_cache(run, recipe)
         records = {record["image_id"]: record for record in cache.read_manifest().to_dict("records")}
-        for fold, cases in sorted(by_fold.items()):
+    except UserError as error:
+        return Gallery(missing=[f"The cases have no pictures: {error}."])
+    by_fold: dict[int, list[tuple[Case, View]]] = defaultdict(list)
+    for case in (case for group in choice.groups for case in group.cases):
+        by_fold[case.fold] += [(case, view) for view in case.views]
+    shots: dict[str, Shot] = {}
+    reasons: dict[str, str] = {}
+    missing = []
+    with reporter.track("pictures of cases", sum(map(len, by_fold.values()))) as advance:
+        for fold, views in sorted(by_fold.items()):
             onlooker = find_onlooker(run, recipe, fold)
             if onlooker is None:
                 missing.append(f"No attention: fold {fold} has no readable {run.fold(fold).weights.name}.")
-            for case in cases:
-                for view in case.views:
-                    try:
-                        shots[view.image_id] = take(cache, records, case, view, onlooker, recipe)
-                    except UserError as error:
-                        reasons[view.image_id] = str(error)
-    except UserError as error:
-        return Gallery(missing=[f"The cases have no pictures: {error}."])
+            for case, view in views:
+                try:
+                    shots[view.image_id] = take(cache, records, case, view, onlooker, recipe)
+                except UserError as error:
+                    reasons[view.image_id] = str(error)
+                advance()
     return Gallery(encode_within(shots, MOST_CHARACTERS), reasons, missing)
 
 

@@ -4,13 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
-
 from data_prep.errors import UserError
 from pipeline import weight_pictures
-from pipeline.attention import find_even_distance, find_patch_filters, find_position_similarity
+from pipeline.attention import (
+    ATTENTION_COLUMNS,
+    find_even_distance,
+    find_patch_filters,
+    find_position_similarity,
+)
 from pipeline.checkpoint import load_weights
 from pipeline.page import Picture
+from pipeline.records import read_numbers
 from pipeline.run import TrainingFolder
 from pipeline.settings import ModelSettings, load_recipe
 
@@ -36,6 +40,9 @@ def look_inside(settings_path: Path, trainings: Mapping[str, TrainingFolder]) ->
     Args:
         settings_path: the run's recipe.
         trainings: what the page calls each training, such as "fold 0", and its folder.
+
+    Raises:
+        UserError: if an `attention.csv` is damaged.
     """
     try:
         settings = load_recipe(settings_path).model
@@ -73,7 +80,7 @@ def draw_weights(name: str, folder: TrainingFolder, settings: ModelSettings) -> 
 def draw_distances(trainings: Mapping[str, TrainingFolder], settings: ModelSettings) -> Inside:
     """Draws the mean attention distance of each training that has measured it."""
     paths = {name: folder.attention for name, folder in trainings.items()}
-    distances = {name: pd.read_csv(path) for name, path in paths.items() if path.exists()}
+    distances = {name: read_numbers(path, ATTENTION_COLUMNS) for name, path in paths.items() if path.exists()}
     if not distances:
         return Inside(missing=[f"No attention distance: {' and '.join(trainings)} have no attention.csv."])
     even_distance_px = find_even_distance(settings.grid_size, settings.patch_size)

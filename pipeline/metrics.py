@@ -8,6 +8,7 @@ Shape suffixes: N predictions, T thresholds, R weightings.
 """
 
 from dataclasses import dataclass, field, fields
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,14 +16,16 @@ from numpy.typing import ArrayLike, NDArray
 from pipeline import formulas
 from pipeline.patient_sums import Floats, PatientSums, Totals, check
 
+Unit = Literal["breast", "image"]
+"""What a prediction is of."""
 SPECIFICITIES = {90: 0.10, 95: 0.05, 98: 0.02}
 """Percent, and the share of negatives that may be called back."""
 RECALL_RATES = {2: 0.02, 5: 0.05, 10: 0.10}
 """Percent, and the share of women who may be called back."""
 
 NO_PREDICTION = "there is no prediction"
-NO_CANCER = "there is no breast with cancer"
-ONLY_CANCER = "there is no breast without cancer"
+NO_CANCER = {unit: f"there is no {unit} with cancer" for unit in ("breast", "image")}
+ONLY_CANCER = {unit: f"there is no {unit} without cancer" for unit in ("breast", "image")}
 ALL_ZERO = "every probability is 0"
 NO_TRANSFER = "the other folds have no threshold to give"
 SEVERAL_THRESHOLDS = "every fold has its own"
@@ -90,7 +93,8 @@ class OperatingPoints:
     @property
     def f1(self) -> Floats:
         """F1 of each threshold; 0 where there is no cancer to find."""
-        return 2 * self.true_positives / (self.true_positives + self.false_positives + self.num_cancers)
+        called_back = self.true_positives + self.false_positives
+        return formulas.f1(self.true_positives, called_back, self.num_cancers)
 
 
 def measure(
@@ -99,6 +103,7 @@ def measure(
     *,
     patients: ArrayLike | None = None,
     thresholds: ArrayLike | None = None,
+    unit: Unit = "breast",
 ) -> Metrics:
     """Computes all figures of a set of predictions.
 
@@ -107,6 +112,7 @@ def measure(
         probabilities: likewise.
         patients: ids; without them each prediction is a patient of her own.
         thresholds: the transferred threshold of each prediction, NaN where there is none.
+        unit: what a prediction is of, for the reasons.
     """
     labels_N, probabilities_N = check(labels, probabilities)
     ids = np.arange(len(labels_N)) if patients is None else np.asarray(patients)
@@ -119,7 +125,7 @@ def measure(
         num_patients=len(unique),
         answers=answer(probabilities_N, thresholds_N),
     )
-    return measure_sums(sums, thresholds_N)
+    return measure_sums(sums, thresholds_N, unit=unit)
 
 
 def answer(probabilities_N: Floats, thresholds_N: Floats | None) -> NDArray[np.bool_] | None:
@@ -129,14 +135,14 @@ def answer(probabilities_N: Floats, thresholds_N: Floats | None) -> NDArray[np.b
     return probabilities_N >= thresholds_N
 
 
-def measure_sums(sums: PatientSums, thresholds_N: Floats | None = None) -> Metrics:
+def measure_sums(sums: PatientSums, thresholds_N: Floats | None = None, *, unit: Unit = "breast") -> Metrics:
     """Computes all figures of predictions that were added up by patient."""
     totals = sums.add_up()
     figures = compute_figures(totals, best=formulas.find_best(totals))
     values = {name: figure_R[0] for name, figure_R in figures.items()}
     distinct = np.unique([] if thresholds_N is None else thresholds_N)
     values["threshold_transferred"] = distinct[0] if len(distinct) == 1 else np.nan
-    undefined = {name: _explain(name, totals) for name in FIGURES if np.isnan(values[name])}
+    undefined = {name: _explain(name, totals, unit) for name in FIGURES if np.isnan(values[name])}
     defined = {name: None if name in undefined else float(values[name]) for name in FIGURES}
     return Metrics(**defined, undefined=undefined)
 
@@ -173,6 +179,14 @@ def all_ones_pf1(prevalence: float) -> float:
     return 2 * prevalence / (1 + prevalence)
 
 
+def largest_sensitivity(labels: ArrayLike, patients: ArrayLike, rate: float) -> float:
+    """The largest sensitivity that any model could have with that share of the women called back."""
+    labels_N, ids_N = np.asarray(labels, np.float64), np.unique(np.asarray(patients), return_inverse=True)[1]
+    cancers_M = np.sort(np.bincount(ids_N, weights=labels_N))[::-1]
+    most = int(rate * len(cancers_M) + formulas.ROUNDING)
+    return float(cancers_M[:most].sum() / cancers_M.sum())
+
+
 def find_operating_points(labels: ArrayLike, probabilities: ArrayLike) -> OperatingPoints:
     """Counts what each distinct threshold finds: the points of the ROC, precision-recall and F1 curves."""
     labels_N, probabilities_N = check(labels, probabilities)
@@ -186,13 +200,13 @@ def find_operating_points(labels: ArrayLike, probabilities: ArrayLike) -> Operat
     )
 
 
-def _explain(name: str, totals: Totals) -> str:
+def _explain(name: str, totals: Totals, unit: Unit) -> str:
     if not totals.scalars["predictions"][0]:
         return NO_PREDICTION
     if name == "threshold_transferred":
         return NO_TRANSFER if np.isnan(totals.scalars["answers"][0]) else SEVERAL_THRESHOLDS
     if not totals.num_cancers[0]:
-        return NO_CANCER
+        return NO_CANCER[unit]
     if name == "pf1_transferred":
         return NO_TRANSFER
-    return ALL_ZERO if name == "pf1" else ONLY_CANCER
+    return ALL_ZERO if name == "pf1" else ONLY_CANCER[unit]

@@ -1,6 +1,6 @@
 """What is written of an evaluated run for people: `report.html`, `report.md`, `model_card.md`.
 
-Computes no figure; `evaluate` did. All three hold the same numbers, and the page is one self-contained file.
+Computes no figure; `evaluation` did. All hold the same numbers, and the page is one self-contained file.
 """
 
 from pathlib import Path
@@ -14,10 +14,13 @@ from pipeline.bootstrap import NUM_REPLICATES
 from pipeline.calibration import RAW
 from pipeline.cases import Choice, choose_cases
 from pipeline.drawing import fold_line
+from pipeline.evaluate import write_evaluation
 from pipeline.evaluation import Evaluation
 from pipeline.gallery import show_cases
 from pipeline.inside import look_inside
 from pipeline.page import Filters, Picture, render_markdown, render_page
+from pipeline.progress import Reporter
+from pipeline.records import read_numbers
 from pipeline.report_tables import (
     tabulate_calibration,
     tabulate_cases,
@@ -29,9 +32,13 @@ from pipeline.report_tables import (
     tabulate_throughput,
     to_markdown,
 )
-from pipeline.run import Run, read_table
+from pipeline.run import Run
 from pipeline.sentences import (
+    FIGURE_NAMES,
+    ONE_PROBABILITY,
+    describe_ceilings,
     describe_separation,
+    explain_no_stability,
     explain_undefined,
     format_figure,
     format_interval,
@@ -40,6 +47,9 @@ from pipeline.sentences import (
 )
 from pipeline.slices import list_values
 
+HISTORY_FIGURES = ["epoch", "train_loss", "val_loss", "val_pf1", "val_auc", "val_average_precision"]
+THROUGHPUT_FIGURES = ["epoch", "seconds", "images_per_second", "loader_wait_share", "mfu", "peak_memory_mb"]
+"""What is shown of a training; its tables hold more."""
 MOST_SITES = 5
 """That have a histogram of their own."""
 FIGURE_FILTERS: Filters = {
@@ -50,26 +60,40 @@ FIGURE_FILTERS: Filters = {
 TEXT_FILTERS: Filters = {**FIGURE_FILTERS, "table": to_markdown}
 
 
-def write_report(run: Run, evaluation: Evaluation) -> Path:
-    """Writes the page, the same for plain readers and the model card; returns the page's path."""
+def write_report(run: Run, evaluation: Evaluation, *, reporter: Reporter) -> Path:
+    """Writes the figures, the page, the same for plain readers and the model card; returns the page's path.
+
+    All is made before the first file is written, so that a folder never holds half of two reports.
+
+    Raises:
+        UserError: if a file that the report shows is damaged; nothing is written then.
+    """
+    texts = render_report(run, evaluation, reporter=reporter)
+    write_evaluation(run, evaluation)
+    for path, text in texts.items():
+        write_text(path, text)
+    return run.report
+
+
+def render_report(run: Run, evaluation: Evaluation, *, reporter: Reporter) -> dict[Path, str]:
+    """Returns the texts by the file that they belong into."""
     choice = choose_cases(evaluation)
     content = collect_content(run, evaluation, choice)
     pictures = draw_pictures(run, evaluation, content["histories"])
-    gallery = show_cases(run, choice)
+    gallery = show_cases(run, choice, reporter=reporter)
     page = render_page("report.html.j2", run, filters=FIGURE_FILTERS, gallery=gallery, **content, **pictures)
-    markdown = render_markdown("report.md.j2", run, filters=TEXT_FILTERS, **content)
-    card = render_markdown("model_card.md.j2", run, filters=TEXT_FILTERS, **content)
-    write_text(run.report, page)
-    write_text(run.report_text, markdown)
-    write_text(run.model_card, card)
-    return run.report
+    return {
+        run.report: page,
+        run.report_text: render_markdown("report.md.j2", run, filters=TEXT_FILTERS, **content),
+        run.model_card: render_markdown("model_card.md.j2", run, filters=TEXT_FILTERS, **content),
+    }
 
 
 def collect_content(run: Run, evaluation: Evaluation, choice: Choice) -> dict[str, Any]:
     """Returns what page, text and card have in common: sentences and tables."""
     folds = list(evaluation.breasts.folds)
-    histories = read_tables({fold: run.fold(fold).history for fold in folds})
-    throughputs = read_tables({fold: run.fold(fold).throughput for fold in folds})
+    histories = read_tables({fold: run.fold(fold).history for fold in folds}, HISTORY_FIGURES)
+    throughputs = read_tables({fold: run.fold(fold).throughput for fold in folds}, THROUGHPUT_FIGURES)
     return {
         "evaluation": evaluation,
         "num_replicates": NUM_REPLICATES,
@@ -78,7 +102,11 @@ def collect_content(run: Run, evaluation: Evaluation, choice: Choice) -> dict[st
         "warnings": list_warnings(run, evaluation, histories),
         "separation": describe_separation(evaluation),
         "undefined": explain_undefined(evaluation),
+        "no_stability": explain_no_stability(evaluation),
+        "ceilings": describe_ceilings(evaluation),
+        "names": FIGURE_NAMES,
         "choice": choice,
+        "one_probability": ONE_PROBABILITY,
         "figures": tabulate_figures(evaluation),
         "folds": tabulate_folds(evaluation),
         "people": tabulate_people(evaluation),
@@ -192,10 +220,10 @@ def draw_learning_curves(histories: dict[int, pd.DataFrame]) -> list[Picture]:
     ]
 
 
-def read_tables(paths: dict[int, Path]) -> dict[int, pd.DataFrame]:
+def read_tables(paths: dict[int, Path], columns: list[str]) -> dict[int, pd.DataFrame]:
     """Reads the table of each fold that has one.
 
     Raises:
         UserError: if one is damaged.
     """
-    return {fold: read_table(path, ["epoch"]) for fold, path in paths.items() if path.exists()}
+    return {fold: read_numbers(path, columns) for fold, path in paths.items() if path.exists()}

@@ -10,24 +10,14 @@ from pipeline.cases import Choice
 from pipeline.evaluation import Evaluation
 from pipeline.metrics import SEVERAL_THRESHOLDS
 from pipeline.page import Verbatim, escape_markdown
-from pipeline.sentences import FIGURE_NAMES, format_figure, format_interval
+from pipeline.sentences import FIGURE_NAMES, format_figure, format_interval, format_percent
 from pipeline.subsets import Subset
 
-FOLD_FIGURES = {
-    "auc": "AUC",
-    "average_precision": "average precision",
-    "pf1": "pF1 raw",
-    "pf1_transferred": "pF1 transferred",
-    "threshold_transferred": "transferred threshold",
-    "pf1_best": "pF1 best",
-    "threshold_best": "best threshold",
-}
-METHOD_FIGURES = {
-    "brier": "Brier score",
-    "calibration_error": "calibration error",
-    "pf1": "pF1 raw",
-    "pf1_transferred": "pF1 transferred",
-}
+FOLD_FIGURES = [
+    *("auc", "average_precision", "pf1", "pf1_transferred", "threshold_transferred", "pf1_best"),
+    "threshold_best",
+]
+METHOD_FIGURES = ["brier", "calibration_error", "pf1", "pf1_transferred"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +76,7 @@ def tabulate_folds(evaluation: Evaluation) -> Table:
     intervals = [format_interval(pooled.intervals.get(name)) for name in FOLD_FIGURES]
     return Table(
         "Figures per breast of each fold",
-        ["fold", *FOLD_FIGURES.values(), "breasts", "cancers"],
+        ["fold", *(FIGURE_NAMES[name] for name in FOLD_FIGURES), "breasts", "cancers"],
         rows,
         [["pooled", *_describe(pooled)], ["95 %", *intervals, "", ""]],
     )
@@ -99,12 +89,12 @@ def tabulate_people(evaluation: Evaluation) -> Table:
     rows = []
     for row in table.to_dict("records"):
         counts = [row[f"num_{name}"] for name in ("patients", "breasts", "images", "cancers")]
-        cells = [str(row["fold"]), *_count(counts), _percent(row["prevalence"])]
+        cells = [str(row["fold"]), *_count(counts), format_percent(row["prevalence"])]
         cells += [str(row["num_patients_elsewhere"]), *([_describe_ages(row)] if has_ages else [])]
         rows.append(cells + [str(row[name]) for name in extras])
     counts = [getattr(pooled, f"num_{name}") for name in ("patients", "breasts", "images", "cancers")]
     shared = str(table["num_patients_elsewhere"].sum())
-    feet = ["all", *_count(counts), _percent(pooled.num_cancers / pooled.num_breasts), shared]
+    feet = ["all", *_count(counts), format_percent(pooled.num_cancers / pooled.num_breasts), shared]
     feet += [""] * (has_ages + len(extras))
     columns = ["fold", "patients", "breasts", "images", "cancers", "prevalence", "patients elsewhere"]
     columns += ["age, median (5 to 95 %)"] if has_ages else []
@@ -165,7 +155,7 @@ def tabulate_calibration(evaluation: Evaluation) -> Table:
         for figure in METHOD_FIGURES:
             cells += [_show(subset, figure), format_interval(subset.intervals.get(figure))]
         rows.append([*cells, _describe_parameters(evaluation.calibration.parameters.get(name, {}))])
-    columns = [title for figure in METHOD_FIGURES.values() for title in (figure, "95 %")]
+    columns = [title for figure in METHOD_FIGURES for title in (FIGURE_NAMES[figure], "95 %")]
     return Table("Probabilities as they are and calibrated", ["method", *columns, "for new patients"], rows)
 
 
@@ -176,7 +166,7 @@ def tabulate_stability(evaluation: Evaluation) -> Table:
             str(row["change"]),
             f"{row['by']:+.2f}" if row["change"] == "threshold" else f"times {row['by']:.2f}",
             f"{row['threshold']:.3f}",
-            _percent(row["prevalence"]),
+            format_percent(row["prevalence"]),
             f"{row['pf1']:.3f}",
             "" if pd.isna(row["low"]) else format_interval(Interval(row["low"], row["high"], 0)),
         ]
@@ -213,15 +203,14 @@ def tabulate_throughput(throughputs: dict[int, pd.DataFrame]) -> Table:
     rows = []
     for fold, table in throughputs.items():
         values = table.median(numeric_only=True)
-        mfu = values.get("mfu")
         rows.append(
             [
                 str(fold),
                 str(len(table)),
                 f"{values['images_per_second']:,.1f}",
                 f"{table['seconds'].sum() / 60:,.1f}",
-                _percent(values["loader_wait_share"]),
-                "not known" if mfu is None or pd.isna(mfu) else _percent(mfu),
+                format_percent(values["loader_wait_share"]),
+                "not known" if pd.isna(values["mfu"]) else format_percent(values["mfu"]),
                 f"{table['peak_memory_mb'].max():,.0f}",
             ]
         )
@@ -273,10 +262,6 @@ def _show(subset: Subset, name: str) -> str:
 
 def _count(numbers: list[int]) -> list[str]:
     return [f"{number:,}" for number in numbers]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
 
 
 def _place(value: float, start: float) -> float:

@@ -1,6 +1,7 @@
 """What a report says in words: headlines, warnings, what is undefined. Computes no figure; knows no page."""
 
-import numpy as np
+import math
+
 import pandas as pd
 
 from data_prep.errors import UserError
@@ -9,17 +10,20 @@ from pipeline.evaluation import Evaluation
 from pipeline.metrics import RECALL_RATES, SEVERAL_THRESHOLDS, SPECIFICITIES, all_ones_pf1
 from pipeline.run import Run
 from pipeline.settings import load_recipe
+from pipeline.subsets import Subset
 
 FEW_CANCERS = 100
 """Below this number of cancers a report warns that intervals are wide."""
+MANY_TIES = 0.1
+"""From this share of breasts on, a report warns that their probabilities are those of other breasts."""
 
 FIGURE_NAMES = {
     "auc": "AUC",
     "partial_auc": "partial AUC, specificity 90 to 100\u00a0%",
     "average_precision": "average precision",
     "pf1": "pF1 of the raw probabilities",
-    "pf1_transferred": "pF1 at the transferred threshold",
-    "threshold_transferred": "transferred threshold",
+    "pf1_transferred": "pF1 at the other folds' threshold",
+    "threshold_transferred": "other folds' threshold",
     "pf1_best": "pF1 at the best threshold",
     "threshold_best": "best threshold",
     **{f"sensitivity_at_specificity_{n}": f"sensitivity at specificity {n}\u00a0%" for n in SPECIFICITIES},
@@ -27,12 +31,23 @@ FIGURE_NAMES = {
     "brier": "Brier score",
     "calibration_error": "calibration error",
 }
-"""All figures, in the order to show them."""
+"""All figures by the one name that people read everywhere, in the order to show them."""
+ONE_PROBABILITY = (
+    "A breast is shown with the probability of one model, that of its own fold, which never saw the patient; "
+    "the other folds' models have learned from her label, and their probabilities would be a leak dressed up "
+    "as evidence."
+)
+"""Why the probabilities of the other folds stand nowhere."""
 
 
 def format_figure(value: float | None) -> str:
-    """Three decimals, or the word for None."""
-    return "undefined" if value is None else f"{value:.3f}"
+    """Three decimals, or the word for None and NaN."""
+    return "undefined" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def format_percent(share: float | None) -> str:
+    """Per cent with one decimal, or a dash for None."""
+    return "\u2013" if share is None else f"{100 * share:.1f}\u00a0%"
 
 
 def format_interval(interval: Interval | None) -> str:
@@ -55,14 +70,14 @@ def describe_auc(evaluation: Evaluation) -> str:
         return f"The AUC is undefined: {pooled.undefined.get('auc', 'no replicate has both classes')}."
     sentence = (
         "Shown one breast with cancer and one without, the models give the higher probability to the one "
-        f"with cancer in {_percent(pooled.auc)} of cases (95\u00a0% interval {_percent(interval.low)} to "
-        f"{_percent(interval.high)})"
+        f"with cancer in {format_percent(pooled.auc)} of cases (95\u00a0% interval "
+        f"{format_percent(interval.low)} to {format_percent(interval.high)})"
     )
     if interval.low > 0.5:
-        return f"{sentence}; a coin would in {_percent(0.5)}."
+        return f"{sentence}; a coin would in half of them."
     if interval.high < 0.5:
         return f"{sentence}: worse than a coin."
-    return f"{sentence}, which cannot be told from a coin's {_percent(0.5)}."
+    return f"{sentence}, which cannot be told from a coin's half."
 
 
 def describe_recall(evaluation: Evaluation) -> str:
@@ -75,13 +90,27 @@ def describe_recall(evaluation: Evaluation) -> str:
         return ""
     sentence = (
         f"If at most {rate}\u00a0% of the women were called back, those with the highest probabilities, "
-        f"{_percent(value)} of the cancers would be found ({_percent(interval.low)} to "
-        f"{_percent(interval.high)})."
+        f"{format_percent(value)} of the cancers would be found ({format_percent(interval.low)} to "
+        f"{format_percent(interval.high)})."
     )
-    share = float(evaluation.breasts.table.groupby("patient_id")["cancer"].max().mean())
-    if 100 * share <= rate:
+    ceiling = evaluation.ceilings[rate]
+    if ceiling == 1:
         return sentence
-    return f"{sentence} Nobody could find all of them so: {_percent(share)} of these women have cancer."
+    return f"{sentence} No model could find more than {format_percent(ceiling)} so."
+
+
+def describe_ceilings(evaluation: Evaluation) -> str:
+    """Says what calling back few women can find at most; empty where it can find all cancers."""
+    ceilings = evaluation.ceilings
+    if not ceilings or min(ceilings.values()) == 1:
+        return ""
+    share = float(evaluation.breasts.table.groupby("patient_id")["cancer"].max().mean())
+    rates = ", ".join(f"{rate}\u00a0%" for rate in ceilings)
+    most = ", ".join(map(format_percent, ceilings.values()))
+    return (
+        f"{format_percent(share)} of these women have cancer. So with {rates} of the women called back no "
+        f"model can find more than {most} of the cancers."
+    )
 
 
 def describe_pf1(evaluation: Evaluation) -> str:
@@ -90,42 +119,73 @@ def describe_pf1(evaluation: Evaluation) -> str:
     if pooled.pf1_best is None or pooled.threshold_best is None:
         return f"pF1 is undefined: {pooled.undefined['pf1_best']}."
     all_ones = all_ones_pf1(subset.num_cancers / subset.num_breasts)
-    best = f"With the best threshold, {pooled.threshold_best:.3f}, it is {pooled.pf1_best:.3f}"
-    start = ""
+    best = f"at the best threshold, {pooled.threshold_best:.3f}, is {pooled.pf1_best:.3f}"
+    start = "pF1"
     if pooled.pf1_transferred is not None:
         interval = format_interval(subset.intervals.get("pf1_transferred"))
         start = (
-            "Calling back each fold's breasts by the threshold that the other folds chose gives pF1 "
-            f"{pooled.pf1_transferred:.3f}{f' ({interval})' if interval else ''}. "
+            f"{FIGURE_NAMES['pf1_transferred']} is {pooled.pf1_transferred:.3f}"
+            f"{f' ({interval})' if interval else ''}: each fold's breasts are called back by the threshold "
+            "that was best on all other folds. pF1"
         )
-    else:
-        best = f"With the best threshold, {pooled.threshold_best:.3f}, pF1 is {pooled.pf1_best:.3f}"
-    return f"{start}{best}; calling back every breast would give {all_ones:.3f}."
+    return f"{start} {best}; calling back every breast would give {all_ones:.3f}."
 
 
 def list_warnings(run: Run, evaluation: Evaluation, histories: dict[int, pd.DataFrame]) -> list[str]:
     """Says what stands between these figures and what they seem to promise."""
-    pooled = evaluation.breasts.pooled
-    prevalence = pooled.num_cancers / pooled.num_breasts
-    sentences = [describe_selection(run, histories)]
-    if pooled.num_cancers < FEW_CANCERS:
-        sentences.append(
-            f"Only {pooled.num_cancers} breasts with cancer: the intervals say more than the figures."
-        )
+    sentences = [
+        describe_selection(run, histories),
+        describe_ties(evaluation),
+        *describe_prevalence(evaluation.breasts.pooled),
+    ]
+    advice = "" if evaluation.calibration.undefined else ", or see how calibration changes them"
     sentences.append(
-        f"pF1 depends on how common cancer is. Here {100 * prevalence:.1f}\u00a0% of the breasts have it, "
+        f"The probabilities are the models' raw output, not calibrated risks: read them as a ranking{advice}."
+    )
+    return [sentence for sentence in sentences if sentence]
+
+
+def describe_prevalence(pooled: Subset) -> list[str]:
+    """Says what the number of cancers does to the figures, and to pF1 above all."""
+    if not pooled.num_cancers:
+        return ["No breast has cancer: nothing here says whether the models would find one."]
+    if pooled.num_cancers == pooled.num_breasts:
+        return [
+            "Every breast has cancer: nothing here says whether the models would leave a healthy one alone."
+        ]
+    prevalence = pooled.num_cancers / pooled.num_breasts
+    few = f"Only {pooled.num_cancers} breasts with cancer: the intervals say more than the figures."
+    common = (
+        f"pF1 depends on how common cancer is. Here {format_percent(prevalence)} of the breasts have it, "
         f"and answering 1 for every breast scores {all_ones_pf1(prevalence):.3f}. Compare pF1 only at the "
         "same prevalence."
     )
-    sentences.append(
-        "The best threshold was chosen on the very predictions that it is judged by, so pF1 at the best "
-        "threshold is a little too high, on a single fold more so; pF1 at the transferred threshold is not."
+    chosen = (
+        f"The best threshold was chosen on the very predictions that it is judged by, so "
+        f"{FIGURE_NAMES['pf1_best']} is a little too high, on a single fold more so; "
+        f"{FIGURE_NAMES['pf1_transferred']} is not."
     )
-    sentences.append(
-        "The probabilities are the models' raw output, not calibrated risks: read them as a ranking, or see "
-        "how calibration changes them."
+    return [few if pooled.num_cancers < FEW_CANCERS else "", common, chosen]
+
+
+def describe_ties(evaluation: Evaluation) -> str:
+    """Says that many breasts have the very same probability as another; empty where few have."""
+    share = float(evaluation.breasts.table["probability"].duplicated(keep=False).mean())
+    if share < MANY_TIES:
+        return ""
+    return (
+        f"{format_percent(share)} of the breasts have the very same probability as another breast, which no "
+        "threshold can part from them: the training may have collapsed, or the arithmetic be too coarse."
     )
-    return [sentence for sentence in sentences if sentence]
+
+
+def explain_no_stability(evaluation: Evaluation) -> str:
+    """Says why no threshold was moved; empty where one was."""
+    if not evaluation.stability.empty:
+        return ""
+    if evaluation.threshold is None:
+        return "There is no threshold to move, since no breast has cancer."
+    return "No threshold was moved, since every breast has cancer: calling all of them back is right."
 
 
 def describe_selection(run: Run, histories: dict[int, pd.DataFrame]) -> str:
@@ -137,12 +197,12 @@ def describe_selection(run: Run, histories: dict[int, pd.DataFrame]) -> str:
     if settings.select == "last" or not histories:
         return ""
     columns = [history[settings.select_by] for history in histories.values()]
-    best = float(np.mean([column.max() for column in columns]))
-    last = float(np.mean([column.iloc[-1] for column in columns]))
+    best = pd.Series([column.max() for column in columns]).mean()
+    last = pd.Series([column.iloc[-1] for column in columns]).mean()
     return (
         f"Each fold predicts with the epoch whose {settings.select_by} was the highest on the very patients "
-        f"it is judged by: {best:.3f} on average, against {last:.3f} at the last epoch. All figures here are "
-        "too good by up to about that difference."
+        f"it is judged by: {format_figure(best)} on average, against {format_figure(last)} at the last epoch."
+        " All figures here are too good by up to about that difference."
     )
 
 
@@ -165,6 +225,7 @@ def explain_undefined(evaluation: Evaluation) -> list[str]:
     sets = {
         **{f"Fold {fold}": subset.metrics for fold, subset in evaluation.breasts.folds.items()},
         "Pooled": evaluation.breasts.pooled.metrics,
+        "Pooled, per image": evaluation.images.pooled.metrics,
     }
     sentences = []
     for where, metrics in sets.items():
@@ -179,7 +240,3 @@ def explain_undefined(evaluation: Evaluation) -> list[str]:
     if counts:
         sentences.append(f"Replicates without a value, which the intervals leave out: {', '.join(counts)}.")
     return sentences
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}\u00a0%"

@@ -14,7 +14,7 @@ import pandas as pd
 from data_prep.exams import BREAST
 from pipeline.aggregate import to_breasts
 from pipeline.bootstrap import NUM_REPLICATES, SEED, Interval, find_interval, replicate
-from pipeline.metrics import Metrics, answer, measure, measure_sums
+from pipeline.metrics import Metrics, Unit, answer, measure, measure_sums
 from pipeline.patient_sums import PatientSums
 
 Key = TypeVar("Key", bound=Hashable)
@@ -46,7 +46,7 @@ def assess(
     replicates = replicate(sums, seed=seed, num_replicates=num_replicates)
     subsets = {}
     for key, table in tables.items():
-        metrics = measure_sums(sums[key], table["threshold"].to_numpy())
+        metrics = measure_sums(sums[key], table["threshold"].to_numpy(), unit=_find_unit(table))
         found = {name: find_interval(values) for name, values in replicates[key].items()}
         intervals = {
             name: interval
@@ -81,7 +81,8 @@ def measure_levels(oof: pd.DataFrame) -> tuple[Metrics, Metrics]:
     """
     tables = to_breasts(oof), oof
     of_breasts, of_images = (
-        measure(table["cancer"], table["probability"], patients=table["patient_id"]) for table in tables
+        measure(table["cancer"], table["probability"], patients=table["patient_id"], unit=_find_unit(table))
+        for table in tables
     )
     return of_breasts, of_images
 
@@ -93,6 +94,10 @@ def transfer_thresholds(table: pd.DataFrame) -> pd.DataFrame:
         others = table[table["fold"] != fold]
         thresholds[fold] = measure(others["cancer"], others["probability"]).threshold_best
     return table.assign(threshold=table["fold"].map(thresholds).astype(float))
+
+
+def _find_unit(table: pd.DataFrame) -> Unit:
+    return "breast" if "num_images" in table else "image"
 
 
 def _count(table: pd.DataFrame) -> dict[str, int]:

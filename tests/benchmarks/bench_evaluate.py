@@ -9,6 +9,7 @@ cases are noise, seen by ViT-S/16 of 512 px with random weights.
 `--page` times the report alone.
 """
 
+import io
 import resource
 import sys
 import time
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.console import Console
 
 from data_prep.cache import Cache, CacheSettings, write_image
 from data_prep.files import make_folder, write_csv, write_json, write_text
@@ -32,6 +34,7 @@ from pipeline.checkpoint import save_weights
 from pipeline.compare import compare
 from pipeline.evaluation import evaluate_oof, require_breasts
 from pipeline.gallery import show_cases
+from pipeline.progress import Reporter
 from pipeline.report import write_report
 from pipeline.run import Run
 from pipeline.settings import Recipe
@@ -40,6 +43,7 @@ from pipeline.stability import vary
 from pipeline.subsets import assess, transfer_thresholds
 from pipeline.vit import VisionTransformer
 
+QUIET = Reporter(Console(file=io.StringIO()))
 NUM_PATIENTS, NUM_CANCERS, NUM_IMAGES, NUM_FOLDS = 11_913, 492, 54_706, 5
 
 
@@ -119,9 +123,12 @@ def report_page(oof: pd.DataFrame) -> None:
     with TemporaryDirectory() as folder:
         run = write_run(Path(folder), oof, choice)
         num_images = len([view for group in choice.groups for case in group.cases for view in case.views])
-        shown = report(f"pictures of {num_images} images of cases, ViT-S/16", lambda: show_cases(run, choice))
+        shown = report(
+            f"pictures of {num_images} images of cases, ViT-S/16",
+            lambda: show_cases(run, choice, reporter=QUIET),
+        )
         assert not shown.missing, shown.missing
-        report("report with those pictures", lambda: write_report(run, evaluation))
+        report("report with those pictures", lambda: write_report(run, evaluation, reporter=QUIET))
         print(f"report.html: {run.report.stat().st_size / 1e6:.2f} MB")
 
 

@@ -24,6 +24,7 @@ from pipeline.class_metrics import (
     find_confused_pairs,
     top_k_accuracy,
     wilson_interval,
+    write_class_evaluation,
 )
 from pipeline.run import probability_column
 from tests.pipeline.class_run import make_labels, make_predictions, write_class_run
@@ -117,6 +118,7 @@ def test_metrics_json_holds_every_figure(tmp_path: Path) -> None:
     table = make_predictions(6, num_images=50)
     run = write_class_run(tmp_path / "run", table)
     evaluation = evaluate_classes(run)
+    write_class_evaluation(run, evaluation)
     written = json.loads(run.metrics.read_text())
     assert list(written) == [
         "num_images",

@@ -2,16 +2,24 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from data_prep.errors import UserError
-from pipeline.evaluate import FOLD_METRICS_COLUMNS, SLICES_COLUMNS, evaluate_run
+from pipeline.evaluate import FOLD_METRICS_COLUMNS, SLICES_COLUMNS, evaluate_run, write_evaluation
 from pipeline.metrics import FIGURES, NO_CANCER, SEVERAL_THRESHOLDS, measure
 from pipeline.oof import collect_oof
 from pipeline.run import OOF_COLUMNS, OOF_EXAM_COLUMNS, read_oof
 from tests.pipeline.synthetic_run import add_exam_columns, make_oof, write_run
+
+
+def evaluate(run):
+    """Computes and writes."""
+    evaluation = evaluate_run(run)
+    write_evaluation(run, evaluation)
+    return evaluation
 
 
 def change(path, **columns):
@@ -23,7 +31,7 @@ def test_the_figures_are_those_of_breast_means(tmp_path):
     """Recomputed from the image predictions with pandas and scikit-learn."""
     oof = make_oof()
     run = write_run(tmp_path / "run", oof)
-    evaluate_run(run)
+    evaluate(run)
     table = pd.read_csv(run.fold_metrics)
     assert list(table) == FOLD_METRICS_COLUMNS
     assert table["fold"].tolist() == [0, 1, 2]
@@ -39,7 +47,7 @@ def test_the_figures_are_those_of_breast_means(tmp_path):
 
 def test_metrics_json_holds_folds_pooled_intervals_and_threshold(tmp_path):
     run = write_run(tmp_path / "run", make_oof())
-    evaluation = evaluate_run(run)
+    evaluation = evaluate(run)
     content = json.loads(run.metrics.read_text())
     assert [fold["fold"] for fold in content["folds"]] == [0, 1, 2]
     assert content["threshold"] == evaluation.threshold == content["pooled"]["threshold_best"]
@@ -57,7 +65,7 @@ def test_metrics_json_holds_folds_pooled_intervals_and_threshold(tmp_path):
 def test_both_levels_of_fold_metrics_are_measured_on_the_fold_alone(tmp_path):
     oof = make_oof()
     run = write_run(tmp_path / "run", oof)
-    evaluate_run(run)
+    evaluate(run)
     row = pd.read_csv(run.fold_metrics).set_index("fold").loc[1]
     part = oof[oof["fold"] == 1]
     expected = measure(part["cancer"], part["probability"], patients=part["patient_id"])
@@ -73,7 +81,7 @@ def test_both_levels_of_fold_metrics_are_measured_on_the_fold_alone(tmp_path):
 def test_slices_are_written_with_counts_intervals_and_reasons(tmp_path):
     oof = add_exam_columns(make_oof())
     run = write_run(tmp_path / "run", oof)
-    evaluation = evaluate_run(run)
+    evaluation = evaluate(run)
     assert evaluation.missing_slices == {}
     slices = pd.read_csv(run.table("slices"), dtype={"value": str})
     assert list(slices) == SLICES_COLUMNS
@@ -95,7 +103,7 @@ def test_slices_are_written_with_counts_intervals_and_reasons(tmp_path):
 def test_oof_without_exam_columns_has_fewer_slices_and_says_which(tmp_path):
     oof = add_exam_columns(make_oof()).drop(columns=["density", "view"])
     run = write_run(tmp_path / "run", oof)
-    evaluate_run(run)
+    evaluate(run)
     content = json.loads(run.metrics.read_text())
     assert content["missing_slices"] == {
         "view": "the run's predictions have no column view",
@@ -106,7 +114,7 @@ def test_oof_without_exam_columns_has_fewer_slices_and_says_which(tmp_path):
 
 def test_exam_columns_are_read_back_as_text(tmp_path):
     run = write_run(tmp_path / "run", add_exam_columns(make_oof()))
-    evaluate_run(run)
+    evaluate(run)
     written = read_oof(run.oof)
     assert list(written) == [*OOF_COLUMNS, *OOF_EXAM_COLUMNS]
     assert set(written["site_id"]) == {"1", "2"}
@@ -117,7 +125,7 @@ def test_oof_csv_holds_every_prediction_once_in_the_order_of_ids(tmp_path):
     """Read back without losing a bit."""
     oof = make_oof()
     run = write_run(tmp_path / "run", oof)
-    evaluate_run(run)
+    evaluate(run)
     written = pd.read_csv(run.oof, dtype={"patient_id": str, "image_id": str})
     assert list(written) == OOF_COLUMNS
     numbers = written[["patient_id", "image_id"]].astype(int)
@@ -129,9 +137,9 @@ def test_oof_csv_holds_every_prediction_once_in_the_order_of_ids(tmp_path):
 def test_evaluating_again_writes_the_same_bytes(tmp_path):
     run = write_run(tmp_path / "run", make_oof())
     paths = [run.oof, run.fold_metrics, run.metrics, run.table("slices"), run.table("calibration")]
-    evaluate_run(run)
+    evaluate(run)
     first = [path.read_bytes() for path in paths]
-    evaluate_run(run)
+    evaluate(run)
     assert [path.read_bytes() for path in paths] == first
 
 
@@ -139,8 +147,8 @@ def test_the_order_of_the_predictions_does_not_matter(tmp_path):
     oof = add_exam_columns(make_oof())
     run = write_run(tmp_path / "run", oof)
     shuffled = write_run(tmp_path / "shuffled", oof.sample(frac=1, random_state=1))
-    evaluate_run(run)
-    evaluate_run(shuffled)
+    evaluate(run)
+    evaluate(shuffled)
     assert run.metrics.read_bytes() == shuffled.metrics.read_bytes()
     assert run.oof.read_bytes() == shuffled.oof.read_bytes()
     for name in ("fold_table", "slices", "calibration", "threshold_stability"):
@@ -151,16 +159,34 @@ def test_undefined_figures_are_empty_cells_and_null_with_a_reason(tmp_path):
     oof = make_oof()
     oof.loc[oof["fold"] == 1, "cancer"] = 0
     run = write_run(tmp_path / "run", oof)
-    evaluate_run(run)
+    evaluate(run)
     assert run.fold_metrics.read_text().splitlines()[2].startswith("1,80,40,0,,,,,,20,")
     fold = json.loads(run.metrics.read_text())["folds"][1]
     assert fold["auc"] is None
-    assert fold["undefined"]["auc"] == NO_CANCER
+    assert fold["undefined"]["auc"] == NO_CANCER["breast"]
+
+
+def test_a_reason_speaks_of_breasts_or_of_images(tmp_path):
+    """In slices.csv and metrics.json, of whatever the figure is of."""
+    oof = add_exam_columns(make_oof())
+    oof.loc[oof["view"] == "CC", "cancer"] = 0
+    oof["laterality"] = np.where(oof["view"] == "CC", "L", "R")
+    oof["patient_id"] = oof["patient_id"] + "0" + oof.groupby(["patient_id", "view"]).cumcount().astype(str)
+    run = write_run(tmp_path / "run", oof)
+    evaluate(run)
+    slices = pd.read_csv(run.table("slices")).dropna(subset="undefined")
+    reasons = slices[slices["undefined"].str.contains("cancer")].groupby("level")["undefined"].unique()
+    assert set(reasons["breast"]) == {NO_CANCER["breast"]}
+    assert set(reasons["image"]) == {NO_CANCER["image"]}
+    (cc,) = [
+        part for part in json.loads(run.metrics.read_text())["images"]["slices"] if part["value"] == "CC"
+    ]
+    assert cc["undefined"]["auc"] == "there is no image with cancer"
 
 
 def test_a_run_without_any_cancer_is_evaluated_too(tmp_path):
     run = write_run(tmp_path / "run", make_oof(num_cancers=0))
-    evaluation = evaluate_run(run)
+    evaluation = evaluate(run)
     assert evaluation.threshold is None
     assert set(evaluation.breasts.pooled.intervals) == {"brier", "calibration_error"}
     content = json.loads(run.metrics.read_text())
@@ -171,7 +197,7 @@ def test_a_run_without_any_cancer_is_evaluated_too(tmp_path):
 def test_an_image_that_could_not_be_prepared_is_simply_not_counted(tmp_path):
     oof = make_oof()
     run = write_run(tmp_path / "run", oof.drop(index=[0, 1, 7]))
-    evaluation = evaluate_run(run)
+    evaluation = evaluate(run)
     assert evaluation.breasts.pooled.num_images == len(oof) - 3
     assert evaluation.breasts.pooled.num_breasts == 119
 
@@ -260,7 +286,7 @@ def test_a_damaged_run_is_one_clear_sentence_and_nothing_is_written(tmp_path, da
     run = write_run(tmp_path / "run", make_oof())
     damage(run)
     with pytest.raises(UserError, match=message) as caught:
-        evaluate_run(run)
+        evaluate(run)
     assert "\n" not in str(caught.value)
     written = {path.name for path in run.folder.iterdir() if path.is_file()}
     assert written == {"folds.csv", "settings.toml", "environment.json"}

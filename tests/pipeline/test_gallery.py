@@ -26,6 +26,7 @@ from pipeline.gallery import SIDES, Shot, encode_within, find_cut, open_cache, s
 from pipeline.report import write_report
 from pipeline.settings import load_recipe
 from tests.pipeline.synthetic_run import add_exam_columns, make_oof
+from tests.pipeline.tiny import heard, quiet
 
 
 def choose_slowly(oof):
@@ -101,7 +102,9 @@ def test_every_image_has_its_picture_and_what_its_own_fold_model_saw(finished):
     """The overlay's strongest patch is that of the model which held the patient out."""
     evaluation = evaluate_run(finished)
     choice = choose_cases(evaluation)
-    gallery = show_cases(finished, choice)
+    reporter = quiet()
+    gallery = show_cases(finished, choice, reporter=reporter)
+    assert f"pictures of cases: {len(gallery.tiles)}/{len(gallery.tiles)} images" in heard(reporter)
     assert gallery.missing == []
     recipe = load_recipe(finished.settings)
     cache = open_cache(finished, recipe)
@@ -129,10 +132,10 @@ def change_cache(run, folder):
 def say_missing(run):
     """The sentence of a report whose cases have no pictures."""
     evaluation = evaluate_run(run)
-    gallery = show_cases(run, choose_cases(evaluation))
+    gallery = show_cases(run, choose_cases(evaluation), reporter=quiet())
     assert gallery.tiles == {}
     (sentence,) = gallery.missing
-    page = write_report(run, evaluation).read_text("utf-8")
+    page = write_report(run, evaluation, reporter=quiet()).read_text("utf-8")
     assert html.escape(sentence, quote=False) in page.replace("&#39;", "'")
     assert "<img" not in page
     return sentence
@@ -180,16 +183,16 @@ def test_an_image_that_cannot_be_read_is_missing_alone_and_its_place_says_why(
     change_cache(finished, other)
     evaluation = evaluate_run(finished)
     choice = choose_cases(evaluation)
-    whole = show_cases(finished, choice)
+    whole = show_cases(finished, choice, reporter=quiet())
     image_id = choice.groups[-1].cases[0].views[0].image_id
     (path,) = other.rglob(f"{image_id}.png")
     harm(path)
-    gallery = show_cases(finished, choice)
+    gallery = show_cases(finished, choice, reporter=quiet())
     assert gallery.missing == []
     assert list(gallery.reasons) == [image_id]
     assert reason in gallery.reasons[image_id]
     assert gallery.tiles == {name: tile for name, tile in whole.tiles.items() if name != image_id}
-    page = write_report(finished, evaluation).read_text("utf-8")
+    page = write_report(finished, evaluation, reporter=quiet()).read_text("utf-8")
     place = re.search(rf'<figure class="view">(?:(?!</figure>).)*{image_id}<.*?</figure>', page, re.DOTALL)[0]
     assert f"No picture: {path} " in place
 
@@ -201,7 +204,7 @@ def test_an_image_of_which_the_model_says_something_else_is_another_image(finish
     table["probability"] = 1 - table["probability"]
     table.to_csv(oof, index=False)
     choice = choose_cases(evaluate_run(finished))
-    gallery = show_cases(finished, choice)
+    gallery = show_cases(finished, choice, reporter=quiet())
     views = {
         view.image_id: case.fold for group in choice.groups for case in group.cases for view in case.views
     }
@@ -213,7 +216,7 @@ def test_an_image_of_which_the_model_says_something_else_is_another_image(finish
 def test_without_weights_the_mammograms_are_shown_bare(finished):
     for fold in (0, 1):
         finished.fold(fold).weights.unlink()
-    gallery = show_cases(finished, choose_cases(evaluate_run(finished)))
+    gallery = show_cases(finished, choose_cases(evaluate_run(finished)), reporter=quiet())
     assert "No attention: fold 0 has no readable model.safetensors." in gallery.missing
     assert gallery.tiles
     assert all(tile.mammogram and not tile.overlay for tile in gallery.tiles.values())

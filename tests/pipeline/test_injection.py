@@ -12,6 +12,7 @@ from pipeline.evaluate import evaluate_run
 from pipeline.report import write_report
 from pipeline.run import Run
 from tests.browser import open_page
+from tests.pipeline.tiny import quiet
 
 MARKUP = "<img src=x onerror='window.planted=1'>"
 FORMULAS = ["=cmd|' 'C calc'!A0", "+1+cmd()", "-2+3+cmd()", "@SUM(1+1)", "\t=1+1", "\r=1+1"]
@@ -41,7 +42,7 @@ def test_markup_in_names_and_cells_does_not_run_in_a_browser(unbroken: Run, tmp_
         oof = pd.read_csv(path, dtype=str)
         oof["view"] = f"<script>window.planted=2</script>{MARKUP}"
         oof.to_csv(path, index=False)
-    write_report(run, evaluate_run(run))
+    write_report(run, evaluate_run(run), reporter=quiet())
     question = """{planted: "planted" in window,
         strangers: [...document.images].filter(image => !image.src.startsWith("data:")).length,
         told: document.body.innerText.includes("onerror")}"""

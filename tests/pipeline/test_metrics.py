@@ -192,11 +192,15 @@ NEEDS_OTHERS = {"auc", "partial_auc", *(f"sensitivity_at_specificity_{n}" for n 
 @pytest.mark.parametrize(
     ("labels", "probabilities", "undefined"),
     [
-        ([0, 0], [0.1, 0.2], dict.fromkeys(NEEDS_CANCER, metrics.NO_CANCER)),
-        ([1, 1], [0.1, 0.2], dict.fromkeys(NEEDS_OTHERS, metrics.ONLY_CANCER)),
+        ([0, 0], [0.1, 0.2], dict.fromkeys(NEEDS_CANCER, metrics.NO_CANCER["breast"])),
+        ([1, 1], [0.1, 0.2], dict.fromkeys(NEEDS_OTHERS, metrics.ONLY_CANCER["breast"])),
         ([1, 0], [0.0, 0.0], {"pf1": metrics.ALL_ZERO}),
         ([1, 0], [0.0, -1.0], {"pf1": metrics.ALL_ZERO}),
-        ([1, 1], [0.0, 0.0], dict.fromkeys(NEEDS_OTHERS, metrics.ONLY_CANCER) | {"pf1": metrics.ALL_ZERO}),
+        (
+            [1, 1],
+            [0.0, 0.0],
+            dict.fromkeys(NEEDS_OTHERS, metrics.ONLY_CANCER["breast"]) | {"pf1": metrics.ALL_ZERO},
+        ),
         ([1, 0], [0.3, 0.4], {}),
     ],
 )

@@ -1,10 +1,13 @@
 """The report: self-contained, complete, honest where something is missing, and fit for a browser."""
 
 import base64
+import html
 import io
 import json
+import math
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import cv2
 import matplotlib as mpl
@@ -12,20 +15,35 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from data_prep.errors import UserError
 from data_prep.files import write_csv
 from pipeline import curves, weight_pictures
 from pipeline.attention import ATTENTION_COLUMNS
+from pipeline.cli import app
 from pipeline.drawing import FOLD_COLOURS, INK
 from pipeline.evaluate import evaluate_run
+from pipeline.evaluation import evaluate_oof
 from pipeline.inside import look_inside
-from pipeline.report import write_report
-from pipeline.sentences import describe_auc, describe_pf1, explain_undefined
+from pipeline.oof import collect_oof
+from pipeline.report import HISTORY_FIGURES, write_report
+from pipeline.sentences import (
+    FIGURE_NAMES,
+    describe_auc,
+    describe_ceilings,
+    describe_pf1,
+    describe_ties,
+    explain_undefined,
+    format_figure,
+)
 from pipeline.settings import ModelSettings
 from pipeline.vit import VisionTransformer
 from tests.browser import open_page, photograph
 from tests.pipeline.synthetic_run import add_exam_columns, make_history, make_oof, write_run
+from tests.pipeline.tiny import quiet
 
+README = Path(__file__).parents[2] / "reports/README.md"
 VOID_TAGS = {"meta", "link", "br", "img", "input"}
 
 
@@ -66,7 +84,7 @@ class Page(HTMLParser):
 
 def write_page(tmp_path, *, name="night run", **options):
     run = write_run(tmp_path / name, make_oof(**options))
-    return write_report(run, evaluate_run(run)).read_text("utf-8")
+    return write_report(run, evaluate_run(run), reporter=quiet()).read_text("utf-8")
 
 
 def write_distances(run, folds=(0, 1)):
@@ -79,7 +97,7 @@ def write_distances(run, folds=(0, 1)):
 def write_whole_page(run):
     """The page of a run that has everything."""
     write_distances(run)
-    return write_report(run, evaluate_run(run)).read_text("utf-8")
+    return write_report(run, evaluate_run(run), reporter=quiet()).read_text("utf-8")
 
 
 def look(run, folds=(0, 1)):
@@ -143,7 +161,7 @@ def test_names_and_settings_are_escaped(tmp_path):
     run = write_run(tmp_path / "<script>alert(1)<", make_oof())
     run.settings.write_text('note = "</pre><script>alert(2)</script>"')
     run.environment.write_text('{"device": "<img src=x>"}')
-    page = Page(write_report(run, evaluate_run(run)).read_text("utf-8"))
+    page = Page(write_report(run, evaluate_run(run), reporter=quiet()).read_text("utf-8"))
     assert "img" not in page.tags
     assert page.tags.count("script") == 1
     assert "<script>alert(1)<" in page.text
@@ -154,9 +172,61 @@ def test_what_was_not_recorded_is_said(tmp_path):
     run = write_run(tmp_path / "run", make_oof())
     for path in (run.settings, run.environment, *(run.fold(fold).history for fold in range(3))):
         path.unlink()
-    page = Page(write_report(run, evaluate_run(run)).read_text("utf-8"))
+    page = Page(write_report(run, evaluate_run(run), reporter=quiet()).read_text("utf-8"))
     for name in ("settings.toml", "environment.json", "history.csv"):
         assert re.search(rf"Not recorded: [a-z ]+ {name}", page.text)
+
+
+def spoil(name, text):
+    """Returns what puts a text into a file of the run."""
+
+    def do(run):
+        path = run.folder / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return do
+
+
+DAMAGES = {
+    "an empty history": spoil("fold_0/history.csv", ""),
+    "a history without an epoch": spoil("fold_1/history.csv", ",".join(HISTORY_FIGURES) + "\n"),
+    "a history of words": spoil(
+        "fold_0/history.csv", ",".join(HISTORY_FIGURES) + "\n" + "high," * 5 + "high\n"
+    ),
+    "a history of other columns": spoil("fold_0/history.csv", "epoch,loss\n1,0.5\n"),
+    "a torn throughput": spoil("fold_1/throughput.csv", "epoch,images,seconds\n1,12"),
+    "bytes for attention distances": spoil("fold_0/attention.csv", b"\xff\x00\xfe"),
+    "half an environment": spoil("environment.json", '{"cache": '),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_file_is_one_sentence_with_a_way_out_and_no_report_is_touched(finished, damage):
+    """Figures, pages and card stay those of the report before; the way out is a way out."""
+    write_report(finished, evaluate_run(finished), reporter=quiet())
+    path = damage(finished)
+    before = {
+        file: (file.read_bytes(), file.stat().st_mtime_ns)
+        for file in finished.folder.iterdir()
+        if file.is_file()
+    }
+    evaluation = evaluate_oof(collect_oof(finished).assign(probability=0.5))
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))} is damaged") as caught:
+        write_report(finished, evaluation, reporter=quiet())
+    assert "\n" not in str(caught.value)
+    assert "remove it" in str(caught.value)
+    assert all((file.read_bytes(), file.stat().st_mtime_ns) == was for file, was in before.items())
+    path.unlink()
+    write_report(finished, evaluation, reporter=quiet())
+
+
+def test_settings_that_are_no_text_are_shown_as_far_as_they_are(tmp_path):
+    run = write_run(tmp_path / "run", make_oof())
+    run.settings.write_bytes(b"[model]\nname = '\xff'\n")
+    assert "name = &#39;\ufffd&#39;" in write_report(run, evaluate_run(run), reporter=quiet()).read_text(
+        "utf-8"
+    )
 
 
 def test_a_fold_without_cancer_is_explained_and_leaves_no_curve(tmp_path):
@@ -166,7 +236,7 @@ def test_a_fold_without_cancer_is_explained_and_leaves_no_curve(tmp_path):
     evaluation = evaluate_run(run)
     (sentence,) = explain_undefined(evaluation)
     assert sentence.startswith("Fold 1: there is no breast with cancer, so there is no pF1")
-    page = write_report(run, evaluation).read_text("utf-8")
+    page = html.unescape(write_report(run, evaluation, reporter=quiet()).read_text("utf-8"))
     assert sentence in page
     roc = re.search(r"<svg.*?</svg>", page, re.DOTALL)[0]
     assert ">fold 0</text>" in roc
@@ -218,7 +288,7 @@ def test_what_is_missing_inside_is_said_and_the_rest_is_shown(finished):
     seen = look(finished)
     assert not seen.pictures
     assert seen.missing == ["Not drawn: the run's settings.toml does not describe a model."]
-    page = Page(write_report(finished, evaluate_run(finished)).read_text("utf-8"))
+    page = Page(write_report(finished, evaluate_run(finished), reporter=quiet()).read_text("utf-8"))
     assert seen.missing[0] in page.text
 
 
@@ -303,6 +373,107 @@ def test_the_headline_says_whether_the_model_beats_a_coin(tmp_path, skill, verdi
     assert "calling back every breast would give 0.222" in describe_pf1(evaluation)
 
 
+@pytest.mark.parametrize("value", [None, math.nan, np.float64("nan")])
+def test_a_figure_that_is_no_number_is_a_word(value):
+    assert format_figure(value) == "undefined"
+
+
+def test_one_figure_has_one_name_wherever_people_read_it(tmp_path):
+    """pF1 at the threshold of the other folds, in page, text, card and terminal."""
+    run = write_run(tmp_path / "run", make_oof())
+    ended = CliRunner().invoke(app, ["evaluate", str(run.folder)], env={"COLUMNS": "200"})
+    name = FIGURE_NAMES["pf1_transferred"]
+    page = Page(run.report.read_text("utf-8")).text
+    texts = {"page": page, "terminal": ended.stdout}
+    texts |= {path.name: path.read_text("utf-8") for path in (run.report_text, run.model_card)}
+    for place, text in texts.items():
+        assert name in text, place
+        assert not re.search(r"transferred (F1|threshold)|F1 transferred|F1 at the transferred", text), place
+    assert f"<dt>{html.escape(name).replace('&#x27;', '&#39;')}</dt>" in run.report.read_text("utf-8")
+    assert f"`pf1_transferred`, `threshold_transferred` | {name}" in README.read_text("utf-8")
+
+
+def test_what_no_model_could_find_is_said_beside_what_was_found(tmp_path):
+    """15 of 60 women have cancer in one breast, 12 in the other too; 10 % of 60 are 6 women with 12 of 27."""
+    oof = make_oof(num_cancers=0)
+    left, right = (
+        (oof["laterality"] == side) & (oof["patient_id"].astype(int) < n)
+        for side, n in (("L", 15), ("R", 12))
+    )
+    oof["cancer"] = (left | right).astype(int)
+    run = write_run(tmp_path / "run", oof)
+    evaluation = evaluate_run(run)
+    assert evaluation.ceilings == {2: 2 / 27, 5: 6 / 27, 10: 12 / 27}
+    page = Page(write_report(run, evaluation, reporter=quiet()).read_text("utf-8")).text.replace(
+        "\u00a0", " "
+    )
+    assert "no model can pass 0.444" in page
+    sentence = (
+        "25.0 % of these women have cancer. So with 2 %, 5 %, 10 % of the women called back no model can find"
+    )
+    texts = [page, *(path.read_text("utf-8") for path in (run.report_text, run.model_card))]
+    assert all(f"{sentence} more than 7.4 %, 22.2 %, 44.4 %" in text.replace("\u00a0", " ") for text in texts)
+
+
+def test_no_model_is_told_to_have_found_more_than_could_be_found():
+    """The ceiling is reached by the truth itself, and where all can be found nothing is said."""
+    oof = make_oof(num_patients=200, num_cancers=30)
+    perfect = evaluate_oof(
+        oof.assign(probability=oof["cancer"] * (0.5 + 0.4 * oof["patient_id"].astype(int) / 200))
+    )
+    for rate, ceiling in perfect.ceilings.items():
+        assert perfect.breasts.pooled.metrics.figures[f"sensitivity_at_recall_rate_{rate}"] <= ceiling < 1
+    rare = make_oof(num_patients=200, num_cancers=2)
+    assert describe_ceilings(evaluate_oof(rare)) == ""
+    assert describe_ceilings(evaluate_oof(make_oof(num_cancers=0))) == ""
+
+
+@pytest.mark.parametrize(("num_tied", "is_said"), [(0, False), (11, False), (12, True), (120, True)])
+def test_probabilities_that_tie_heavily_are_a_warning(num_tied, is_said):
+    """Of 120 breasts a tenth is 12."""
+    oof = make_oof()
+    breasts = oof.groupby(["patient_id", "laterality"], sort=False).ngroup()
+    oof.loc[breasts < num_tied, "probability"] = 0.25
+    sentence = describe_ties(evaluate_oof(oof))
+    assert bool(sentence) == is_said
+    if is_said:
+        assert sentence.startswith(f"{100 * num_tied / 120:.1f}\u00a0% of the breasts have the very same")
+
+
+@pytest.mark.parametrize(
+    ("cancer", "said"),
+    [
+        (
+            0,
+            ["No breast has cancer: nothing here says", "There is no threshold to move, since no breast has"],
+        ),
+        (1, ["Every breast has cancer: nothing here says", "No threshold was moved, since every breast has"]),
+    ],
+)
+def test_where_all_breasts_are_alike_the_texts_say_so_and_promise_nothing(tmp_path, cancer, said):
+    run = write_run(tmp_path / "run", make_oof().assign(cancer=cancer))
+    write_report(run, evaluate_run(run), reporter=quiet())
+    for path in (run.report, run.report_text):
+        text = path.read_text("utf-8")
+        assert all(sentence in text for sentence in said)
+        for wrong in (
+            "Only 0 breasts",
+            "100.0\u00a0% of the breasts have it",
+            "a little too high",
+            "see how calibration",
+            "nan",
+        ):
+            assert wrong not in text, wrong
+    assert said[0] in run.model_card.read_text("utf-8")
+
+
+def test_the_report_says_why_a_case_has_one_probability_alone(tmp_path):
+    run = write_run(tmp_path / "run", make_oof())
+    write_report(run, evaluate_run(run), reporter=quiet())
+    for path in (run.report, run.report_text, run.model_card):
+        assert "would be a leak dressed up as evidence" in path.read_text("utf-8")
+
+
 def test_gaps_in_a_history_are_drawn_as_gaps():
     """A fold whose validation AUC is undefined in an epoch, and a history of one epoch."""
     history = make_history(6)
@@ -364,7 +535,7 @@ def test_the_page_is_light_by_day_and_dark_by_night(tmp_path, finished):
 
 def test_every_headline_figure_stands_in_the_text_and_the_card(tmp_path):
     run = write_run(tmp_path / "run", add_exam_columns(make_oof()))
-    write_report(run, evaluate_run(run))
+    write_report(run, evaluate_run(run), reporter=quiet())
     metrics = json.loads(run.metrics.read_text("utf-8"))
     for text in (run.report_text.read_text("utf-8"), run.model_card.read_text("utf-8")):
         for level in (metrics["pooled"], metrics["images"]["pooled"]):
@@ -382,7 +553,7 @@ def test_hostile_names_stay_text_in_markdown(tmp_path):
     oof["site_id"] = oof["site_id"].replace({"1": "<b>|x|`</b>"})
     run = write_run(tmp_path / "<script>alert(1)<", oof)
     run.settings.write_text("```\n<script>alert(2)</script>")
-    page = Page(write_report(run, evaluate_run(run)).read_text("utf-8"))
+    page = Page(write_report(run, evaluate_run(run), reporter=quiet()).read_text("utf-8"))
     assert page.tags.count("script") == 1
     assert "<b>|x|`</b>" in page.text
     for path in (run.report_text, run.model_card):
@@ -413,11 +584,13 @@ def test_colour_blind_readers_tell_the_first_five_folds_apart():
 
 
 def test_choosing_the_best_epoch_is_priced(finished):
-    assert "very patients" not in write_report(finished, evaluate_run(finished)).read_text("utf-8")
+    assert "very patients" not in write_report(finished, evaluate_run(finished), reporter=quiet()).read_text(
+        "utf-8"
+    )
     settings = finished.settings.read_text("utf-8")
     finished.settings.write_text(settings.replace('select = "last"', 'select = "best"'), "utf-8")
     for fold, values in {0: [0.5, 0.9, 0.6], 1: [0.4, 0.5, 0.5]}.items():
         history = pd.read_csv(finished.fold(fold).history).assign(val_auc=values)
         write_csv(finished.fold(fold).history, history)
-    page = write_report(finished, evaluate_run(finished)).read_text("utf-8")
+    page = write_report(finished, evaluate_run(finished), reporter=quiet()).read_text("utf-8")
     assert "0.700 on average, against 0.550 at the last epoch" in page
