@@ -493,12 +493,22 @@ SHOWN = """(() => {
   const rising = read(), sort = head.getAttribute("aria-sort");
   head.querySelector("button").click();
   const images = [...document.images];
+  const rules = [...document.styleSheets[0].cssRules].filter(rule => rule.media?.mediaText === "print");
+  const printed = part => rules.flatMap(rule => [...rule.cssRules])
+    .filter(rule => part.matches(rule.selectorText)).map(rule => rule.style);
   return {
     drawings: [...document.querySelectorAll("svg")]
       .filter(svg => svg.getBoundingClientRect().height > 100).length,
     images: images.length,
     loaded: images.filter(image => image.complete && image.naturalWidth > 0).length,
     described: images.filter(image => image.alt.length > 10).length,
+    hints: [...document.querySelectorAll("main *")]
+      .filter(part => part.children.length === 0 && part.textContent.includes("Point at a picture"))
+      .map(part => printed(part).map(style => style.display)),
+    torn: [...document.querySelectorAll("figure, .case, .caution, .figures div, tr")]
+      .filter(part => !printed(part).some(style => style.breakInside === "avoid")).length,
+    loose: [...document.querySelectorAll("table:not(.facts)")]
+      .filter(table => !table.closest(".scroll")).length,
     fits: page.scrollWidth <= page.clientWidth, before, rising, sort, falling: read(),
   };
 })()"""
@@ -507,7 +517,11 @@ SHOWN = """(() => {
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [500, 1200])
 def test_a_browser_shows_every_picture_and_sorts_tables(tmp_path, finished, width):
-    """Headless Chromium lays out the page without complaint and without a sideways scroll bar."""
+    """Headless Chromium lays out the page without complaint and without a sideways scroll bar.
+
+    Wide tables scroll in a box of their own, and print tears no figure, case, card or row and gives no hint
+    that paper cannot follow.
+    """
     write_whole_page(finished)
     opened = open_page(finished.report, SHOWN, tmp_path, width=width)
     shown = opened.answer
@@ -515,6 +529,8 @@ def test_a_browser_shows_every_picture_and_sorts_tables(tmp_path, finished, widt
     assert shown["drawings"] == 13
     assert shown["images"] == shown["loaded"] == shown["described"] > 0
     assert shown["fits"]
+    assert shown["loose"] == shown["torn"] == 0
+    assert shown["hints"] == [["none"]]
     assert shown["sort"] == "ascending"
     assert shown["rising"] == sorted(shown["before"])
     assert shown["falling"] == sorted(shown["before"], reverse=True)
