@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from pipeline.progress import Reporter
 from pipeline.terminal import RunFolder, console, say, show_facts
@@ -84,7 +84,7 @@ def show_evaluation(run: "Run", evaluation: "Evaluation") -> None:
         **{f"fold {fold}": subset for fold, subset in evaluation.breasts.folds.items()},
         "pooled": pooled,
     }
-    table = Table("per breast", *subsets, box=None, padding=(0, 2, 0, 0))
+    table = Table(Column("per breast", no_wrap=True), *subsets, box=None, padding=(0, 2, 0, 0))
     for count in ("breasts", "cancers"):
         table.add_row(count, *(f"{getattr(subset, f'num_{count}'):,}" for subset in subsets.values()))
     for name in SHOWN_FIGURES:

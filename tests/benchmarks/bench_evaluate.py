@@ -128,6 +128,7 @@ def report_page(oof: pd.DataFrame) -> None:
             lambda: show_cases(run, choice, reporter=QUIET),
         )
         assert not shown.missing, shown.missing
+        assert not shown.reasons, shown.reasons
         report("report with those pictures", lambda: write_report(run, evaluation, reporter=QUIET))
         print(f"report.html: {run.report.stat().st_size / 1e6:.2f} MB")
 

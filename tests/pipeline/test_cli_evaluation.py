@@ -39,7 +39,7 @@ def runs(tmp_path: Path) -> list[Path]:
 
 
 def test_evaluate_prints_folds_intervals_and_where_the_rest_stands(runs: list[Path]) -> None:
-    shown = mammo("evaluate", runs[1])
+    shown = CliRunner().invoke(app, ["evaluate", str(runs[1])], env={"COLUMNS": "80"})
     assert shown.exit_code == 0, shown.output
     assert re.search(r"^AUC 0\.\d{3}, 95 % interval 0\.\d{3} to ", shown.stdout, re.MULTILINE)
     lines = [re.split(r"  +", line.strip()) for line in shown.stdout.splitlines()]

@@ -6,7 +6,10 @@ import pandas as pd
 import pytest
 
 from data_prep.errors import UserError
+from pipeline.ranks import Ranks
 from pipeline.run import OOF_COLUMNS, Run, read_oof
+from pipeline.start_run import say_if_ranks_changed
+from tests.pipeline.tiny import heard, quiet
 
 
 @pytest.fixture
@@ -80,3 +83,21 @@ def test_a_table_of_predictions_is_checked(run: Run) -> None:
     path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
     with pytest.raises(UserError, match="holds image 01 twice"):
         read_oof(path)
+
+
+def test_a_run_that_goes_on_with_other_processes_says_so_even_without_its_environment(run: Run) -> None:
+    """A run without environment.json counts as begun by one process; a damaged one is named."""
+    spoken = {}
+    for content in (None, '{"processes": 2}', '{"processes": '):
+        if content is not None:
+            run.environment.write_text(content)
+        reporter = quiet()
+        try:
+            say_if_ranks_changed(run, Ranks(0, 2), reporter)
+        except UserError as error:
+            spoken[content] = str(error)
+        else:
+            spoken[content] = heard(reporter)
+    assert "was begun by 1 processes and goes on with 2" in spoken[None]
+    assert spoken['{"processes": 2}'] == ""
+    assert spoken['{"processes": '].startswith(f"{run.environment} is damaged")
