@@ -137,7 +137,7 @@ def train(
 
 def _require_spreadable(engine: str, cache: Path | None, *, dry_run: bool) -> None:
     """Refuses what does not go with --engine ray."""
-    from pipeline.ranks import is_under_torchrun
+    from pipeline.launcher import is_under_torchrun
 
     if engine != "ray":
         raise UserError(

@@ -371,8 +371,8 @@ def another_flip(run: Run, folder: Path) -> dict[str, bool]:
 def test_a_cache_makes_floats_on_the_device_that_asks(unbroken: Run, folder: Path, tmp_path: Path) -> None:
     """Integers travel, a quarter of the bytes."""
     cache = prepared(folder, tmp_path / "cache")
-    source = ImageCache(cache, PREPARE, workers=0, config=unbroken.settings, device="meta")
-    (batch,) = source.load([[0, 1]])
+    source = ImageCache(cache, PREPARE, workers=0, config=unbroken.settings)
+    (batch,) = source.load([[0, 1]], device="meta")
     assert batch.images_BCHW.device.type == "meta"
     assert batch.images_BCHW.dtype == torch.float32
 
@@ -450,7 +450,7 @@ def test_the_order_in_which_images_get_ready_changes_no_bit(
     monkeypatch.setattr("pipeline.image_sources.stream_images", shuffled)
     assert_equal(predict(unbroken, folder), whole)
     source = ImageFolder(folder, PREPARE, workers=0)
-    batches = source.load([[0, 1], [2, 3], [4, 5], [6, 7]])
+    batches = source.load([[0, 1], [2, 3], [4, 5], [6, 7]], device="cpu")
     assert [batch.rows for batch in batches] == [[2, 3], [6, 7], [4, 5], [0, 1]]
 
 
