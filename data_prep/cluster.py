@@ -71,8 +71,10 @@ class Mailbox:
 
     def __init__(self) -> None:
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self._actor = ray.remote(num_cpus=0)(_Letters).remote()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        self._actor = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(_Letters).remote()
 
     def send(self, sentence: str) -> None:
         """Sends and goes on."""
@@ -84,7 +86,7 @@ class Mailbox:
 
         try:
             return ray.get(self._actor.take.remote(), timeout=SECONDS_TO_NOTICE_A_LOSS)
-        except ray.exceptions.RayError:  # its machine is lost: the work goes on unheard
+        except ray.exceptions.RayError:  # its machine is lost: the work goes on, unheard for a while
             return []
 
 

@@ -9,6 +9,7 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.object_store import Store
+    from tests.ray_nodes import Nodes
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one test process per core, so one thread per process
 
@@ -42,6 +43,15 @@ def store(object_store: "Store", monkeypatch: pytest.MonkeyPatch) -> "Store":
     point_to(object_store, monkeypatch)
     monkeypatch.setattr("data_prep.storage.FIRST_WAIT_S", 0.0)
     return object_store
+
+
+@pytest.fixture(scope="session")
+def nodes() -> "Iterator[Nodes]":
+    """A Ray cluster whose nodes come and go; a test that needs two asks for them."""
+    from tests.ray_nodes import start_nodes  # noqa: PLC0415  ray reads the environment when it is imported
+
+    with start_nodes() as nodes:
+        yield nodes
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

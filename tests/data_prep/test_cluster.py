@@ -19,15 +19,9 @@ from data_prep.cluster import Cluster, connect
 from data_prep.engine import Outcome, map_unordered
 from tests.campaigns.load import find_left
 from tests.data_prep.data_folder import make_data, snapshot, spoil
-from tests.ray_nodes import Nodes, start_nodes, wait_until
+from tests.ray_nodes import Nodes, wait_until
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
-    with start_nodes() as nodes:
-        yield nodes
 
 
 @pytest.fixture

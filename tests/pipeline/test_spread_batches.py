@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,17 +11,11 @@ import pytest
 from data_prep.files import Journal
 from pipeline.run import Run
 from tests.pipeline.tiny import make_exams, write_cache, write_test_data
-from tests.ray_nodes import Nodes, start_nodes, wait_until
+from tests.ray_nodes import Nodes, wait_until
 
 pytestmark = pytest.mark.slow
 
 EXAMS = make_exams(120, split="test")  # fifteen batches
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
-    with start_nodes() as nodes:
-        yield nodes
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,18 +14,12 @@ from pipeline.checkpoint import load_checkpoint
 from pipeline.cross_validate import cross_validate
 from pipeline.run import Run
 from tests.pipeline.tiny import make_recipe, quiet, results
-from tests.ray_nodes import Nodes, start_nodes, wait_until
+from tests.ray_nodes import Nodes, wait_until
 
 pytestmark = pytest.mark.slow
 
 RECIPE = make_recipe(epochs=60, num_folds=3)
 FOLDS = [0, 1]  # of three, so that no command goes on to an evaluation
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
-    with start_nodes() as nodes:
-        yield nodes
 
 
 @pytest.fixture(scope="module")
