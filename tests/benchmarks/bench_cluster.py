@@ -1,4 +1,4 @@
-"""Times `prepare` with two workers on a Ray cluster beside the local engine: python tests/benchmarks/bench_cluster.py.
+"""Times `prepare` with two workers on Ray beside the local engine: python tests/benchmarks/bench_cluster.py.
 
 Ray and its processes share this machine's cores with the work, so the ratio is what Ray costs.
 """
