@@ -7,7 +7,6 @@ import pandas as pd
 from data_prep.csv_rows import Problem, read_rows
 from data_prep.errors import UserError
 from data_prep.exams import (
-    IMAGE_SUFFIXES,
     Split,
     check_exams,
     locate_images,
@@ -17,6 +16,7 @@ from data_prep.exams import (
     write_exam_table,
 )
 from data_prep.files import as_user_error, make_folder
+from data_prep.image_files import IMAGE_SUFFIXES
 
 
 def collect(files: Path, labels: Path, folder: Path, split: Split = "train") -> int:

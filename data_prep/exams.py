@@ -1,6 +1,5 @@
 """train.csv and test.csv: which images there are, whose, and in which files. Knows no pixels and no folds."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,15 +12,13 @@ import pandas as pd
 from data_prep.csv_rows import Problem, raise_if_any, read_rows
 from data_prep.errors import UserError
 from data_prep.files import write_csv
-from data_prep.remote_images import find_remote_images
-from data_prep.storage import ImagePath, Place, Url
+from data_prep.image_files import find_image_files
+from data_prep.storage import Place
 
 Split = Literal["train", "test"]
 
 BREAST = ["patient_id", "laterality"]
 """The columns that name a breast."""
-IMAGE_SUFFIXES = [".dcm", ".png", ".jpg", ".jpeg", ".pgm", ""]
-"""What an image file's name may end with, the preferred one first."""
 
 MISSING = {"", "nan", "na", "n/a", "null", "none", "<na>"}
 MAX_CELL_SHOWN = 40  # characters
@@ -246,32 +243,8 @@ def locate_images(exams: pd.DataFrame, folder: Place, split: Split) -> "pd.Serie
     Raises:
         UserError: if object storage does not tell.
     """
-    images, patient_ids = folder / f"{split}_images", exams["patient_id"].unique()
     pairs = list(zip(exams["patient_id"], exams["image_id"], strict=True))
-    found: Mapping[str, Sequence[ImagePath]] = (
-        find_remote_images(images, pairs, IMAGE_SUFFIXES)
-        if isinstance(images, Url)
-        else {patient_id: _list_folder(images / patient_id) for patient_id in patient_ids}
-    )
-    files = {patient_id: _choose_files(found.get(patient_id, ())) for patient_id in patient_ids}
-    paths = [files[patient_id].get(image_id) for patient_id, image_id in pairs]
-    return pd.Series(paths, index=exams.index, dtype=object)
-
-
-def _list_folder(folder: Path) -> list[ImagePath]:
-    """Looks once at a patient's folder; one that cannot be read holds nothing."""
-    try:
-        with os.scandir(folder) as entries:
-            return [Path(entry.path) for entry in entries if entry.is_file()]
-    except OSError:
-        return []
-
-
-def _choose_files(paths: Sequence[ImagePath]) -> dict[str, ImagePath]:
-    """Maps image ids to files."""
-    paths = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
-    paths.sort(key=lambda path: (IMAGE_SUFFIXES.index(path.suffix.lower()), path.name), reverse=True)
-    return {path.stem: path for path in paths}  # the preferred suffix comes last and stays
+    return pd.Series(find_image_files(folder / f"{split}_images", pairs), index=exams.index, dtype=object)
 
 
 class LocatedExams(NamedTuple):

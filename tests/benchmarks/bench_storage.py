@@ -42,7 +42,7 @@ PREFIX = CacheSettings(split="train", prepare=PrepareSettings(codecs=CodecSettin
 
 
 def run_server(folder: Path, orders: Connection) -> None:
-    """Serves a folder until told to stop; an order is a latency in seconds, or None: what went through?"""
+    """Serves a folder until told to stop; an order is a latency in seconds, or None for the traffic."""
     with serve() as store:
         store.upload(folder)
         orders.send((store.address, store.s3))

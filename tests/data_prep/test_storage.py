@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import remote_images, storage
+from data_prep import image_files, object_store, storage
 from data_prep.errors import UserError
 from data_prep.exams import locate_images, read_exams
 from data_prep.storage import Download, RemoteFile, Url, to_image_path, to_place
@@ -71,7 +71,7 @@ def test_a_package_that_is_absent_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "s3fs", None)
     import_module("fsspec.registry")
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
-    storage._connect.cache_clear()
+    object_store._connect.cache_clear()
     with pytest.raises(UserError, match=r'pip install "mammo-vit\[storage\]"'):
         Url("s3://bucket/data").is_file()
 
@@ -139,7 +139,7 @@ def test_the_pauses_between_tries_double(store: Store, monkeypatch: pytest.Monke
     file, pauses = put(store, "s3"), []
     monkeypatch.undo()
     monkeypatch.setattr("time.sleep", lambda seconds: pauses.append(seconds) if seconds else None)
-    store.faults = ["503"] * storage.NUM_TRIES
+    store.faults = ["503"] * object_store.NUM_TRIES
     with pytest.raises(OSError, match="answered 503, 4 times"):
         Download(file).read(0, 1)
     assert pauses == [0.5, 1.0, 2.0]
@@ -159,8 +159,8 @@ def test_what_does_not_pass_is_given_up(store: Store, protocol: str, fault: str,
     store.faults = [fault] * 9
     with pytest.raises(OSError, match=sentence) as error:
         Download(file).read(0, 1)
-    most = storage.NUM_TRIES * (2 if fault == "drop" else 1)  # where aiohttp asks twice by itself
-    assert storage.NUM_TRIES <= store.count("GET") <= most
+    most = object_store.NUM_TRIES * (2 if fault == "drop" else 1)  # where aiohttp asks twice by itself
+    assert object_store.NUM_TRIES <= store.count("GET") <= most
     assert error.value.__cause__ is None
 
 
@@ -215,10 +215,10 @@ def test_keys_that_are_absent_are_said_to_be(store: Store, monkeypatch: pytest.M
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", "/nowhere")
     monkeypatch.setattr("fsspec.spec.AbstractFileSystem.cachable", False)
-    storage._connect.cache_clear()
+    object_store._connect.cache_clear()
     with pytest.raises(OSError, match="no credentials for the store"):
         Url(store.s3).find()
-    storage._connect.cache_clear()
+    object_store._connect.cache_clear()
 
 
 # Looking for images
@@ -252,7 +252,7 @@ def test_many_patients_are_listed_at_once(
     exams = read_exams(Url(store.s3), "train")
     one_by_one = locate_images(exams, Url(store.s3), "train")
     store.forget()
-    monkeypatch.setattr(remote_images, "FEW_PATIENTS", 3)
+    monkeypatch.setattr(image_files, "FEW_PATIENTS", 3)
     assert locate_images(exams, Url(store.s3), "train").equals(one_by_one)
     assert len(store.requests) == 1
 
