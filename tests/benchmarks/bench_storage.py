@@ -126,7 +126,8 @@ def measure(place: Place, cache: Path, settings: CacheSettings, workers: int) ->
         on_image=lambda _: times.append(time.perf_counter()),
     )
     rate = (len(times) - 1) / (times[-1] - times[0])
-    share = summary.received_bytes / summary.remote_bytes if summary.remote_bytes else 1.0
+    manifest = Cache(cache).read_manifest()
+    share = manifest["bytes_read"].sum() / manifest["source_bytes"].sum()
     assert summary.num_failed == 0
     return f"{rate:.1f} images/s with {workers} workers, {share:.1%} of the bytes; found in {looked:.2f} s"
 
