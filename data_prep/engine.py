@@ -2,7 +2,6 @@
 
 import ctypes
 import multiprocessing
-import os
 import signal
 import sys
 from collections import deque
@@ -13,6 +12,8 @@ from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
+
+from data_prep.machine import count_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,8 +45,8 @@ class Engine(Protocol):
 
 
 def count_workers() -> int:
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Returns how many processes may work at once: one for each core that this one may use."""
+    return count_cores()
 
 
 def map_unordered(

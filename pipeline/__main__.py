@@ -1,6 +1,36 @@
-"""`python -m pipeline` is `mammo`."""
+"""The entry of `mammo`, which is `python -m pipeline` too: the command line, or why it cannot be loaded."""
 
-from pipeline.cli import main
+import sys
+from typing import NoReturn
+
+from pipeline import doctor
+
+
+def main() -> None:
+    """Runs `mammo` and ends the process with its exit code."""
+    try:
+        from pipeline import cli
+    except Exception as error:  # a package that is missing or broken: no set of errors has them all
+        _leave(error)
+    cli.main()
+
+
+def _leave(error: Exception) -> NoReturn:
+    """Says why nothing can run; to `mammo doctor`, all that is wrong, without the packages that may be."""
+    if sys.argv[1:2] != ["doctor"]:
+        print(
+            f"mammo: a package is missing or broken ({type(error).__name__}: {error}): "
+            "see `mammo doctor` for what mends it",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    for finding in doctor.examine():
+        state = "wrong" if finding.problem else "good "
+        print(f"{state}  {finding.name}  {finding.found}")
+        if finding.problem:
+            print(finding.sentence, file=sys.stderr)
+    sys.exit(1)
+
 
 if __name__ == "__main__":
     main()

@@ -1,9 +1,9 @@
 """Whether this installation and this machine can do the work, and what mends what cannot.
 
-Knows no other module: packages are looked up by their metadata, and what may crash runs in a child process.
+Knows no other module that needs a package: they are looked up by their metadata, and what may crash runs in a
+child process. `pipeline.__main__` asks it where the command line itself cannot be loaded.
 """
 
-import os
 import platform
 import shutil
 import subprocess
@@ -12,8 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from packaging.requirements import Requirement
+from data_prep.machine import count_cores, count_memory_bytes
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 DISTRIBUTION = "mammo-vit"
 OPENCV = [
@@ -28,6 +32,9 @@ ENOUGH_DISK_GB = 5.0  # a cache of all RSNA images
 ENOUGH_MEMORY_GB = 4.0  # a training of ViT-Ti on a CPU, batch 32
 
 PACKAGES = {
+    "numpy": "numpy",
+    "pandas": "pandas",
+    "typer": "typer",
     "torch": "torch",
     "timm": "timm",
     "cv2": "opencv-python-headless",
@@ -37,7 +44,7 @@ PACKAGES = {
     "pydicom": "pydicom",
     "sklearn": "scikit-learn",
 }
-"""The package of each module that is compiled or built upon by one."""
+"""The package of each module that is compiled, or built upon by one, or needed to say anything at all."""
 COMPATIBLE = "from pipeline.torchvision_compat import allow_torchvision_import as allow; allow()"
 TORCHVISION = "import torchvision; print(torchvision.__version__)"
 CODECS = """
@@ -81,6 +88,11 @@ class Finding:
     problem: str = ""
     remedy: str = ""
 
+    @property
+    def sentence(self) -> str:
+        """What is wrong and what mends it."""
+        return f"{self.name}: {self.problem}; mend it with: {self.remedy}"
+
 
 def examine(folder: Path = Path()) -> Iterator[Finding]:
     """Yields what was found, one thing after the other; `folder` is where there should be space."""
@@ -92,7 +104,7 @@ def examine(folder: Path = Path()) -> Iterator[Finding]:
         look_at_torchvision,
         look_at_codecs,
         look_at_gpu,
-        lambda: Finding("cores", str(len(os.sched_getaffinity(0)))),
+        lambda: Finding("cores", str(count_cores())),
         look_at_memory,
         lambda: look_at_disk(folder),
     ]
@@ -102,6 +114,10 @@ def examine(folder: Path = Path()) -> Iterator[Finding]:
 
 def look_at_packages() -> Finding:
     """What mammo requires, by the versions that its own metadata ask for."""
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:
+        return Finding("packages", "packaging: none", "cannot be compared", "pip install packaging")
     try:
         requirements = [Requirement(text) for text in metadata.requires(DISTRIBUTION) or []]
     except metadata.PackageNotFoundError:
@@ -115,7 +131,7 @@ def look_at_packages() -> Finding:
     return Finding("packages", found, "other versions than required", f"pip install {command}")
 
 
-def _find_version(requirement: Requirement) -> str:
+def _find_version(requirement: "Requirement") -> str:
     """Returns the version that does not fit, or an empty text if it does."""
     try:
         found = metadata.version(requirement.name)
@@ -183,8 +199,8 @@ def look_at_gpu() -> Finding:
 
 
 def look_at_memory() -> Finding:
-    """The machine's memory."""
-    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    """The memory of the machine, or of the container."""
+    whole = count_memory_bytes() / 1e9
     found = f"{whole:.0f} GB"
     if whole < ENOUGH_MEMORY_GB:
         return Finding("memory", found, "little", "lower train.batch_size, or raise train.accumulation")

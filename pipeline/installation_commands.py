@@ -20,8 +20,7 @@ def doctor() -> None:
     console.print(_tabulate(findings))
     problems = [finding for finding in findings if finding.problem]
     for finding in problems:
-        sentence = f"{finding.name}: {finding.problem}; mend it with: {finding.remedy}"
-        error_console.print(sentence, markup=False, highlight=False)
+        error_console.print(finding.sentence, markup=False, highlight=False)
     if problems:
         raise typer.Exit(NOT_CLEAN)
     say("nothing is wrong")

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import typer
 
+from data_prep.machine import count_cores
 from pipeline import doctor, installation_commands
 from pipeline.doctor import Finding, examine, run_child
 
@@ -25,7 +26,7 @@ def test_the_installation_that_runs_the_tests_is_sound(tmp_path: Path) -> None:
     }
     assert not ill, [findings[name] for name in ill]
     assert findings["codecs"].found == "JPEG 2000, HTJ2K, JPEG"
-    assert findings["cores"].found == str(len(os.sched_getaffinity(0)))
+    assert findings["cores"].found == str(count_cores())
 
 
 def test_opencv_that_is_there_twice_is_found_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,16 +101,16 @@ def test_a_full_disk_and_little_memory_are_said(monkeypatch: pytest.MonkeyPatch,
     usage = SimpleNamespace(free=1e9)
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: usage)
     assert doctor.look_at_disk(tmp_path).problem
-    monkeypatch.setattr(os, "sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else 500_000)
+    monkeypatch.setattr(doctor, "count_memory_bytes", lambda: 2_048_000_000)
     assert doctor.look_at_memory().found == "2 GB"
     assert doctor.look_at_memory().problem
 
 
-def run_doctor(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
+def run_mammo(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own, for which modules in the folder stand in for packages."""
     return subprocess.run(
-        [sys.executable, "-m", "pipeline", "doctor"],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])} | environment,
+        [sys.executable, "-m", "pipeline", command],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])},
         cwd=folder,
         capture_output=True,
         text=True,
@@ -121,13 +122,36 @@ def run_doctor(folder: Path, **environment: str) -> subprocess.CompletedProcess[
 @pytest.mark.slow
 def test_a_broken_opencv_does_not_break_the_doctor_who_names_it_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
-    ended = run_doctor(tmp_path)
+    ended = run_mammo(tmp_path, "doctor")
     assert ended.returncode == 1
     shown = " ".join(ended.stdout.split())
     assert "cv2: ImportError: libGL.so.1: cannot open shared object file" in shown
     mended = "imports: cannot be loaded; mend it with: pip install --force-reinstall opencv-python-headless"
     assert mended in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pandas", "typer"])
+def test_the_doctor_answers_where_the_command_line_itself_cannot_be_loaded(tmp_path: Path, name: str) -> None:
+    (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} is ill')")
+    ended = run_mammo(tmp_path, "doctor")
+    assert ended.returncode == 1
+    assert f"ImportError: {name} is ill" in ended.stdout
+    assert f"pip install --force-reinstall {name}\n" in ended.stderr
+    assert "disk" in ended.stdout
+    assert "Traceback" not in ended.stderr
+    other = run_mammo(tmp_path, "check")
+    assert other.returncode == 2
+    assert f"(ImportError: {name} is ill): see `mammo doctor`" in other.stderr
+    assert other.stderr.count("\n") == 1
+
+
+def test_packages_cannot_be_compared_without_the_package_that_compares(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "packaging.requirements", None)
+    assert doctor.look_at_packages().remedy == "pip install packaging"
 
 
 def test_the_command_ends_with_0_or_1_and_prints_each_remedy_once(
