@@ -92,7 +92,8 @@ def prepare(
         pixel_bytes = settings.prepare.side**2 * settings.prepare.bit_depth // 8
         num_bytes = int(LEAST_SHARE * len(waiting) * pixel_bytes)
         require_space(cache.folder, num_bytes, f"a cache of {len(waiting)} images more")
-        for outcome in engine(partial(_prepare_into, cache, settings.prepare), waiting, workers=workers):
+        prepare_one = partial(_prepare_into, cache, settings.prepare)
+        for outcome in engine(prepare_one, waiting, workers=min(workers, len(waiting))):
             if outcome.result is None:  # its worker died, maybe after it had written the image
                 cache.image_path(outcome.item.patient_id, outcome.item.image_id).unlink(missing_ok=True)
             record = _to_record(outcome)

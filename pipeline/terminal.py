@@ -40,7 +40,7 @@ Overrides = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(min=0, help="Processes; 0 works in this one.", show_default="one per core"),
+    typer.Option(min=0, max=1024, help="Processes; 0 works in this one.", show_default="one per core"),
 ]
 AllowFailures = Annotated[bool, typer.Option("--allow-failures", help="Exit 0 although some images failed.")]
 Seed = Annotated[int, typer.Option(min=0, help="Draws everything that is random.")]
