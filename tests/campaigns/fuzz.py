@@ -1,4 +1,6 @@
-"""Throws mutated files at reader and decoders, in a process that may crash, hang or run out of memory.
+"""Throws mutated files at the reader and mutated frames at the decoders.
+
+It does so in a process that may crash, hang or run out of memory.
 
     python -m tests.campaigns.fuzz --executions 200000 --out /tmp/findings
 
@@ -17,7 +19,7 @@ import time
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from multiprocessing.connection import Connection
@@ -33,13 +35,37 @@ from data_prep import codecs
 from data_prep.dicom import open_dicom
 from data_prep.errors import ImageError
 from data_prep.frame import Pixels
-from tests.campaigns.mutations import Mutated, mutate
+from data_prep.source import Span
+from tests.campaigns.mutations import START, Mutated, mutate
 from tests.data_prep.dicom_files import make_breast, make_dataset, write_dicom
 
 REAL_FOLDERS = ["tricky_dicom", "malformed_dicom", "codec_wg04"]
 START_BYTES, MAX_SEED_BYTES = 200, 2**19
+FRAME_SUFFIX = ".frame"
 MEMORY_BYTES = 2**31  # beyond what the process has when it starts
 HANGS_AFTER_S = 30.0
+
+
+@dataclass(frozen=True)
+class Seed:
+    """What is changed: a file, or the frame of one without its header.
+
+    Attributes:
+        syntax, layout: what a decoder must know of a frame; empty for a file.
+    """
+
+    content: bytes
+    syntax: str = ""
+    layout: codecs.Layout | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> "Seed":
+        """Reads a file; a frame's name tells what a decoder must know."""
+        if path.suffix != FRAME_SUFFIX:
+            return cls(path.read_bytes())
+        _, syntax, *numbers = path.stem.split("_")
+        rows, columns, allocated, stored, is_signed = map(int, numbers)
+        return cls(path.read_bytes(), syntax, codecs.Layout(rows, columns, allocated, stored, is_signed == 1))
 
 
 @dataclass
@@ -47,7 +73,7 @@ class Campaign:
     """What a campaign did.
 
     Attributes:
-        outcomes: how many executions ended as an image or with which reason code.
+        outcomes: how many executions ended as an image, a decoded frame, or with which reason code.
         findings: one sentence each.
     """
 
@@ -58,7 +84,10 @@ class Campaign:
 
 
 def write_seeds(folder: Path, real_data: Path | None = None) -> list[Path]:
-    """Writes small files in every encoding; with real data, its odd files that are not too large follow."""
+    """Writes small files in every encoding and the compressed frames that they hold.
+
+    With real data, its odd files that are not too large and their frames are there too.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     pixels = make_breast(70, 50)
     elements = {
@@ -88,7 +117,26 @@ def write_seeds(folder: Path, real_data: Path | None = None) -> list[Path]:
         codecs.JPEG_LS_LOSSLESS: imagecodecs.jpegls_encode(grey),
     }
     seeds += [_write_frame(folder / f"{name}.dcm", grey, name, frame) for name, frame in frames.items()]
-    return seeds + (find_real_seeds(real_data) if real_data else [])
+    seeds += find_real_seeds(real_data) if real_data else []
+    return seeds + [
+        frame for number, path in enumerate(seeds) for frame in _write_frame_of(path, number, folder)
+    ]
+
+
+def _write_frame_of(path: Path, number: int, folder: Path) -> list[Path]:
+    """Writes the compressed frame of a file, if it has one and is sound enough to be opened."""
+    try:
+        file = open_dicom(path)
+    except ImageError:
+        return []
+    if file.header.transfer_syntax in codecs.NATIVE:
+        return []
+    layout = file.layout
+    numbers = (layout.rows, layout.columns, layout.bits_allocated, layout.bits_stored, int(layout.is_signed))
+    name = "_".join(map(str, (number, file.header.transfer_syntax, *numbers)))
+    frame = folder / f"{name}{FRAME_SUFFIX}"
+    frame.write_bytes(file.encoded.all())
+    return [frame]
 
 
 def _write_frame(path: Path, pixels: Pixels, name: str, frame: bytes) -> Path:
@@ -112,33 +160,39 @@ def find_real_seeds(real_data: Path) -> list[Path]:
     return sorted(path for path in paths if START_BYTES < path.stat().st_size <= MAX_SEED_BYTES)
 
 
-def make(seeds: list[bytes], seed: int, number: int) -> tuple[bytes, Mutated, np.random.Generator]:
-    """Returns the sound file and the changed one of an execution."""
+def make(seeds: list[Seed], seed: int, number: int) -> tuple[Seed, Mutated, np.random.Generator]:
+    """Returns the sound file or frame of an execution, and what it is changed to."""
     generator = np.random.default_rng([seed, number])
     sound, other = (seeds[int(k)] for k in generator.integers(len(seeds), size=2))
-    return sound, mutate(sound, other, generator), generator
+    if not sound.syntax:
+        return sound, mutate(sound.content, other.content, generator), generator
+    behind_room = mutate(bytes(START) + sound.content, other.content, generator)  # which is left as it is
+    return sound, Mutated(behind_room.content[START:], behind_room.is_cut), generator
 
 
-def execute(path: Path, seeds: list[bytes], seed: int, number: int) -> str:
-    """Reads a changed file; returns `image` or the reason code.
+def execute(path: Path, seeds: list[Seed], seed: int, number: int) -> str:
+    """Reads a changed file or decodes a changed frame; returns `image` or the reason code.
 
     Raises:
         AssertionError: if an image is not what its header says, or was made of a cut frame.
     """
     sound, changed, generator = make(seeds, seed, number)
     level = int(generator.choice([0, 0, 1, 2, 5]))
-    path.write_bytes(changed.content)
     try:
-        image = _read(path, level)
+        image = _read(path, replace(sound, content=changed.content), level)
     except ImageError as error:
         return error.reason
     if changed.is_cut:
-        path.write_bytes(sound)
-        assert np.array_equal(image, _read(path, level)), "an image of a cut frame"
-    return "image"
+        assert np.array_equal(image, _read(path, sound, level)), "an image of a cut frame"
+    return "image" if not sound.syntax else "frame"
 
 
-def _read(path: Path, level: int) -> Pixels:
+def _read(path: Path, seed: Seed, level: int) -> Pixels:
+    if seed.layout:
+        frame = Span.of(seed.content)
+        level = min(level, codecs.find_max_level(frame, seed.syntax))
+        return codecs.decode(frame, seed.syntax, seed.layout, level)  # which itself compares the size
+    path.write_bytes(seed.content)
     file = open_dicom(path)
     level = min(level, file.max_level)
     image = file.read_frame(level).pixels
@@ -155,7 +209,7 @@ def run_executions(sink: Connection, seeds: list[Path], seed: int, numbers: rang
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     warnings.simplefilter("ignore")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders in C complain there
-    contents = [path.read_bytes() for path in seeds]
+    contents = [Seed.read(path) for path in seeds]
     for number in numbers:
         sink.send((number, "begins"))
         try:
@@ -173,7 +227,7 @@ def _status_kilobytes(name: str) -> int:
 def fuzz(seeds: list[Path], numbers: range, *, seed: int = 0, out: Path | None = None) -> Campaign:
     """Runs executions one after the other, in processes that are replaced when they die or hang."""
     campaign, started, at = Campaign(), time.monotonic(), numbers.start
-    contents = [path.read_bytes() for path in seeds]
+    contents = [Seed.read(path) for path in seeds]
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         while at < numbers.stop:
