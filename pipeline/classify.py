@@ -27,7 +27,14 @@ from pipeline.ranks import ALONE, Ranks
 from pipeline.run import ClassRun, prediction_columns, probability_column
 from pipeline.sampler import Rows, plan_natural
 from pipeline.settings import ModelSettings, Recipe, TrainSettings
-from pipeline.start_run import has_begun, held_for_all, resolve, say_if_ranks_changed, start_run
+from pipeline.start_run import (
+    has_begun,
+    held_for_all,
+    require_space_for,
+    resolve,
+    say_if_ranks_changed,
+    start_run,
+)
 from pipeline.train import Trainer
 
 FOR_MAMMOGRAMS = ["sampling", "positive_label", "positive_weight", "focal_gamma", "auxiliaries"]
@@ -55,6 +62,7 @@ def train_classes(
         with ranks.first_goes_first():
             if ranks.is_first:
                 _start(recipe, folder, run, num_ranks=ranks.size)
+                require_space_for(recipe, run.folder, [run.training])
                 say_if_ranks_changed(run, ranks, reporter)
             is_finished, is_new = run.training.is_finished, not has_begun(run.folder)
         if is_finished:

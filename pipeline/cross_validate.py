@@ -17,7 +17,13 @@ from pipeline.progress import Reporter
 from pipeline.ranks import ALONE, Ranks
 from pipeline.run import FOLDS_COLUMNS, Run
 from pipeline.settings import Recipe
-from pipeline.start_run import held_for_all, resolve, say_if_ranks_changed, start_run
+from pipeline.start_run import (
+    held_for_all,
+    require_space_for,
+    resolve,
+    say_if_ranks_changed,
+    start_run,
+)
 from pipeline.train import Trainer
 
 TRAIN: Split = "train"
@@ -87,6 +93,7 @@ def begin(
     wanted = _check_folds(folds, recipe.train.num_folds)
     if ranks.is_first:
         _start(recipe, cache, run, fold_table, num_ranks=ranks.size)
+        require_space_for(recipe, run.folder, [run.fold(fold) for fold in wanted])
         say_if_ranks_changed(run, ranks, reporter)
     return Plan(recipe, cache, run, exams, fold_table, wanted)
 

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from data_prep.errors import FolderInUse, UserError
 from data_prep.files import (
     make_folder,
     remove_temporaries,
+    require_space,
     write_csv,
     write_json,
     write_text,
@@ -28,7 +29,11 @@ from pipeline.ranks import Ranks
 from pipeline.records import read_environment
 from pipeline.run import ClassRun, FoldFolder, Run, RunFolder, TrainingFolder
 from pipeline.settings import Recipe, load_recipe
+from pipeline.vit import VisionTransformer
 
+WEIGHTS_KEPT = 7
+"""How often a training holds its weights on disk, or more often: in two checkpoints as they are, averaged and as
+an optimizer's moment, and in the model that predicts."""
 PACKAGES = [
     "torch",
     "timm",
@@ -80,6 +85,20 @@ def start_run(
             f"{run.folder} was started with other settings ({'; '.join(changed)}): "
             f"choose another --run, or go on with {run.settings} as the recipe"
         )
+
+
+def require_space_for(recipe: Recipe, folder: Path, trainings: Sequence[TrainingFolder]) -> None:
+    """Makes sure, before the first epoch, that the checkpoints of trainings that have none yet will have space.
+
+    Raises:
+        DiskFull: if the disk has less.
+    """
+    new = [each for each in trainings if not (each.last.exists() or each.is_finished)]
+    with torch.device("meta"):  # counts, and takes no memory
+        model = VisionTransformer(recipe.model)
+    num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    trained = "1 training" if len(new) == 1 else f"{len(new)} trainings"
+    require_space(folder, len(new) * WEIGHTS_KEPT * num_bytes, f"to keep the weights of {trained}")
 
 
 def say_if_ranks_changed(run: RunFolder, ranks: Ranks, reporter: Reporter) -> None:

@@ -1,8 +1,12 @@
 """Hostile files: each ends as an image or a row in `failures.csv`, never as a crash or half an image."""
 
+import errno
+import io
+import os
 import shutil
 from functools import cache
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,9 +19,10 @@ from data_prep.cache import FAILED, PREPARED, Cache, CacheSettings
 from data_prep.errors import ImageError
 from data_prep.exams import read_exams, require_images
 from data_prep.prepare import prepare
-from data_prep.settings import PrepareSettings
+from data_prep.settings import CodecSettings, PrepareSettings
 from data_prep.stages import prepare_image
 from data_prep.verify import verify
+from tests.data_prep.data_folder import find_image
 from tests.data_prep.dicom_files import make_breast, write_dicom
 
 SETTINGS = PrepareSettings(side=32)
@@ -130,6 +135,37 @@ def test_a_cut_file_is_refused_or_lost_nothing(tmp_path: Path, syntax: str, part
     assert isinstance(cut, str) or np.array_equal(cut, whole)
     if part < 0.98:
         assert isinstance(cut, str)
+
+
+class StaleFile(io.FileIO):
+    """A file on network storage that is replaced there once its first bytes were read."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.tell():
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return super().read(2000)
+
+
+@pytest.mark.parametrize("read", ["whole", "prefix"])
+def test_a_network_file_that_goes_stale_while_it_is_read_costs_itself_alone(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Literal["whole", "prefix"]
+) -> None:
+    located = require_images(read_exams(data, "train"), data, "train")
+    stale, opened = find_image(data, "97"), Path.open
+
+    def reopen(path: Path, *arguments: Any, **options: Any) -> Any:
+        return StaleFile(path) if path == stale else opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", reopen)
+    codec_settings = CodecSettings(read=read)
+    made_by = CacheSettings(split="train", prepare=PrepareSettings(side=32, codecs=codec_settings))
+    store = Cache(tmp_path / "cache")
+    summary = prepare(located.exams, located.paths, store, made_by, workers=0)
+    assert summary.failures == {"io_error": 1}
+    assert summary.num_prepared == len(located.exams) - 1
+    (failure,) = pd.read_csv(store.failures_path).to_dict("records")
+    assert failure["image_id"] == 97
+    assert failure["message"] == "the file cannot be read: Stale file handle"
 
 
 def test_every_odd_real_file_is_an_image_or_a_row(real_data: Path, tmp_path: Path) -> None:

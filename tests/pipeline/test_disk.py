@@ -90,16 +90,20 @@ def test_prepare_stops_and_goes_on(nothing: Path, tmp_path: Path, free_kb: int, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("free_kb", [8, 330])
+@pytest.mark.parametrize(
+    ("free_kb", "sentence"),
+    [(8, "disk full at "), (100, "to keep the weights of 1 training"), (330, "fold_0: free")],
+)
 def test_train_stops_and_goes_on(
-    cache: Cache, unbroken: Run, nothing: Path, tmp_path: Path, free_kb: int
+    cache: Cache, unbroken: Run, nothing: Path, tmp_path: Path, free_kb: int, sentence: str
 ) -> None:
-    """At its first file, and at a later checkpoint."""
+    """At its first file, before its first epoch where its weights cannot fit, and at a later checkpoint."""
     config = tmp_path / "config.toml"
     config.write_text(tomli_w.dumps(make_recipe().model_dump()))
     command = ["train", config, "--cache", cache.folder, "--run", "run", "--fold", "0"]
     told = run_on_small_disk(tmp_path, nothing, *command, free_kb=free_kb)
     assert_one_sentence(told)
+    assert sentence in told.full
     found = results(Run(told.left / "run"))
     assert {name: found[name] for name in found if name.startswith("fold_0/")} == {
         name: content for name, content in results(unbroken).items() if name.startswith("fold_0/")
