@@ -32,8 +32,8 @@ from pipeline.settings import Recipe, load_recipe
 from pipeline.vit import VisionTransformer
 
 WEIGHTS_KEPT = 7
-"""How often a training holds its weights on disk, or more often: in two checkpoints as they are, averaged and as
-an optimizer's moment, and in the model that predicts."""
+"""How often a training holds its weights on disk at least: in each of two checkpoints as they are, averaged
+and as an optimizer's moment, and in the model that predicts."""
 PACKAGES = [
     "torch",
     "timm",
@@ -88,7 +88,7 @@ def start_run(
 
 
 def require_space_for(recipe: Recipe, folder: Path, trainings: Sequence[TrainingFolder]) -> None:
-    """Makes sure, before the first epoch, that the checkpoints of trainings that have none yet will have space.
+    """Makes sure, before the first epoch, that the weights of trainings that have none yet will have space.
 
     Raises:
         DiskFull: if the disk has less.
