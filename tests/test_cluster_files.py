@@ -11,8 +11,11 @@ import pytest
 import tomli_w
 import yaml
 
+from data_prep.cache import CacheSettings
+from data_prep.settings import PrepareSettings
 from pipeline.cross_validate import cross_validate
 from pipeline.run import Run
+from tests.data_prep.data_folder import make_data, prepare_folder, snapshot
 from tests.pipeline.tiny import make_exams, make_recipe, quiet, write_cache
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +49,18 @@ def sbatch(name: str, folder: Path, *, nodes: int, **variables: str) -> None:
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.slow
+def test_machines_bound_together_by_ray_prepare_like_one(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    data = make_data(tmp_path / "data", 6)
+    settings = CacheSettings(split="train", prepare=PrepareSettings())
+    prepare_folder(data, tmp_path / "alone", settings=settings)
+    granted = {"SLURM_CPUS_PER_TASK": "1", "RAY_PORT": str(free_port())}
+    sbatch("prepare.sbatch", tmp_path, nodes=1, DATA="data", CACHE="together", **granted)
+    (tmp_path / "together/qc.html").unlink()  # of the command alone
+    assert snapshot(tmp_path / "together") == snapshot(tmp_path / "alone")
 
 
 @pytest.mark.slow
