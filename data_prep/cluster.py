@@ -111,12 +111,13 @@ class Cluster:
 
         return int(ray.cluster_resources().get(resource, 0))
 
-    def largest(self, resource: str) -> float:
-        """Returns how many of them the machine has that has most."""
+    def largest(self, resource: str, beside: str) -> float:
+        """Returns how many of them the machine has that has most, of those that have some of another too."""
         import ray
 
         alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        return max(resources.get(resource, 0.0) for resources in alive)
+        fitting = [resources for resources in alive if resources.get(beside)] or alive
+        return max(resources.get(resource, 0.0) for resources in fitting)
 
     def map_unordered(
         self,
@@ -312,10 +313,14 @@ def _do_each(function: Callable[[Item], Result], items: list[Item]) -> list[Outc
 
 
 def map_here(
-    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int = 0
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int = 0, readers: int
 ) -> Iterator[Outcome[Item, Result]]:
-    """Works like `engine.map_unordered` in a process of the cluster, whose pool is kept for the next time."""
-    yield from map_in_pool(_keep_pool(workers), function, items, most=max(ahead, 2 * workers))
+    """Works like `engine.map_unordered` in a process of the cluster, whose pool is kept for the next time.
+
+    That pool has `readers` processes, however few `workers` are asked for.
+    """
+    del workers
+    yield from map_in_pool(_keep_pool(readers), function, items, most=max(ahead, 2 * readers))
 
 
 @cache
@@ -353,8 +358,9 @@ def connect(address: str | None) -> Iterator[Cluster]:
     try:
         ray.init(address or "local", log_to_driver=False, logging_level="ERROR", **options)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        reason = str(error).partition("\n")[0]
         raise UserError(
-            f"no Ray cluster at {address or 'this machine'} ({str(error).splitlines()[0]}): start one with "
+            f"no Ray cluster at {address or 'this machine'} ({reason}): start one with "
             "`ray start --head`, name its --address, and set RAY_AUTH_TOKEN if it asks for a token"
         ) from error
     try:

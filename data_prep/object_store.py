@@ -27,6 +27,7 @@ S3 = {"s3", "s3a"}
 DENIED, ABSENT, CHANGED = {401, 403}, {404, 410}, 412
 PASSING = {408, 425, 429, *range(500, 600)}  # what may be well the next time
 NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"}
+WRONG_SETTINGS = {"ProfileNotFound", "NoRegionError", "ParamValidationError"}
 
 
 def protocol_of(url: str) -> str:
@@ -83,7 +84,9 @@ def _judge(error: Exception) -> tuple[OSError, bool]:
     if isinstance(error, OSError) and error.errno == errno.ESTALE:  # our own
         return error, False
     status = _find_status(error)
-    if status is None:
+    if (
+        status is None and error.__cause__ is None
+    ):  # fsspec's HTTP calls all that fails absent, for some cause
         plain = {PermissionError: 403, FileNotFoundError: 404}  # of stores that hide the status
         status = next((plain[kind] for kind in plain if isinstance(error, kind)), None)
     return _judge_silence(error) if status is None else _judge_answer(status)
@@ -102,6 +105,8 @@ def _judge_answer(status: int) -> tuple[OSError, bool]:
 def _judge_silence(error: Exception) -> tuple[OSError, bool]:
     if type(error).__name__ in NO_CREDENTIALS:
         return PermissionError(errno.EACCES, "the environment holds no credentials for the store"), False
+    if type(error).__name__ in WRONG_SETTINGS:
+        return OSError(errno.EINVAL, "the settings do not fit: look at bucket, profile and region"), False
     if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
         return TimeoutError(errno.ETIMEDOUT, "the store did not answer in time"), True
     return OSError(errno.EIO, "the connection to the store broke"), True

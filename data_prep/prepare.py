@@ -100,6 +100,7 @@ def prepare(
             cache.journal.append(record)
             records[outcome.item.image_id] = record
             on_image("reason" in record)
+        remove_temporaries(cache.folder)  # of processes and machines that were lost meanwhile
         cache.write_exams(exams, left_out)
         cache.write_tables(records)
     asked = [records[task.image_id] for task in tasks]

@@ -110,6 +110,8 @@ def to_place(text: str) -> Place:
         UserError: if the URL holds a password or a query, which would end up in messages and tables.
     """
     match = URL.match(text)
+    if match is None and "://" in text:
+        raise UserError("an address begins with its protocol in small letters, such as s3:// or https://")
     if match is None:
         return Path(text)
     protocol, host = match.groups()

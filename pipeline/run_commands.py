@@ -4,6 +4,7 @@ Imports stand in the commands, so that `mammo --help` does not wait for torch.
 """
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -302,7 +303,8 @@ def _spread_batches(cluster: "Cluster", *, from_files: bool) -> dict[str, Any]:
 
     responder = SpreadBatches(cluster)
     if from_files:
-        return {"responder": responder, "engine": map_here, "workers": responder.num_readers}
+        engine = partial(map_here, readers=responder.num_readers)
+        return {"responder": responder, "engine": engine, "workers": responder.num_readers}
     return {"responder": responder, "workers": 0}
 
 

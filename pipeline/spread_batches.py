@@ -30,7 +30,7 @@ class SpreadBatches:
         self._cluster = cluster
         self._gpus = float(cluster.count("GPU") > 0)
         wanted = MOST_READERS if self._gpus else torch.get_num_threads()
-        self.num_readers = min(wanted, int(cluster.largest("CPU")) or wanted)
+        self.num_readers = min(wanted, int(cluster.largest("CPU", "GPU" if self._gpus else "CPU")) or wanted)
 
     def __call__(self, run: Run, source: ImageSource, *, flip: bool) -> Answer:
         """Gives run and source away; no model is loaded here."""

@@ -50,7 +50,7 @@ def spread_folds(
         TrainingStopped: if a loss is not finite, no checkpoint can be read, or a fold's process dies twice.
     """
     recipe, needs = _choose(cluster, recipe, gpus)
-    if needs.gpus and not cluster.largest("GPU"):
+    if needs.gpus and not cluster.count("GPU"):
         reporter.say("no machine of the cluster has a GPU: waiting for one to join")
     mailbox = Mailbox()
     with StopRequest() as stop:
@@ -67,8 +67,9 @@ def spread_folds(
             require_seen(run)
             for fold in plan.folds:
                 require_unlocked(run.fold(fold).folder)
-            for outcome in spread(_Training(plan, mailbox, torch.get_num_threads()), plan.folds):
-                _take(outcome)
+            training, waiting = _Training(plan, mailbox, torch.get_num_threads()), plan.folds
+            while waiting:  # a fold whose machine alone was told to stop goes on elsewhere
+                waiting = [outcome.item for outcome in spread(training, waiting) if not _take(outcome)]
         finally:
             for sentence in mailbox.receive():
                 reporter.say(sentence)
@@ -85,15 +86,16 @@ def _choose(cluster: Cluster, recipe: Recipe, gpus: float | None) -> tuple[Recip
             "change train.device or --gpus-per-fold"
         )
     cpus = 1 + recipe.train.workers if gpus else torch.get_num_threads()
-    largest = int(cluster.largest("CPU"))
+    largest = int(cluster.largest("CPU", "GPU" if gpus else "CPU"))
     train = recipe.train.model_copy(update={"device": device})
     return recipe.model_copy(update={"train": train}), Needs(min(cpus, largest or cpus), gpus)
 
 
 def _take(outcome: Outcome[Any, Result]) -> Result:
     if outcome.result is None:
+        what = f"fold {outcome.item}" if isinstance(outcome.item, int) else "the run's beginning"
         raise TrainingStopped(
-            f"fold {outcome.item}: {outcome.message}; what was saved is kept, go on with the same command"
+            f"{what}: {outcome.message}; what was saved is kept, go on with the same command"
         )
     return outcome.result
 

@@ -1,6 +1,7 @@
 """Object storage: few requests, whole or refused answers, nothing that is secret, nothing for local paths."""
 
 import errno
+import socket
 import subprocess
 import sys
 from importlib import import_module
@@ -60,6 +61,24 @@ def test_an_address_with_a_secret_is_refused_and_not_repeated(text: str) -> None
     with pytest.raises(UserError, match="holds a user name, password or query") as error:
         to_place(text)
     assert SECRET not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["HTTPS://ann:secret@host/data", "simplecache::s3://key:secret@bucket"])
+def test_an_address_of_another_form_is_refused_and_not_repeated(text: str) -> None:
+    with pytest.raises(UserError, match="begins with its protocol in small letters") as error:
+        to_place(text)
+    assert "secret" not in str(error.value)
+
+
+def test_a_server_that_is_not_there_is_no_absent_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsspec calls both "not found"."""
+    monkeypatch.setattr("data_prep.object_store.FIRST_WAIT_S", 0.0)
+    with socket.socket() as listener:  # bound, but it does not listen
+        listener.bind(("127.0.0.1", 0))
+        url = Url(f"http://127.0.0.1:{listener.getsockname()[1]}/data") / "train.csv"
+        with pytest.raises(OSError, match="broke, 4 times") as error:
+            url.find()
+    assert not isinstance(error.value, FileNotFoundError)
 
 
 def test_an_unknown_protocol_is_a_user_error() -> None:

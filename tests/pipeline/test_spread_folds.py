@@ -10,6 +10,8 @@ import pytest
 import tomli_w
 
 from data_prep.cache import Cache
+from data_prep.engine import Outcome
+from pipeline import spread_folds
 from pipeline.checkpoint import load_checkpoint
 from pipeline.cross_validate import cross_validate
 from pipeline.run import Run
@@ -50,6 +52,45 @@ def wait_for_a_fold(run: Run, training: "subprocess.Popen[str]") -> None:
     """Waits until a fold is in the midst of its training."""
     wait_until(lambda: training.poll() is not None or any(run.fold(fold).previous.exists() for fold in FOLDS))
     assert training.poll() is None, training.communicate()
+
+
+class Machines:
+    """A cluster whose machines are told to stop under the first try of each fold."""
+
+    def __init__(self) -> None:
+        self.given: list[object] = []
+
+    def count(self, resource: str) -> int:
+        return 0
+
+    def largest(self, resource: str, beside: str) -> float:
+        return 1.0
+
+    def map_whole(self, function, items, *, needs, on_wait):
+        for item in items:
+            is_first = item not in self.given
+            self.given.append(item)
+            yield Outcome(item, False if isinstance(item, int) and is_first else function(item))
+
+
+class Nobody:
+    """A mailbox for what nobody hears."""
+
+    def send(self, sentence: str) -> None:
+        pass
+
+    def receive(self) -> list[str]:
+        return []
+
+
+def test_a_fold_whose_machine_alone_is_told_to_stop_goes_on_elsewhere(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spread_folds, "Mailbox", Nobody)
+    machines, run = Machines(), Run(tmp_path / "run")
+    spread_folds.spread_folds(machines, make_recipe(epochs=1), cache, run, reporter=quiet(), gpus=0.0)
+    assert machines.given == [None, 0, 1, 0, 1]
+    assert all(run.fold(fold).is_finished for fold in (0, 1))
 
 
 def test_folds_whose_nodes_are_lost_go_on_elsewhere_to_the_same_bytes(
