@@ -22,7 +22,7 @@ RunFolders = Annotated[
     list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders; the first is the reference.")
 ]
 
-
+COMPARISON_WIDTH = 90  # characters, also where there are 80: a log shows each figure on one line then
 SHOWN_FIGURES = ["auc", "average_precision", "pf1", "pf1_transferred", "pf1_best"]
 
 
@@ -117,7 +117,7 @@ def _show_differences(differences: list["Difference"]) -> None:
         for found in of_run:
             values = map(format_figure, [found.reference_value, found.value])
             table.add_row(FIGURE_NAMES[found.figure], *values, _show_difference(found), found.verdict)
-        console.print(table)
+        console.print(table, width=COMPARISON_WIDTH)
 
 
 def _show_difference(found: "Difference") -> str:

@@ -456,7 +456,10 @@ def check_nothing(place: Place) -> list[object]:
         (predict_without_a_fold, "is not finished: of 2 folds, 1 still to be trained"),
         (predict_without_a_column, "test.csv lacks the column laterality: it needs"),
         (predict_an_id_of_two_sides, "laterality R but L in an earlier row of the same prediction_id"),
-        (predict_on_with_another_run, "keeps what was predicted with another run and another test.csv before"),
+        (
+            predict_on_with_another_run,
+            "keeps what was predicted with another run and another test.csv before",
+        ),
         (export_in_no_format, "say in which format: --onnx is the one that there is"),
         (check_nothing, "there is no submission at"),
     ],

@@ -62,7 +62,10 @@ def test_evaluate_says_what_is_undefined_and_why_in_one_line(tmp_path: Path) -> 
     assert shown.stdout.count("undefined, since there is no breast with cancer: pF1 of the raw") == 1
 
 
-def test_compare_prints_a_verdict_per_figure_and_writes_the_table(runs: list[Path], tmp_path: Path) -> None:
+def test_compare_prints_a_verdict_per_figure_and_writes_the_table(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     out = tmp_path / "differences.csv"
     shown = mammo("compare", *runs, "--out", out)
     assert shown.exit_code == 0, shown.output
