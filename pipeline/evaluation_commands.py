@@ -112,12 +112,15 @@ def _show_differences(differences: list["Difference"]) -> None:
         of_run = [found for found in differences if found.run == run]
         say(f"{run} compared with {of_run[0].reference}, per breast:")
         table = Table(
-            "figure", "first", "this", "difference (95 %)", "this is", box=None, padding=(0, 2, 0, 0)
+            *("figure", "first", "this", "difference (95 %)", "this is"),
+            box=None,
+            padding=(0, 2, 0, 0),
+            width=COMPARISON_WIDTH,
         )
         for found in of_run:
             values = map(format_figure, [found.reference_value, found.value])
             table.add_row(FIGURE_NAMES[found.figure], *values, _show_difference(found), found.verdict)
-        console.print(table, width=COMPARISON_WIDTH)
+        console.print(table)
 
 
 def _show_difference(found: "Difference") -> str:
