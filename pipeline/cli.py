@@ -11,27 +11,33 @@ from typing import Annotated, NoReturn
 import typer
 
 from data_prep.errors import UserError
-from pipeline import data_commands, evaluation_commands, installation_commands, run_commands
+from pipeline import (
+    data_commands,
+    evaluation_commands,
+    installation_commands,
+    prediction_commands,
+    training_commands,
+)
 from pipeline.interrupt import Interrupted
 from pipeline.launcher import is_under_torchrun
 from pipeline.terminal import error_console
 
 RESUMABLE = {"demo", "predict", "prepare", "train"}  # the commands that go on where they were stopped
 COMMANDS: list[Callable[..., None]] = [
-    run_commands.demo,
+    training_commands.demo,
     data_commands.phantom,
     data_commands.collect,
     data_commands.prepare,
     data_commands.inspect,
     data_commands.verify,
     data_commands.pack,
-    run_commands.train,
+    training_commands.train,
     evaluation_commands.evaluate,
     evaluation_commands.compare,
-    run_commands.predict,
-    run_commands.explain,
-    run_commands.export,
-    run_commands.check,
+    prediction_commands.predict,
+    prediction_commands.explain,
+    prediction_commands.export,
+    prediction_commands.check,
     installation_commands.doctor,
 ]
 
