@@ -2,6 +2,7 @@
 
 import ctypes
 import multiprocessing
+import os
 import signal
 import sys
 import threading
@@ -159,3 +160,6 @@ def end_with_parent() -> None:
     """Has the system kill this process when the one that started it ends, however that ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:  # it has ended already, and nobody will tell
+        os._exit(1)
