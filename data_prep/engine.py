@@ -5,14 +5,11 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import resource_tracker
 from typing import Generic, Protocol, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
@@ -67,7 +64,6 @@ def map_unordered(
             yield Outcome(item, function(item))
         return
     with make_pool(workers) as pool:
-        _start_unreachable(pool)
         yield from map_in_pool(pool, function, items, most=max(ahead, TASKS_PER_WORKER * workers))
 
 
@@ -75,38 +71,6 @@ def make_pool(workers: int) -> ProcessPool:
     """Returns a pool that replaces a process that ends."""
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads can hang
     return ProcessPool(max_workers=workers, context=context, initializer=end_with_parent)
-
-
-def _start_unreachable(pool: ProcessPool) -> None:
-    """Starts the workers so that Ctrl-C, which a terminal sends to them too, does not reach them.
-
-    Pebble has them ignore it, but only once they have imported all that they need: until then each would
-    complain with a traceback. What a thread blocks, it hands on to the threads and processes that it starts.
-    """
-    resource_tracker.ensure_running()  # which else, at its start, would end the blocking
-    with _deferred(signal.SIGINT, signal.SIGTERM):
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            assert pool.active  # to ask starts it
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _deferred(*numbers: int) -> Iterator[None]:
-    """Lets the block end before signals that come meanwhile are handled: there is no half-started pool."""
-    if threading.current_thread() is not threading.main_thread():  # which alone runs handlers
-        yield
-        return
-    came: list[int] = []
-    handlers = {number: signal.signal(number, lambda one, _frame: came.append(one)) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    for number in came[:1]:
-        signal.raise_signal(number)
 
 
 def map_in_pool(

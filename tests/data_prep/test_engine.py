@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,20 +34,6 @@ def die_once(path: Path) -> str:
         path.touch()
         os._exit(7)
     return path.name
-
-
-def is_blocked(path: Path) -> bool:
-    """Whether Ctrl-C is blocked; the first process that can say yes ends."""
-    blocked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, set())
-    if blocked:
-        die_once(path)
-    return blocked
-
-
-def print_blocked(path: str) -> None:
-    (outcome,) = map_unordered(is_blocked, [Path(path)], workers=1)
-    here = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, set())
-    sys.stdout.write(f"{outcome.result} {here}")
 
 
 def die(number: int) -> int:
@@ -97,28 +81,6 @@ def test_a_killed_process_costs_only_the_item_it_had() -> None:
 def test_what_crashes_once_is_tried_again(tmp_path: Path) -> None:
     (outcome,) = map_unordered(die_once, [tmp_path / "item"], workers=1)
     assert (outcome.result, outcome.reason) == ("item", "")
-
-
-def test_ctrl_c_reaches_no_worker_from_its_first_moment_on(tmp_path: Path) -> None:
-    """Neither the first process nor the one that replaces it; the command can be stopped as before."""
-    program = "import tests.data_prep.test_engine as here, sys; here.print_blocked(sys.argv[1])"
-    command = [sys.executable, "-c", program, str(tmp_path / "item")]  # nothing that it needs runs already
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-    assert ended.stdout.split() == ["True", "False"]
-    assert (tmp_path / "item").exists()
-
-
-def test_a_signal_while_workers_start_is_handled_when_they_have_started() -> None:
-    """Else half of a pool would be left, which nobody can end."""
-    handled: list[str] = []
-    before = signal.signal(signal.SIGINT, lambda _number, _frame: handled.append("SIGINT"))
-    try:
-        with engine._deferred(signal.SIGINT):
-            signal.raise_signal(signal.SIGINT)
-            handled.append("started")
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert handled == ["started", "SIGINT"]
 
 
 def test_what_crashes_twice_is_given_up() -> None:
