@@ -1,6 +1,7 @@
 """Fixtures that more than one test module needs."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,11 @@ if TYPE_CHECKING:
     from tests.ray_nodes import Nodes
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one test process per core, so one thread per process
+os.environ |= {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+}  # ray reads these once, when it is imported
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,6 @@ Skips the test where Ray is not installed.
 """
 
 import importlib.util
-import os
-import secrets
 import shutil
 import tempfile
 import time
@@ -53,11 +51,6 @@ def start_nodes() -> Iterator[Nodes]:
     """Yields a cluster with two nodes; nothing of it is left after the block."""
     if importlib.util.find_spec("ray") is None:
         pytest.skip("Ray, the extra `cluster`, is not installed")
-    os.environ |= {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-    }
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # the names of sockets must be short
     try:
         nodes = _start(folder)
