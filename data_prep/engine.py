@@ -14,8 +14,6 @@ from typing import Generic, Protocol, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
-from data_prep.machine import count_cores
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -43,11 +41,6 @@ class Engine(Protocol):
         self, function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int = 0
     ) -> Iterator[Outcome[Item, Result]]:
         """Yields one outcome per item as they end."""
-
-
-def count_workers() -> int:
-    """Returns how many processes may work at once: one for each core that this one may use."""
-    return count_cores()
 
 
 def map_unordered(

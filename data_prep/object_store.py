@@ -84,9 +84,7 @@ def _judge(error: Exception) -> tuple[OSError, bool]:
     if isinstance(error, OSError) and error.errno == errno.ESTALE:  # our own
         return error, False
     status = _find_status(error)
-    if (
-        status is None and error.__cause__ is None
-    ):  # fsspec's HTTP calls all that fails absent, for some cause
+    if status is None and error.__cause__ is None:  # with a cause, "absent" is fsspec's word for any failure
         plain = {PermissionError: 403, FileNotFoundError: 404}  # of stores that hide the status
         status = next((plain[kind] for kind in plain if isinstance(error, kind)), None)
     return _judge_silence(error) if status is None else _judge_answer(status)

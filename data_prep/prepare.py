@@ -121,14 +121,14 @@ def _is_done(task: Task, cache: Cache, records: dict[str, Record]) -> bool:
     if record is None or record.get("reason"):
         return False
     try:
-        asked = _identify(task.path) | {"laterality": task.laterality}
+        asked = identify_source(task.path) | {"laterality": task.laterality}
     except OSError:
         return False
     same = all(str(record.get(name)) == str(value) for name, value in asked.items())
     return same and cache.image_path(task.patient_id, task.image_id).is_file()
 
 
-def _identify(path: ImagePath) -> Record:
+def identify_source(path: ImagePath) -> Record:
     """Returns what changes with a file, as far as can be told without reading it.
 
     Raises:
@@ -145,7 +145,7 @@ def _prepare_into(cache: Cache, settings: PrepareSettings, task: Task) -> Record
     start = time.perf_counter()
     target = cache.image_path(task.patient_id, task.image_id)
     try:
-        identity = _identify(task.path)
+        identity = identify_source(task.path)
     except OSError as error:
         return ImageError("io_error", f"the file cannot be read: {error.strerror}")
     stages = _try_stages(task.path, settings, task.laterality)

@@ -1,7 +1,7 @@
 """Files in object storage: found by listings, read by ranges. Knows no images and no store's ways."""
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,7 +9,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.object_store import HTTP, S3, URL, ask, has_changed, open_store, protocol_of, read_version
+from data_prep.object_store import (
+    HTTP,
+    S3,
+    URL,
+    Answer,
+    ask,
+    has_changed,
+    open_store,
+    protocol_of,
+    read_version,
+)
 
 AT_ONCE = 16  # requests that look for files
 FIRST_BYTES = 2**16  # of the first request for a file: holds the header of most,
@@ -164,11 +174,7 @@ def list_each(folders: Iterable[Url]) -> list[list[RemoteFile]]:
     Raises:
         OSError: if the store cannot be reached or does not tell.
     """
-    folders = list(folders)
-    for folder in folders[:1]:
-        open_store(folder.text)  # here, so that the threads share it
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(list_files, folders))
+    return _ask_each(list_files, folders)
 
 
 def find_each(urls: Iterable[Url]) -> list[RemoteFile | None]:
@@ -184,11 +190,15 @@ def find_each(urls: Iterable[Url]) -> list[RemoteFile | None]:
         except FileNotFoundError:
             return None
 
+    return _ask_each(find, urls)
+
+
+def _ask_each(request: Callable[[Url], Answer], urls: Iterable[Url]) -> list[Answer]:
     urls = list(urls)
     for url in urls[:1]:
-        open_store(url.text)
+        open_store(url.text)  # here, so that the threads share it
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(find, urls))
+        return list(pool.map(request, urls))
 
 
 def _describe(url: str, entry: dict[str, Any]) -> RemoteFile:

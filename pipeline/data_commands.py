@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from data_prep.engine import count_workers, map_unordered
+from data_prep.engine import map_unordered
 from data_prep.exams import Split
+from data_prep.machine import count_cores
 from data_prep.storage import to_image_path, to_place
 from pipeline.engines import Address, EngineName, as_seen_elsewhere, open_cluster
 from pipeline.progress import Reporter
@@ -57,7 +58,7 @@ def phantom(
             seed=seed,
             rows=rows,
             columns=columns,
-            workers=count_workers(),
+            workers=count_cores(),
             progress=advance,
         )
     say(f"{patients} {'patient' if patients == 1 else 'patients'} for training and some for the test: {out}")
@@ -140,7 +141,7 @@ def prepare(
             located.paths,
             store,
             settings,
-            workers=(count_workers() if cluster is None else 0) if workers is None else workers,
+            workers=(count_cores() if cluster is None else 0) if workers is None else workers,
             engine=map_unordered if cluster is None else partial(cluster.map_unordered, shared=shared),
             left_out=listed[is_left_out] if split == "test" else None,
             on_image=on_image,
@@ -212,7 +213,7 @@ def verify(
         found = verify_cache(
             store,
             None if data is None else to_place(data),
-            workers=count_workers() if workers is None else workers,
+            workers=count_cores() if workers is None else workers,
             on_image=advance,
         )
     shown = found.problems[:MAX_PROBLEMS_SHOWN]
@@ -238,7 +239,7 @@ def pack(cache: CacheFolder, workers: Workers = None) -> None:
     store = Cache(cache)
     require_unlocked(cache)
     with Reporter(console).track("pack", _count_prepared(store.read_manifest())) as advance:
-        path = write_pack(store, workers=count_workers() if workers is None else workers, on_image=advance)
+        path = write_pack(store, workers=count_cores() if workers is None else workers, on_image=advance)
     say(f"{path}: {path.stat().st_size / 1e6:,.1f} MB")
 
 

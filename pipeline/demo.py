@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.cache import Cache, CacheSettings
-from data_prep.engine import count_workers
 from data_prep.errors import UserError
 from data_prep.exams import read_exams, require_images
+from data_prep.machine import count_cores
 from data_prep.phantom_data import write_phantoms
 from data_prep.prepare import prepare
 from pipeline.cross_validate import cross_validate
@@ -57,7 +57,7 @@ def run_demo(folder: Path, *, seed: int, num_patients: int, recipe: Recipe, repo
     if not (data / "sample_submission.csv").exists():
         with reporter.track("phantoms", num_patients, "patients") as advance:
             write_phantoms(
-                data, num_patients=num_patients, seed=seed, workers=count_workers(), progress=advance
+                data, num_patients=num_patients, seed=seed, workers=count_cores(), progress=advance
             )
     cache = _prepare(data, Cache(folder / "cache"), recipe, reporter)
     cross_validate(recipe, cache, run, reporter=reporter)
@@ -81,7 +81,7 @@ def _prepare(data: Path, cache: Cache, recipe: Recipe, reporter: Reporter) -> Ca
             located.paths,
             cache,
             CacheSettings(split="train", prepare=recipe.prepare),
-            workers=count_workers(),
+            workers=count_cores(),
             on_image=lambda is_failure: advance(),  # noqa: ARG005
         )
     if summary.num_failed:

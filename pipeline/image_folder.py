@@ -15,9 +15,9 @@ import pandas as pd
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from data_prep.engine import count_workers
 from data_prep.errors import UserError
 from data_prep.frame import Image
+from data_prep.machine import count_cores
 from pipeline.run import IMAGES_COLUMNS
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
@@ -73,7 +73,7 @@ class SquareImages:
     def find_unreadable(self) -> Iterator[Path | None]:
         """Reads all images, several at a time; yields None for each, or its path if it cannot be read."""
         Pillow.init()  # else a format that one thread is loading would be unknown to the others
-        pool = ThreadPoolExecutor(count_workers())
+        pool = ThreadPoolExecutor(count_cores())
         try:
             yield from pool.map(self._path_if_unreadable, range(len(self)))
         finally:

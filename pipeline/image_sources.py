@@ -20,9 +20,9 @@ from data_prep.errors import ImageError, UserError
 from data_prep.exams import locate_images, read_exams
 from data_prep.frame import Image
 from data_prep.pack import open_images
-from data_prep.prepare import stream_images
+from data_prep.prepare import identify_source, stream_images
 from data_prep.settings import PrepareSettings, differences
-from data_prep.storage import ImagePath, Place, RemoteFile
+from data_prep.storage import ImagePath, Place
 from pipeline.dataset import CachedImages, Key, load_batches, to_tensor
 
 MOST_READERS = 4  # of a cache: each holds batches, and few are enough, as PNGs are read so much faster
@@ -152,13 +152,10 @@ def _make_batch(images: dict[int, Image | ImageError]) -> Batch:
 
 
 def _identify(path: ImagePath) -> tuple[object, ...]:
-    if isinstance(path, RemoteFile):
-        return path.name, path.size, path.etag
     try:
-        status = path.stat()
+        return path.name, *identify_source(path).values()
     except OSError:  # it is gone since it was located, and will fail
         return (path.name,)
-    return path.name, status.st_size, status.st_mtime_ns
 
 
 def hash_exams(exams: pd.DataFrame, identities: Sequence[object] = ()) -> str:

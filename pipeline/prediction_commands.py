@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from data_prep.engine import count_workers
 from data_prep.errors import UserError
+from data_prep.machine import count_cores
 from data_prep.storage import to_image_path, to_place
 from pipeline.engines import Address, EngineName, as_seen_elsewhere, open_cluster
 from pipeline.progress import Reporter
@@ -107,7 +107,7 @@ def predict(
     require_writable(target)
     with journal.held(), open_cluster(engine, address) as cluster:
         options: dict[str, Any] = {
-            "workers": count_workers() if workers is None else workers,
+            "workers": count_cores() if workers is None else workers,
             "reporter": Reporter(console),
             "flip": flip,
             "journal": journal,

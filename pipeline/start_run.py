@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 import torch
 
-from data_prep.engine import count_workers
 from data_prep.errors import FolderInUse, UserError
 from data_prep.files import (
     make_folder,
@@ -21,6 +20,7 @@ from data_prep.files import (
     write_text,
 )
 from data_prep.locks import locked, require_unlocked
+from data_prep.machine import count_cores
 from data_prep.settings import differences, dump_settings
 from pipeline.events import require_tensorboard
 from pipeline.predict import Arithmetic
@@ -161,7 +161,7 @@ def describe_environment(recipe: Recipe, origin: dict[str, Any]) -> dict[str, An
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "cores": count_workers(),
+        "cores": count_cores(),
         "threads": torch.get_num_threads(),
         **origin,
         "versions": {name: importlib.metadata.version(name) for name in ["mammo-vit", *PACKAGES]},

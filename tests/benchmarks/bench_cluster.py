@@ -13,8 +13,9 @@ import pandas as pd
 
 from data_prep.cache import Cache, CacheSettings
 from data_prep.cluster import connect
-from data_prep.engine import Engine, count_workers, map_unordered
+from data_prep.engine import Engine, map_unordered
 from data_prep.exams import read_exams, require_images
+from data_prep.machine import count_cores
 from data_prep.phantom_data import write_phantoms
 from data_prep.prepare import prepare
 from data_prep.settings import PrepareSettings
@@ -73,7 +74,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         phantoms, data = Path(scratch) / "phantoms", Path(scratch) / "data"
-        write_phantoms(phantoms, num_patients=13, workers=count_workers())
+        write_phantoms(phantoms, num_patients=13, workers=count_cores())
         write_links(phantoms, data, arguments.images)
         ratios = []
         for repeat in range(arguments.repeats):

@@ -19,8 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_prep import codecs
-from data_prep.engine import count_workers
 from data_prep.files import Journal, write_bytes, write_text
+from data_prep.machine import count_cores
 from data_prep.phantom_data import make_patient
 from data_prep.phantom_dicom import make_dicom
 from data_prep.prepare import stream_images
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--folds", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=count_workers())
+    parser.add_argument("--workers", type=int, default=count_cores())
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         data, run = Path(scratch) / "data", Path(scratch) / "run"

@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 from data_prep.cache import Cache, CacheSettings
-from data_prep.engine import count_workers
 from data_prep.exams import read_exams, require_images
+from data_prep.machine import count_cores
 from data_prep.phantom_data import write_phantoms
 from data_prep.prepare import prepare
 from data_prep.settings import PrepareSettings
@@ -96,7 +96,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         data = arguments.data or Path(scratch) / "data"
         if arguments.data is None:
-            write_phantoms(data, num_patients=arguments.patients, workers=count_workers())
+            write_phantoms(data, num_patients=arguments.patients, workers=count_cores())
         for repeat in range(2):
             for workers in (1, 2):
                 measure(data, Path(scratch) / f"cache_{workers}_{repeat}", workers)

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from data_prep import machine
-from data_prep.engine import count_workers
 from data_prep.machine import count_cores, count_memory_bytes
 
 
@@ -35,7 +34,6 @@ def write(groups: Path, own: str, **files: str) -> None:
 def test_a_quota_of_the_container_counts_as_cores(groups: Path, quota: str, cores: int) -> None:
     write(groups, "0::/\n", cpu_dot_max=f"{quota}\n")
     assert count_cores() == cores
-    assert count_workers() == cores
 
 
 def test_cores_that_the_process_is_bound_to_count_where_they_are_fewer(
