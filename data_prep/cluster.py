@@ -20,11 +20,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pebble import ProcessPool
-
 from data_prep import engine
-from data_prep.engine import KILLED_TWICE, MAX_ATTEMPTS, Outcome, make_pool, map_in_pool, try_once
+from data_prep.engine import KILLED_TWICE, MAX_ATTEMPTS, Outcome, map_in_pool, try_once
 from data_prep.errors import UserError
+from data_prep.process_pool import ProcessPool
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -328,7 +327,7 @@ def _keep_pool(workers: int) -> ProcessPool:
     """Returns a pool of single-threaded processes that lives as long as this process of Ray's."""
     os.environ.update(dict.fromkeys(SINGLE_THREADED, "1"))
     vars(sys.modules["__main__"]).pop("__file__", None)  # or each of them would begin by importing ray
-    return make_pool(workers)
+    return ProcessPool(workers)
 
 
 # The connection

@@ -1,10 +1,6 @@
 """Where work runs: in this process, or in a pool that outlives the crash of a process. Knows no images."""
 
-import ctypes
-import multiprocessing
-import os
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -12,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
-from pebble import ProcessExpired, ProcessPool
+from data_prep.process_pool import ProcessEnded, ProcessPool
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -21,7 +17,6 @@ TIMEOUT_S = 60.0
 MAX_ATTEMPTS = 2
 TASKS_PER_WORKER = 4  # a short queue keeps memory flat
 KILLED_TWICE = "its process was killed twice (out of memory? fewer --workers)"
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -56,14 +51,8 @@ def map_unordered(
         for item in items:
             yield Outcome(item, function(item))
         return
-    with make_pool(workers) as pool:
+    with ProcessPool(workers) as pool:
         yield from map_in_pool(pool, function, items, most=max(ahead, TASKS_PER_WORKER * workers))
-
-
-def make_pool(workers: int) -> ProcessPool:
-    """Returns a pool that replaces a process that ends."""
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads can hang
-    return ProcessPool(max_workers=workers, context=context, initializer=end_with_parent)
 
 
 def map_in_pool(
@@ -78,7 +67,7 @@ def map_in_pool(
             tasks = [(retries.popleft(), 2) for _ in range(min(free, len(retries)))]
             tasks += [(item, 1) for item in islice(queue, free - len(tasks))]
             for item, attempt in tasks:
-                future = pool.schedule(function, args=[item], timeout=TIMEOUT_S)
+                future = pool.submit(function, item, timeout_s=TIMEOUT_S)
                 pending[future] = item, attempt
             if not pending:
                 return
@@ -98,7 +87,7 @@ def try_once(
     pool: ProcessPool, function: Callable[[Item], Result], items: Iterable[Item], *, timeout_s: float
 ) -> list[Outcome[Item, Result]]:
     """Returns one outcome per item after one attempt; the sentences are those of a second one."""
-    futures = [(item, pool.schedule(function, args=[item], timeout=timeout_s)) for item in items]
+    futures = [(item, pool.submit(function, item, timeout_s=timeout_s)) for item in items]
     return [_outcome(item, future, timeout_s) for item, future in futures]
 
 
@@ -107,16 +96,7 @@ def _outcome(item: Item, future: "Future[Result]", timeout_s: float) -> Outcome[
         return Outcome(item, future.result())
     except TimeoutError:
         return Outcome(item, None, "timeout", f"it took more than {timeout_s:g} s, twice")
-    except ProcessExpired as error:
-        if error.exitcode == -signal.SIGKILL:
+    except ProcessEnded as error:
+        if error.exit_code == -signal.SIGKILL:
             return Outcome(item, None, "killed", KILLED_TWICE)
-        return Outcome(item, None, "crashed", f"its process ended with code {error.exitcode}, twice")
-
-
-def end_with_parent() -> None:
-    """Has the system kill this process when the one that started it ends, however that ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    parent = multiprocessing.parent_process()
-    if parent is not None and os.getppid() != parent.pid:  # it has ended already, and nobody will tell
-        os._exit(1)
+        return Outcome(item, None, "crashed", f"its process ended with code {error.exit_code}, twice")

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data_prep.engine import end_with_parent
 from data_prep.errors import UserError
 from data_prep.frame import Image
 from data_prep.pack import Images
+from data_prep.process_pool import end_with_parent
 from pipeline.augment import Augmentation
 
 # Not the images' own mean: the first LayerNorm keeps a flat patch's sign and drops its size, so dense

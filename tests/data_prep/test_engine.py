@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,29 +133,3 @@ def test_the_workers_go_no_further_ahead_than_asked(ahead: int, expected: int) -
         next(outcomes)
         assert expected <= len(started) <= expected + num_taken
     outcomes.close()
-
-
-ORPHAN = """
-import multiprocessing, os, pathlib, signal, sys, time
-from data_prep.engine import end_with_parent
-
-def live(folder):
-    (folder / "pid").write_text(str(os.getpid()))
-    while os.getppid() == multiprocessing.parent_process().pid:
-        time.sleep(0.01)
-    (folder / "orphan").touch()
-    end_with_parent()
-    (folder / "survivor").touch()
-
-multiprocessing.get_context("fork").Process(target=live, args=[pathlib.Path(sys.argv[1])]).start()
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_a_process_whose_parent_has_ended_before_it_could_ask_ends_too(tmp_path: Path) -> None:
-    """Else it would hold its parent's locks for ever; a parent may be killed just when it has forked."""
-    with subprocess.Popen([sys.executable, "-c", ORPHAN, str(tmp_path)], stderr=subprocess.PIPE) as parent:
-        parent.communicate(timeout=60)  # until the child too has closed its end
-    assert parent.returncode == -signal.SIGKILL
-    assert (tmp_path / "orphan").exists()
-    assert not (tmp_path / "survivor").exists()
