@@ -65,42 +65,6 @@ class _Task(Generic[Item]):
     machines: frozenset[str] = frozenset()
 
 
-class Mailbox:
-    """Takes sentences from tasks anywhere in the cluster; what cannot be delivered is dropped."""
-
-    def __init__(self) -> None:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        self._actor = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(_Letters).remote()
-
-    def send(self, sentence: str) -> None:
-        """Sends and goes on."""
-        self._actor.add.remote(sentence)
-
-    def receive(self) -> list[str]:
-        """Returns what has come since the last time."""
-        import ray
-
-        try:
-            return ray.get(self._actor.take.remote(), timeout=SECONDS_TO_NOTICE_A_LOSS)
-        except ray.exceptions.RayError:  # its machine is lost: the work goes on, unheard for a while
-            return []
-
-
-class _Letters:
-    def __init__(self) -> None:
-        self._letters: list[str] = []
-
-    def add(self, sentence: str) -> None:
-        self._letters.append(sentence)
-
-    def take(self) -> list[str]:
-        letters, self._letters = self._letters, []
-        return letters
-
-
 class Cluster:
     """A Ray cluster that this process is connected to; `connect` makes one."""
 
@@ -153,7 +117,7 @@ class Cluster:
         """Yields one outcome per item, each a task without a time limit in a process of Ray's.
 
         `on_wait` is called twice a second. If it raises, the tasks get a SIGINT and two minutes to end by
-        themselves; without it they are killed when nobody asks for more outcomes. `function` returns no None.
+        themselves; without it they end with the connection. `function` returns no None.
         """
         yield from self._map(_do_each, function, items, size=1, needs=needs, workers=0, on_wait=on_wait)
 
@@ -193,7 +157,8 @@ class Cluster:
                 for reference in ray.wait(list(pending), timeout=POLL_S)[0]:
                     yield from _sort_out(reference, pending.pop(reference), retries)
         finally:
-            _stop(list(pending), gently=on_wait is not None)
+            if on_wait is not None:
+                _stop(list(pending))
 
 
 def _sort_out(
@@ -263,14 +228,17 @@ def _find_cause(error: Any) -> BaseException:
     return error.cause
 
 
-def _stop(pending: "Sequence[ObjectRef]", *, gently: bool) -> None:
-    """Ends tasks whose outcomes nobody wants, and waits until they have."""
+def _stop(pending: "Sequence[ObjectRef]") -> None:
+    """Asks tasks to end, and waits until they have.
+
+    Those with something to save only: Ray 2.60 aborts a process that cancels a task just as that ends.
+    """
     import ray
 
     if not pending or not ray.is_initialized():
         return
     for reference in pending:
-        ray.cancel(reference, force=not gently)
+        ray.cancel(reference)
     ray.wait(list(pending), num_returns=len(pending), timeout=SECONDS_TO_STOP)
 
 

@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Lock
@@ -133,6 +134,7 @@ class _Worker:
 
 def _keep_from_ctrl_c() -> None:
     """Blocks the signal in this thread, and so in the processes that it starts, from their beginning."""
+    resource_tracker.ensure_running()  # by each process that is started, and it would unblock the signal
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 
 

@@ -4,17 +4,22 @@ A fold whose machine is lost goes on elsewhere from its checkpoint, so cache and
 all machines share. Each computes with as many threads as this process would, and so to the same weights.
 """
 
+import os
+import shutil
+import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
 import torch
 from rich.console import Console
 
 from data_prep.cache import Cache
-from data_prep.cluster import Cluster, Mailbox, Needs
+from data_prep.cluster import Cluster, Needs
 from data_prep.engine import Outcome
 from data_prep.errors import FolderInUse, TrainingStopped, UserError
 from data_prep.locks import STALE_S, require_unlocked
@@ -52,27 +57,22 @@ def spread_folds(
     recipe, needs = _choose(cluster, recipe, gpus)
     if needs.gpus and not cluster.count("GPU"):
         reporter.say("no machine of the cluster has a GPU: waiting for one to join")
-    mailbox = Mailbox()
-    with StopRequest() as stop:
+    news = News(run.folder / f".news_{socket.gethostname()}_{os.getpid()}")
+    with StopRequest() as stop, news.told(reporter):
 
         def on_wait() -> None:
-            for sentence in mailbox.receive():
-                reporter.say(sentence)
+            news.tell(reporter)
             stop.raise_if_made()
 
         spread = partial(cluster.map_whole, needs=needs, on_wait=on_wait)
-        beginning = _Beginning(recipe, cache, run, mailbox, torch.get_num_threads())
-        try:
-            plan = _take(*spread(beginning, [folds]))
-            require_seen(run)
-            for fold in plan.folds:
-                require_unlocked(run.fold(fold).folder)
-            training, waiting = _Training(plan, mailbox, torch.get_num_threads()), plan.folds
-            while waiting:  # a fold whose machine alone was told to stop goes on elsewhere
-                waiting = [outcome.item for outcome in spread(training, waiting) if not _take(outcome)]
-        finally:
-            for sentence in mailbox.receive():
-                reporter.say(sentence)
+        beginning = _Beginning(recipe, cache, run, news, torch.get_num_threads())
+        plan = _take(*spread(beginning, [folds]))
+        require_seen(run)
+        for fold in plan.folds:
+            require_unlocked(run.fold(fold).folder)
+        training, waiting = _Training(plan, news, torch.get_num_threads()), plan.folds
+        while waiting:  # a fold whose machine alone was told to stop goes on elsewhere
+            waiting = [outcome.item for outcome in spread(training, waiting) if not _take(outcome)]
 
 
 def _choose(cluster: Cluster, recipe: Recipe, gpus: float | None) -> tuple[Recipe, Needs]:
@@ -113,6 +113,59 @@ def require_seen(run: Run) -> None:
         )
 
 
+class News:
+    """Sentences from other machines, in files on the storage that all share.
+
+    Not sent by way of Ray: once a machine is lost, those of some processes would never arrive. Where the
+    storage fails, the training itself says so.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._num_told: dict[Path, int] = {}  # in bytes
+
+    def collect(self, name: str) -> Reporter:
+        """Returns a reporter that writes what is `name`'s."""
+        file = cast("IO[str]", _Appending(self._folder / name))
+        return Reporter(Console(file=file, force_terminal=False, soft_wrap=True))
+
+    def tell(self, reporter: Reporter) -> None:
+        """Shows what has come since the last time."""
+        for path in sorted(self._folder.glob("*")):
+            with suppress(OSError), path.open("rb") as stream:
+                stream.seek(self._num_told.get(path, 0))
+                for line in stream.read().splitlines(keepends=True):
+                    if line.endswith(b"\n"):  # the rest is still on its way
+                        self._num_told[path] = self._num_told.get(path, 0) + len(line)
+                        reporter.say(line.decode().rstrip("\n"))
+
+    @contextmanager
+    def told(self, reporter: Reporter) -> Iterator[None]:
+        """Shows the last ones when the block ends, however it ends, and removes the files."""
+        try:
+            yield
+        finally:
+            self.tell(reporter)
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class _Appending:
+    """A text stream whose file is closed after each sentence, which then is there for all machines."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as stream:
+                stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+
 # On the cluster's machines
 
 
@@ -121,12 +174,12 @@ class _Beginning:
     recipe: Recipe
     cache: Cache
     run: Run
-    mailbox: Mailbox
+    news: News
     threads: int
 
     def __call__(self, folds: Sequence[int] | None) -> Plan:
         torch.set_num_threads(self.threads)
-        return begin(self.recipe, self.cache, self.run, reporter=_write_to(self.mailbox), folds=folds)
+        return begin(self.recipe, self.cache, self.run, reporter=self.news.collect("run"), folds=folds)
 
 
 @dataclass(frozen=True)
@@ -134,7 +187,7 @@ class _Training:
     """Trains a fold; a signal, or Ray's stand-in for one, ends it with a checkpoint."""
 
     plan: Plan
-    mailbox: Mailbox
+    news: News
     threads: int
 
     def __call__(self, fold: int) -> bool:
@@ -153,28 +206,9 @@ class _Training:
     def _try(self, fold: int, stop: StopRequest, *, is_last: bool) -> bool:
         """Returns whether the fold could be held; a machine that is lost may hold it a while yet."""
         try:
-            train_fold(self.plan, fold, stop=stop, reporter=_write_to(self.mailbox))
+            train_fold(self.plan, fold, stop=stop, reporter=self.news.collect(f"fold_{fold}"))
         except FolderInUse:
             if is_last:
                 raise
             return False
         return True
-
-
-class _Letterbox:
-    """A text stream into a mailbox, a sentence for each line."""
-
-    def __init__(self, mailbox: Mailbox) -> None:
-        self._mailbox = mailbox
-
-    def write(self, text: str) -> int:
-        for line in text.splitlines():
-            self._mailbox.send(line)
-        return len(text)
-
-    def flush(self) -> None:
-        pass
-
-
-def _write_to(mailbox: Mailbox) -> Reporter:
-    return Reporter(Console(file=cast("IO[str]", _Letterbox(mailbox)), force_terminal=False, soft_wrap=True))

@@ -123,6 +123,30 @@ def test_an_exception_of_the_function_is_raised_here(cluster: Cluster) -> None:
         list(cluster.map_unordered(fail_at_three, range(6), workers=0))
 
 
+@dataclass(frozen=True)
+class HangAtOne:
+    """Tells which processes work on the number one, which takes very long."""
+
+    folder: Path
+
+    def __call__(self, number: int) -> int:
+        if number == 1:
+            for pid in (os.getpid(), os.getppid()):
+                (self.folder / str(pid)).touch()
+            time.sleep(600)
+        return number
+
+
+def test_what_still_works_ends_with_the_connection(nodes: Nodes, tmp_path: Path) -> None:
+    nodes.have(2)
+    with connect(nodes.address) as cluster:
+        outcomes = cluster.map_unordered(HangAtOne(tmp_path), range(2), workers=0)
+        assert next(outcomes).item == 0
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+        outcomes.close()  # type: ignore[attr-defined]
+    wait_until(lambda: not any(Path("/proc", path.name).exists() for path in tmp_path.iterdir()))
+
+
 def test_items_work_in_single_threaded_processes_that_know_no_ray(cluster: Cluster) -> None:
     (outcome,) = cluster.map_unordered(surroundings, [1], workers=0)
     assert outcome.result == {

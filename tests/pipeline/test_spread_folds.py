@@ -16,7 +16,7 @@ from pipeline.checkpoint import load_checkpoint
 from pipeline.cross_validate import cross_validate
 from pipeline.run import Run
 from tests.campaigns.load import find_left
-from tests.pipeline.tiny import make_recipe, quiet, results
+from tests.pipeline.tiny import heard, make_recipe, quiet, results
 from tests.ray_nodes import Nodes, wait_until
 
 pytestmark = pytest.mark.slow
@@ -73,23 +73,12 @@ class Machines:
             yield Outcome(item, False if isinstance(item, int) and is_first else function(item))
 
 
-class Nobody:
-    """A mailbox for what nobody hears."""
-
-    def send(self, sentence: str) -> None:
-        pass
-
-    def receive(self) -> list[str]:
-        return []
-
-
-def test_a_fold_whose_machine_alone_is_told_to_stop_goes_on_elsewhere(
-    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(spread_folds, "Mailbox", Nobody)
-    machines, run = Machines(), Run(tmp_path / "run")
-    spread_folds.spread_folds(machines, make_recipe(epochs=1), cache, run, reporter=quiet(), gpus=0.0)
+def test_a_fold_whose_machine_alone_is_told_to_stop_goes_on_elsewhere(cache: Cache, tmp_path: Path) -> None:
+    machines, run, reporter = Machines(), Run(tmp_path / "run"), quiet()
+    spread_folds.spread_folds(machines, make_recipe(epochs=1), cache, run, reporter=reporter, gpus=0.0)
     assert machines.given == [None, 0, 1, 0, 1]
+    assert [heard(reporter).count(f"fold {fold} epoch 1/1") for fold in (0, 1)] == [1, 1]
+    assert not list(run.folder.glob(".news*"))
     assert all(run.fold(fold).is_finished for fold in (0, 1))
 
 
@@ -108,6 +97,7 @@ def test_folds_whose_nodes_are_lost_go_on_elsewhere_to_the_same_bytes(
     assert "goes on after epoch" in said
     assert "fold 0 epoch 1/60" in said
     assert "fold 1 epoch 1/60" in said
+    assert not list(run.folder.glob(".news*"))
     assert results(run) == results(one_after_another)
 
 
