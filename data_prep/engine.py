@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 TIMEOUT_S = 60.0
 MAX_ATTEMPTS = 2
 TASKS_PER_WORKER = 4  # a short queue keeps memory flat
-KILLED_TWICE = "its process was killed twice (out of memory? fewer --workers)"
+KILLED_TWICE = "its process was killed twice (out of memory? let fewer work at once)"
 
 
 @dataclass(frozen=True)

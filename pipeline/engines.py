@@ -10,6 +10,7 @@ import typer
 
 from data_prep.errors import UserError
 from data_prep.storage import Place
+from pipeline.terminal import say
 
 if TYPE_CHECKING:
     from data_prep.cluster import Cluster
@@ -52,4 +53,6 @@ def open_cluster(engine: Literal["local", "ray"], address: str | None) -> Iterat
     from data_prep.cluster import connect  # noqa: PLC0415  not everyone has installed it
 
     with connect(address) as cluster:
+        if not cluster.count("CPU"):
+            say("no machine of the cluster has a CPU for this: waiting for one to join")
         yield cluster

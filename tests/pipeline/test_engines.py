@@ -3,10 +3,13 @@
 import importlib.util
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from data_prep import cluster as cluster_module
 from data_prep.errors import UserError
 from pipeline.engines import open_cluster
 from tests.data_prep.data_folder import make_data
@@ -47,3 +50,17 @@ def test_what_is_not_installed_is_named_with_its_command(monkeypatch: pytest.Mon
         open_cluster("ray", None),
     ):
         pass
+
+
+@pytest.mark.parametrize(("cpus", "expected"), [(0, "waiting for one to join"), (1, "")])
+def test_a_cluster_that_cannot_work_yet_is_mentioned(
+    cpus: int, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = SimpleNamespace(count=lambda resource: {"CPU": cpus}[resource])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(cluster_module, "connect", lambda address: nullcontext(cluster))
+    with open_cluster("ray", "auto") as opened:
+        assert opened is cluster
+    said = capsys.readouterr().out
+    assert expected in said
+    assert bool(said) == (cpus == 0)
