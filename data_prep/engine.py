@@ -3,9 +3,10 @@
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
+from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
 from data_prep.process_pool import ProcessEnded, ProcessPool
@@ -61,6 +62,7 @@ def map_in_pool(
     """Yields as `map_unordered` does, from a pool that outlives the call; `most` items wait in it at once."""
     queue, retries = iter(items), deque[Item]()
     pending: dict[Future[Result], tuple[Item, int]] = {}
+    done: SimpleQueue[Future[Result]] = SimpleQueue()  # a signal that ends the waiting leaves nothing locked
     try:
         while True:
             free = most - len(pending)
@@ -69,15 +71,16 @@ def map_in_pool(
             for item, attempt in tasks:
                 future = pool.submit(function, item, timeout_s=TIMEOUT_S)
                 pending[future] = item, attempt
+                future.add_done_callback(done.put)
             if not pending:
                 return
-            for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                item, attempt = pending.pop(future)
-                outcome = _outcome(item, future, TIMEOUT_S)
-                if outcome.result is None and attempt < MAX_ATTEMPTS:
-                    retries.append(item)
-                else:
-                    yield outcome
+            future = done.get()
+            item, attempt = pending.pop(future)
+            outcome = _outcome(item, future, TIMEOUT_S)
+            if outcome.result is None and attempt < MAX_ATTEMPTS:
+                retries.append(item)
+            else:
+                yield outcome
     finally:
         for future in pending:
             future.cancel()
@@ -88,7 +91,11 @@ def try_once(
 ) -> list[Outcome[Item, Result]]:
     """Returns one outcome per item after one attempt; the sentences are those of a second one."""
     futures = [(item, pool.submit(function, item, timeout_s=timeout_s)) for item in items]
-    return [_outcome(item, future, timeout_s) for item, future in futures]
+    try:
+        return [_outcome(item, future, timeout_s) for item, future in futures]
+    finally:
+        for _, future in futures:
+            future.cancel()
 
 
 def _outcome(item: Item, future: "Future[Result]", timeout_s: float) -> Outcome[Item, Result]:

@@ -1,4 +1,4 @@
-"""The only writers but for `locks`: atomic files and journals. Knows no formats but text and CSV."""
+"""The only writers but for `locks`: atomic files, journals and logs. Knows no formats but text and CSV."""
 
 import errno
 import fcntl
@@ -242,3 +242,32 @@ class Journal:
             finally:
                 if self.path.exists() and not self.path.stat().st_size:
                     self.remove()
+
+
+class SharedLog:
+    """A text stream of sentences, written on one machine and read on another that shares the storage.
+
+    Where the storage fails they are lost: the work that they tell of will say so.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._num_read = path.stat().st_size if path.exists() else 0  # in bytes; from an earlier command
+
+    def read(self) -> list[str]:
+        """Returns the lines that have come since the last time."""
+        with suppress(OSError), self._path.open("rb") as stream:
+            stream.seek(self._num_read)
+            whole, newline, _ = stream.read().rpartition(b"\n")  # what is behind it is still on its way
+            self._num_read += len(whole + newline)
+            return whole.decode(errors="replace").splitlines()
+        return []
+
+    def write(self, text: str) -> int:
+        """Appends, and closes the file, so that all machines see it."""
+        with suppress(OSError), self._path.open("a", encoding="utf-8", errors="replace") as stream:
+            stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Has nothing to do."""

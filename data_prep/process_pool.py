@@ -9,12 +9,16 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from queue import SimpleQueue
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from threading import Lock
 from typing import Any, Self, TypeVar
 
@@ -23,6 +27,7 @@ Result = TypeVar("Result")
 
 SPAWN = multiprocessing.get_context("spawn")  # a fork of a process with threads can hang
 SECONDS_TO_END = 1.0  # of a process that has closed its pipe
+TAKEN_UP, TOO_LATE = b"", b"late"  # beside pickles, which begin with their protocol
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -45,25 +50,24 @@ class ProcessPool:
     """
 
     def __init__(self, workers: int) -> None:
-        self._threads = ThreadPoolExecutor(workers, initializer=_keep_from_ctrl_c)
+        self._threads = ThreadPoolExecutor(workers)
         self._workers = [_Worker() for _ in range(workers)]
-        self._free = SimpleQueue[_Worker]()
-        for worker in self._workers:
-            self._free.put(worker)
+        self._free = deque(self._workers)
 
     def submit(self, function: Callable[[Item], Result], item: Item, *, timeout_s: float) -> "Future[Result]":
         """Returns what will become of an item: a result, or what `function` raised.
 
-        Or `TimeoutError`, `timeout_s` after a process has taken the item up; or `ProcessEnded`.
+        Or `TimeoutError`, `timeout_s` after a process has taken the item up; `ProcessEnded`; or `OSError` if
+        no process can be started.
         """
         return self._threads.submit(self._work, function, item, timeout_s)
 
     def _work(self, function: Callable[[Item], Result], item: Item, timeout_s: float) -> Result:
-        worker = self._free.get()
+        worker = self._free.pop()
         try:
             return worker.work(function, item, timeout_s)
         finally:
-            self._free.put(worker)
+            self._free.append(worker)
 
     def __enter__(self) -> Self:
         return self
@@ -73,6 +77,8 @@ class ProcessPool:
         for worker in self._workers:
             worker.close()
         self._threads.shutdown()
+        for worker in self._workers:
+            worker.end()
 
 
 class _Worker:
@@ -81,22 +87,23 @@ class _Worker:
     def __init__(self) -> None:
         self._lock = Lock()  # held while the process is started or ended, never while it works
         self._is_closed = False
-        self._process: Any = None
+        self._process: BaseProcess | None = None
         self._connection: Connection[Any, Any]
 
     def work(self, function: Callable[[Item], Result], item: Item, timeout_s: float) -> Result:
+        task = ForkingPickler.dumps((function, item))
         self._start()
         try:
-            self._connection.send((function, item))
-            self._connection.recv()  # it has taken the item up, whatever it had to import for that
-            in_time = self._connection.poll(timeout_s)
-            answer: Any = self._connection.recv() if in_time else None
+            self._connection.send_bytes(task)
+            message = self._connection.recv_bytes()
+            if message == TAKEN_UP:
+                message = self._connection.recv_bytes() if self._connection.poll(timeout_s) else TOO_LATE
         except (EOFError, OSError) as broken:
-            raise ProcessEnded(self._end(SECONDS_TO_END)) from broken
-        if not in_time:
-            self._end(0)
+            raise ProcessEnded(self.end(SECONDS_TO_END)) from broken
+        if message == TOO_LATE:
+            self.end()
             raise TimeoutError
-        result, error = answer
+        result, error = ForkingPickler.loads(message)
         if error is not None:
             raise error
         return result
@@ -107,34 +114,40 @@ class _Worker:
             self._is_closed = True
             if self._process is not None:
                 self._process.kill()
-                self._process.join()
+
+    def end(self, grace_s: float = 0.0) -> int:
+        """Kills the process, if it does not end by itself in time, and returns its exit code."""
+        with self._lock:
+            process, self._process = self._process, None
+            if process is None:
+                return 0
+            process.join(grace_s)
+            process.kill()
+            process.join()
+            while (exit_code := process.exitcode) is None:  # a start elsewhere is just reaping it
+                time.sleep(0.001)
+            self._connection.close()
+            return exit_code
 
     def _start(self) -> None:
         """Sees to it that there is a living process."""
         if self._process is not None and not self._process.is_alive():
-            self._end(0)
+            self.end()
         with self._lock:
             if self._is_closed:
                 raise ProcessEnded(-signal.SIGKILL)
             if self._process is None:
                 self._connection, theirs = SPAWN.Pipe()
-                self._process = SPAWN.Process(target=_serve, args=[theirs], daemon=True)
-                self._process.start()
-                theirs.close()  # so that the pipe breaks when the process ends
-
-    def _end(self, grace_s: float) -> int:
-        with self._lock:
-            process, self._process = self._process, None
-            process.join(grace_s)
-            process.kill()
-            process.join()
-            self._connection.close()
-            return process.exitcode
+                with theirs:  # closed here, so that the pipe breaks when the process ends
+                    process = SPAWN.Process(target=_serve, args=[theirs], daemon=True)
+                    _keep_from_ctrl_c()
+                    process.start()
+                self._process = process
 
 
 def _keep_from_ctrl_c() -> None:
-    """Blocks the signal in this thread, and so in the processes that it starts, from their beginning."""
-    resource_tracker.ensure_running()  # by each process that is started, and it would unblock the signal
+    """Blocks the signal in this thread, and so in the process that it starts, from its beginning."""
+    resource_tracker.ensure_running()  # else the start would do that, and unblock the signal
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 
 
@@ -143,15 +156,27 @@ def _serve(connection: "Connection[Any, Any]") -> None:
     end_with_parent()
     while True:
         try:
-            function, item = connection.recv()
+            task = connection.recv_bytes()
         except EOFError:
             return
-        connection.send(None)
+        connection.send_bytes(_answer(task, partial(connection.send_bytes, TAKEN_UP)))
+
+
+def _answer(task: bytes, on_start: Callable[[], None]) -> memoryview:
+    """Returns a result and no error, or no result and an error, as they are sent."""
+    try:
+        function, item = ForkingPickler.loads(task)
+        on_start()  # all that had to be imported is
+        return ForkingPickler.dumps((function(item), None))
+    except Exception as error:  # raised where the result is awaited
+        story = traceback.format_exc()
+        error.add_note(story)
         try:
-            connection.send((function(item), None))
-        except Exception as error:  # raised where the result is awaited
-            error.add_note(traceback.format_exc())
-            connection.send((None, error))
+            answer = ForkingPickler.dumps((None, error))
+            ForkingPickler.loads(answer)
+        except Exception:  # an error of a kind that cannot be sent
+            return ForkingPickler.dumps((None, RuntimeError(story)))
+        return answer
 
 
 def end_with_parent() -> None:

@@ -97,6 +97,11 @@ class FoldFolder(TrainingFolder):
         """The same, by the name that every training has for it."""
         return self.oof
 
+    @property
+    def log(self) -> Path:
+        """What its training said on a machine of a cluster."""
+        return self.folder / "log.txt"
+
 
 @dataclass(frozen=True)
 class RunFolder:

@@ -1,18 +1,14 @@
 """The folds of a run on the machines of a Ray cluster, several at once. Knows no training loop and no ray.
 
 A fold whose machine is lost goes on elsewhere from its checkpoint, so cache and run must lie on storage that
-all machines share. Each computes with as many threads as this process would, and so to the same weights.
+all machines share. Each computes with as many threads as this process would, and so to the same weights. What
+it says comes through a file there: of Ray's messages some would never arrive once a machine is lost.
 """
 
-import os
-import shutil
-import socket
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from io import StringIO
 from typing import IO, Any, TypeVar, cast
 
 import torch
@@ -22,12 +18,15 @@ from data_prep.cache import Cache
 from data_prep.cluster import Cluster, Needs
 from data_prep.engine import Outcome
 from data_prep.errors import FolderInUse, TrainingStopped, UserError
+from data_prep.files import SharedLog
 from data_prep.locks import STALE_S, require_unlocked
 from pipeline.cross_validate import Plan, begin, train_fold
 from pipeline.interrupt import Interrupted, StopRequest
 from pipeline.progress import Reporter
+from pipeline.ranks import ALONE
 from pipeline.run import Run
 from pipeline.settings import Recipe
+from pipeline.start_run import say_if_ranks_changed
 
 Result = TypeVar("Result")
 
@@ -57,22 +56,32 @@ def spread_folds(
     recipe, needs = _choose(cluster, recipe, gpus)
     if needs.gpus and not cluster.count("GPU"):
         reporter.say("no machine of the cluster has a GPU: waiting for one to join")
-    news = News(run.folder / f".news_{socket.gethostname()}_{os.getpid()}")
-    with StopRequest() as stop, news.told(reporter):
-
-        def on_wait() -> None:
-            news.tell(reporter)
-            stop.raise_if_made()
-
-        spread = partial(cluster.map_whole, needs=needs, on_wait=on_wait)
-        beginning = _Beginning(recipe, cache, run, news, torch.get_num_threads())
-        plan = _take(*spread(beginning, [folds]))
+    with StopRequest() as stop:
+        beginning = _Beginning(recipe, cache, run, torch.get_num_threads())
+        plan = _take(*cluster.map_whole(beginning, [folds], needs=needs, on_wait=stop.raise_if_made))
         require_seen(run)
+        say_if_ranks_changed(run, ALONE, reporter)
         for fold in plan.folds:
             require_unlocked(run.fold(fold).folder)
-        training, waiting = _Training(plan, news, torch.get_num_threads()), plan.folds
-        while waiting:  # a fold whose machine alone was told to stop goes on elsewhere
-            waiting = [outcome.item for outcome in spread(training, waiting) if not _take(outcome)]
+        logs = [SharedLog(run.fold(fold).log) for fold in plan.folds]
+
+        def on_wait() -> None:
+            _tell(logs, reporter)
+            stop.raise_if_made()
+
+        training, waiting = _Training(plan, torch.get_num_threads()), plan.folds
+        try:
+            while waiting:  # a fold whose machine alone was told to stop goes on elsewhere
+                outcomes = cluster.map_whole(training, waiting, needs=needs, on_wait=on_wait)
+                waiting = [outcome.item for outcome in outcomes if not _take(outcome)]
+        finally:
+            _tell(logs, reporter)
+
+
+def _tell(logs: Sequence[SharedLog], reporter: Reporter) -> None:
+    for log in logs:
+        for sentence in log.read():
+            reporter.say(sentence)
 
 
 def _choose(cluster: Cluster, recipe: Recipe, gpus: float | None) -> tuple[Recipe, Needs]:
@@ -113,59 +122,6 @@ def require_seen(run: Run) -> None:
         )
 
 
-class News:
-    """Sentences from other machines, in files on the storage that all share.
-
-    Not sent by way of Ray: once a machine is lost, those of some processes would never arrive. Where the
-    storage fails, the training itself says so.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._num_told: dict[Path, int] = {}  # in bytes
-
-    def collect(self, name: str) -> Reporter:
-        """Returns a reporter that writes what is `name`'s."""
-        file = cast("IO[str]", _Appending(self._folder / name))
-        return Reporter(Console(file=file, force_terminal=False, soft_wrap=True))
-
-    def tell(self, reporter: Reporter) -> None:
-        """Shows what has come since the last time."""
-        for path in sorted(self._folder.glob("*")):
-            with suppress(OSError), path.open("rb") as stream:
-                stream.seek(self._num_told.get(path, 0))
-                for line in stream.read().splitlines(keepends=True):
-                    if line.endswith(b"\n"):  # the rest is still on its way
-                        self._num_told[path] = self._num_told.get(path, 0) + len(line)
-                        reporter.say(line.decode().rstrip("\n"))
-
-    @contextmanager
-    def told(self, reporter: Reporter) -> Iterator[None]:
-        """Shows the last ones when the block ends, however it ends, and removes the files."""
-        try:
-            yield
-        finally:
-            self.tell(reporter)
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-
-class _Appending:
-    """A text stream whose file is closed after each sentence, which then is there for all machines."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def write(self, text: str) -> int:
-        with suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as stream:
-                stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        pass
-
-
 # On the cluster's machines
 
 
@@ -174,12 +130,12 @@ class _Beginning:
     recipe: Recipe
     cache: Cache
     run: Run
-    news: News
     threads: int
 
     def __call__(self, folds: Sequence[int] | None) -> Plan:
         torch.set_num_threads(self.threads)
-        return begin(self.recipe, self.cache, self.run, reporter=self.news.collect("run"), folds=folds)
+        unheard = Reporter(Console(file=StringIO()))
+        return begin(self.recipe, self.cache, self.run, reporter=unheard, folds=folds)
 
 
 @dataclass(frozen=True)
@@ -187,7 +143,6 @@ class _Training:
     """Trains a fold; a signal, or Ray's stand-in for one, ends it with a checkpoint."""
 
     plan: Plan
-    news: News
     threads: int
 
     def __call__(self, fold: int) -> bool:
@@ -205,8 +160,10 @@ class _Training:
 
     def _try(self, fold: int, stop: StopRequest, *, is_last: bool) -> bool:
         """Returns whether the fold could be held; a machine that is lost may hold it a while yet."""
+        file = cast("IO[str]", SharedLog(self.plan.run.fold(fold).log))
+        reporter = Reporter(Console(file=file, force_terminal=False, soft_wrap=True))
         try:
-            train_fold(self.plan, fold, stop=stop, reporter=self.news.collect(f"fold_{fold}"))
+            train_fold(self.plan, fold, stop=stop, reporter=reporter)
         except FolderInUse:
             if is_last:
                 raise

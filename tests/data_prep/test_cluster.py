@@ -144,7 +144,14 @@ def test_what_still_works_ends_with_the_connection(nodes: Nodes, tmp_path: Path)
         assert next(outcomes).item == 0
         wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
         outcomes.close()  # type: ignore[attr-defined]
-    wait_until(lambda: not any(Path("/proc", path.name).exists() for path in tmp_path.iterdir()))
+    wait_until(lambda: not any(is_running(path.name) for path in tmp_path.iterdir()))
+
+
+def is_running(pid: str) -> bool:
+    try:
+        return "State:\tZ" not in Path("/proc", pid, "status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_items_work_in_single_threaded_processes_that_know_no_ray(cluster: Cluster) -> None:

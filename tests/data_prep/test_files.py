@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from data_prep import files
 from data_prep.errors import DiskFull, UserError
-from data_prep.files import Journal, make_folder, write_bytes, write_csv, write_json, write_text
+from data_prep.files import Journal, SharedLog, make_folder, write_bytes, write_csv, write_json, write_text
 
 
 def fail_with(number: int) -> NoReturn:
@@ -185,3 +185,22 @@ def test_an_absent_journal_is_empty(tmp_path: Path) -> None:
     journal.remove()
     assert journal.read() == []
     assert names_in(tmp_path) == []
+
+
+def test_a_log_is_read_line_by_line_whatever_else_happens_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text("of an earlier command\n")
+    there, here = SharedLog(path), SharedLog(path)
+    there.write("one\nand ")
+    assert here.read() == ["one"]
+    there.write("two\n")
+    assert here.read() == ["and two"]
+    assert here.read() == []
+    with path.open("ab") as stream:
+        stream.write(b"dam\xffaged\n")
+    there.write("a name \udcff\n")
+    assert here.read() == ["dam\ufffdaged", "a name ?"]
+    path.unlink()
+    path.mkdir()
+    there.write("lost\n")
+    assert here.read() == []
