@@ -48,13 +48,8 @@ def resident_mb(process: str) -> float:
 
 
 def child_ids() -> list[str]:
-    """Returns the ids of the workers."""
-    return (
-        Path("/proc/self/task")
-        .joinpath(str(threading.main_thread().native_id), "children")
-        .read_text()
-        .split()
-    )
+    """Returns the ids of the workers, whichever thread has started them."""
+    return [pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
 
 
 def measure(data: Path, cache: Path, workers: int) -> None:
