@@ -67,7 +67,9 @@ def cross_validate(
         TrainingStopped: if a loss is not finite or no checkpoint can be read.
     """
     with ranks.first_goes_first():
-        plan = begin(recipe, cache, run, reporter=reporter, folds=folds, ranks=ranks)
+        plan = begin(recipe, cache, run, folds=folds, ranks=ranks)
+        if ranks.is_first:
+            say_if_ranks_changed(run, ranks, reporter)
     with StopRequest() as stop:
         for fold in plan.folds:
             train_fold(plan, fold, stop=stop, reporter=reporter, ranks=ranks)
@@ -78,7 +80,6 @@ def begin(
     cache: Cache,
     run: Run,
     *,
-    reporter: Reporter,
     folds: Sequence[int] | None = None,
     ranks: Ranks = ALONE,
 ) -> Plan:
@@ -94,7 +95,6 @@ def begin(
     if ranks.is_first:
         _start(recipe, cache, run, fold_table, num_ranks=ranks.size)
         require_space_for(recipe, run.folder, [run.fold(fold) for fold in wanted])
-        say_if_ranks_changed(run, ranks, reporter)
     return Plan(recipe, cache, run, exams, fold_table, wanted)
 
 

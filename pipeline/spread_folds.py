@@ -8,7 +8,6 @@ it says comes through a file there: of Ray's messages some would never arrive on
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import StringIO
 from typing import IO, Any, TypeVar, cast
 
 import torch
@@ -134,8 +133,7 @@ class _Beginning:
 
     def __call__(self, folds: Sequence[int] | None) -> Plan:
         torch.set_num_threads(self.threads)
-        unheard = Reporter(Console(file=StringIO()))
-        return begin(self.recipe, self.cache, self.run, reporter=unheard, folds=folds)
+        return begin(self.recipe, self.cache, self.run, folds=folds)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,10 @@ def write(groups: Path, own: str, **files: str) -> None:
         path.write_text(content)
 
 
+def test_this_machine_has_a_core() -> None:
+    assert count_cores() >= 1
+
+
 @pytest.mark.parametrize(
     ("quota", "cores"), [("200000 100000", 2), ("150000 100000", 2), ("5000 100000", 1), ("max 100000", 64)]
 )

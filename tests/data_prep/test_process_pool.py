@@ -125,6 +125,30 @@ def test_ctrl_c_does_not_reach_the_processes() -> None:
         assert working.result() == children[0].pid
 
 
+def is_blocked(path: Path) -> bool:
+    """Whether Ctrl-C is blocked; the first process that can say yes ends."""
+    blocked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+    if blocked and not path.exists():
+        path.touch()
+        os._exit(7)
+    return blocked
+
+
+def print_blocked(path: str) -> None:
+    (outcome,) = map_unordered(is_blocked, [Path(path)], workers=1)
+    here = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+    sys.stdout.write(f"{outcome.result} {here}")
+
+
+def test_ctrl_c_reaches_no_process_from_its_first_moment_on(tmp_path: Path) -> None:
+    """Neither the first one nor the one that replaces it; the command can be stopped as before."""
+    program = "import tests.data_prep.test_process_pool as here, sys; here.print_blocked(sys.argv[1])"
+    command = [sys.executable, "-c", program, str(tmp_path / "item")]  # nothing that it needs runs already
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert ended.stdout.split() == ["True", "False"]
+    assert (tmp_path / "item").exists()
+
+
 def test_a_process_that_cannot_be_started_is_an_error_of_its_item(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(process: multiprocessing.Process) -> None:
         raise BlockingIOError(errno.EAGAIN, "no more processes")
