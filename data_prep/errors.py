@@ -1,4 +1,4 @@
-"""What can go wrong for a user, as one sentence and an exit code. Knows no other module."""
+"""What can go wrong for a user, as one sentence and an exit code."""
 
 
 class UserError(Exception):

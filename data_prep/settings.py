@@ -1,13 +1,13 @@
-"""Strict settings from TOML files and `--set a.b=c`, and those of `prepare`. Knows no other verb's."""
+"""Strict settings: frozen pydantic models from TOML files and `--set a.b=c`."""
 
 import difflib
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_prep.errors import UserError
 
@@ -16,35 +16,6 @@ class StrictSettings(BaseModel):
     """Frozen; an unknown name, a value out of range and NaN are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class CodecSettings(StrictSettings):
-    """`[prepare.codecs]`: how much of a file is read and decoded."""
-
-    exact: bool = False
-    """Decode the breast in full, not at the resolution that is needed. Slow; judges the default."""
-
-    oversampling: float = Field(default=1.0, ge=0.5, le=16.0)
-    """The breast's longer side is decoded to at least this many times the image's side."""
-
-    read: Literal["whole", "prefix"] = "whole"
-    """`prefix` reads no more of a JPEG 2000 file than is decoded, for slow disks; object storage always is
-    read so. The images are the same; the manifest's checksum then covers `bytes_read` bytes."""
-
-
-class PrepareSettings(StrictSettings):
-    """`[prepare]`: from an image file to a square image. The cache keeps these and refuses others."""
-
-    side: int = Field(default=512, ge=16, le=4096)
-    """Rows and columns of the image, in pixels."""
-
-    fit: Literal["letterbox", "stretch"] = "letterbox"
-    """`letterbox` keeps the aspect and pads with black; `stretch` fills the square with the breast's box."""
-
-    bit_depth: Literal[8, 16] = 8
-    """Bits per pixel of the image."""
-
-    codecs: CodecSettings = CodecSettings()
 
 
 Settings = TypeVar("Settings", bound=StrictSettings)

@@ -9,10 +9,10 @@ from pipeline import doctor
 def main() -> None:
     """Runs `mammo` and ends the process with its exit code."""
     try:
-        from pipeline import cli
+        from pipeline.cli import app
     except Exception as error:  # a package that is missing or broken: no set of errors has them all
         _leave(error)
-    cli.main()
+    app.main()
 
 
 def _leave(error: Exception) -> NoReturn:
@@ -24,11 +24,11 @@ def _leave(error: Exception) -> NoReturn:
             file=sys.stderr,
         )
         sys.exit(2)
-    for finding in doctor.examine():
-        state = "wrong" if finding.problem else "good "
-        print(f"{state}  {finding.name}  {finding.found}")
-        if finding.problem:
-            print(finding.sentence, file=sys.stderr)
+    for check in doctor.run_checks():
+        state = "wrong" if check.problem else "good "
+        print(f"{state}  {check.name}  {check.found}")
+        if check.problem:
+            print(check.sentence, file=sys.stderr)
     sys.exit(1)
 
 

@@ -3,21 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.cache import Cache, CacheSettings
+from data_prep.cache.build import prepare_dataset
+from data_prep.cache.folder import Cache, CacheSettings
 from data_prep.errors import UserError
-from data_prep.exams import read_exams, require_images
-from data_prep.machine import count_cores
-from data_prep.phantom_data import write_phantoms
-from data_prep.prepare import prepare
-from pipeline.cross_validate import cross_validate
-from pipeline.evaluate import evaluate_run
-from pipeline.evaluation import Evaluation
-from pipeline.inference import predict_folder
-from pipeline.progress import Reporter
-from pipeline.report import write_report
-from pipeline.run import Run
-from pipeline.settings import AugmentSettings, ModelSettings, Recipe, TrainSettings
-from pipeline.submission import write_submission
+from data_prep.parallel.resource_limits import count_cores
+from data_prep.phantom.dataset import write_phantoms
+from pipeline.evaluation.evaluate_oof import Evaluation
+from pipeline.experiment import train_and_evaluate
+from pipeline.inference.submission import predict_submission
+from pipeline.runs.recipe import AugmentSettings, ModelSettings, Recipe, TrainSettings
+from pipeline.runs.run_folder import Run
+from pipeline.runtime.progress import Reporter
 
 NUM_PATIENTS = 100
 
@@ -59,31 +55,11 @@ def run_demo(folder: Path, *, seed: int, num_patients: int, recipe: Recipe, repo
             write_phantoms(
                 data, num_patients=num_patients, seed=seed, workers=count_cores(), progress=advance
             )
-    cache = _prepare(data, Cache(folder / "cache"), recipe, reporter)
-    cross_validate(recipe, cache, run, reporter=reporter)
-    evaluation = evaluate_run(run)
-    write_report(run, evaluation, reporter=reporter)
-    predictions = predict_folder(run, data, workers=0, reporter=reporter)
-    write_submission(
-        predictions.breasts(),
-        run.submission,
-        required_ids=predictions.required_ids,
-        threshold=evaluation.threshold,
-    )
-    return DemoResult(run, evaluation)
-
-
-def _prepare(data: Path, cache: Cache, recipe: Recipe, reporter: Reporter) -> Cache:
-    located = require_images(read_exams(data, "train"), data, "train")
-    with reporter.track("prepare", len(located.exams)) as advance:
-        summary = prepare(
-            located.exams,
-            located.paths,
-            cache,
-            CacheSettings(split="train", prepare=recipe.prepare),
-            workers=count_cores(),
-            on_image=lambda is_failure: advance(),  # noqa: ARG005
-        )
+    cache, settings = Cache(folder / "cache"), CacheSettings(split="train", prepare=recipe.prepare)
+    summary = prepare_dataset(data, cache, settings, workers=count_cores(), track=reporter.track)
     if summary.num_failed:
         raise UserError(f"{summary.num_failed} phantoms could not be prepared: see {cache.failures_path}")
-    return cache
+    evaluation = train_and_evaluate(recipe, cache, run, reporter=reporter)
+    assert evaluation is not None, "all folds are trained"
+    predict_submission(run, data, run.submission, workers=0, reporter=reporter)
+    return DemoResult(run, evaluation)

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.machine import count_cores, count_memory_bytes
+from data_prep.parallel.resource_limits import count_cores, count_memory_bytes
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -31,7 +31,7 @@ SECONDS = 120  # for a child process, which imports torch from a cold disk
 ENOUGH_DISK_GB = 5.0  # a cache of all RSNA images
 ENOUGH_MEMORY_GB = 4.0  # a training of ViT-Ti on a CPU, batch 32
 
-PACKAGES = {
+PACKAGES_BY_MODULE = {
     "numpy": "numpy",
     "pandas": "pandas",
     "typer": "typer",
@@ -45,7 +45,7 @@ PACKAGES = {
     "sklearn": "scikit-learn",
 }
 """The package of each module that is compiled, or built upon by one, or needed to say anything at all."""
-COMPATIBLE = "from pipeline.torchvision_compat import allow_torchvision_import as allow; allow()"
+COMPATIBLE = "from pipeline.runtime.torchvision_compat import allow_torchvision_import as allow; allow()"
 TORCHVISION = "import torchvision; print(torchvision.__version__)"
 CODECS = """
 import numpy as np
@@ -73,7 +73,7 @@ if torch.cuda.is_available():
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One thing that was looked at.
 
     Attributes:
@@ -94,41 +94,41 @@ class Finding:
         return f"{self.name}: {self.problem}; mend it with: {self.remedy}"
 
 
-def examine(folder: Path = Path()) -> Iterator[Finding]:
+def run_checks(folder: Path = Path()) -> Iterator[Check]:
     """Yields what was found, one thing after the other; `folder` is where there should be space."""
-    looks: list[Callable[[], Finding]] = [
-        lambda: Finding("Python", platform.python_version()),
-        look_at_packages,
-        look_at_opencv,
-        look_at_imports,
-        look_at_torchvision,
-        look_at_codecs,
-        look_at_gpu,
-        lambda: Finding("cores", str(count_cores())),
-        look_at_memory,
-        lambda: look_at_disk(folder),
+    checks: list[Callable[[], Check]] = [
+        lambda: Check("Python", platform.python_version()),
+        check_packages,
+        check_opencv,
+        check_imports,
+        check_torchvision,
+        check_codecs,
+        check_gpu,
+        lambda: Check("cores", str(count_cores())),
+        check_memory,
+        lambda: check_disk(folder),
     ]
-    for look in looks:
-        yield look()
+    for check in checks:
+        yield check()
 
 
-def look_at_packages() -> Finding:
+def check_packages() -> Check:
     """What mammo requires, by the versions that its own metadata ask for."""
     try:
         from packaging.requirements import Requirement
     except ImportError:
-        return Finding("packages", "packaging: none", "cannot be compared", "pip install packaging")
+        return Check("packages", "packaging: none", "cannot be compared", "pip install packaging")
     try:
         requirements = [Requirement(text) for text in metadata.requires(DISTRIBUTION) or []]
     except metadata.PackageNotFoundError:
-        return Finding("packages", "", f"{DISTRIBUTION} is not installed", "pip install -c constraints.txt .")
+        return Check("packages", "", f"{DISTRIBUTION} is not installed", "pip install -c constraints.txt .")
     needed = [each for each in requirements if each.marker is None or each.marker.evaluate({"extra": ""})]
     wrong = {str(each): found for each in needed if (found := _find_version(each)) != ""}
     if not wrong:
-        return Finding("packages", f"{len(needed)} as required")
+        return Check("packages", f"{len(needed)} as required")
     found = ", ".join(f"{needs} (found {found})" for needs, found in wrong.items())
     command = " ".join(f"'{needs}'" for needs in wrong)
-    return Finding("packages", found, "other versions than required", f"pip install {command}")
+    return Check("packages", found, "other versions than required", f"pip install {command}")
 
 
 def _find_version(requirement: "Requirement") -> str:
@@ -140,13 +140,13 @@ def _find_version(requirement: "Requirement") -> str:
     return "" if requirement.specifier.contains(found, prereleases=True) else found
 
 
-def look_at_opencv() -> Finding:
+def check_opencv() -> Check:
     """OpenCV, which comes in four packages that write into the same folder."""
     present = [name for name in OPENCV if _is_installed(name)]
     if len(present) < 2:
-        return Finding("OpenCV", "".join(present) or "none")
+        return Check("OpenCV", "".join(present) or "none")
     remedy = f"pip uninstall -y {' '.join(present)} && pip install opencv-python-headless"
-    return Finding("OpenCV", " and ".join(present), "installed more than once, so parts of both", remedy)
+    return Check("OpenCV", " and ".join(present), "installed more than once, so parts of both", remedy)
 
 
 def _is_installed(name: str) -> bool:
@@ -157,63 +157,64 @@ def _is_installed(name: str) -> bool:
     return True
 
 
-def look_at_imports() -> Finding:
+def check_imports() -> Check:
     """Whether the compiled packages can be loaded at all."""
-    together, _ = run_child(f"{COMPATIBLE}; import {', '.join(PACKAGES)}")
+    together, _ = run_child(f"{COMPATIBLE}; import {', '.join(PACKAGES_BY_MODULE)}")
     if together:
-        return Finding("imports", ", ".join(PACKAGES))
+        return Check("imports", ", ".join(PACKAGES_BY_MODULE))
     each = {
-        name: run_child(f"{COMPATIBLE if name == 'timm' else 'pass'}; import {name}") for name in PACKAGES
+        name: run_child(f"{COMPATIBLE if name == 'timm' else 'pass'}; import {name}")
+        for name in PACKAGES_BY_MODULE
     }
     broken = {name: said for name, (is_sound, said) in each.items() if not is_sound}
     found = "; ".join(f"{name}: {said}" for name, said in broken.items())
-    packages = " ".join(PACKAGES[name] for name in broken)
-    return Finding("imports", found, "cannot be loaded", f"pip install --force-reinstall {packages}")
+    packages = " ".join(PACKAGES_BY_MODULE[name] for name in broken)
+    return Check("imports", found, "cannot be loaded", f"pip install --force-reinstall {packages}")
 
 
-def look_at_torchvision() -> Finding:
+def check_torchvision() -> Check:
     """Torchvision, which must be built for the very torch that is there; mammo itself can do without."""
     is_sound, said = run_child(TORCHVISION)
     if is_sound:
-        return Finding("torchvision", said)
-    return Finding("torchvision", f"{said} (mammo works around it)")
+        return Check("torchvision", said)
+    return Check("torchvision", f"{said} (mammo works around it)")
 
 
-def look_at_codecs() -> Finding:
+def check_codecs() -> Check:
     """Encodes and decodes a tiny image with each codec."""
     is_sound, said = run_child(CODECS)
     if is_sound:
-        return Finding("codecs", said)
-    return Finding("codecs", said, "do not work", "pip install --force-reinstall imagecodecs pillow")
+        return Check("codecs", said)
+    return Check("codecs", said, "do not work", "pip install --force-reinstall imagecodecs pillow")
 
 
-def look_at_gpu() -> Finding:
+def check_gpu() -> Check:
     """GPUs that torch can use; a driver that it cannot use is a problem, no GPU is none."""
     is_sound, said = run_child(GPU)
     if said and is_sound:
-        return Finding("GPU", said)
+        return Check("GPU", said)
     if shutil.which("nvidia-smi") is None:
-        return Finding("GPU", "none: training takes the CPU")
+        return Check("GPU", "none: training takes the CPU")
     remedy = "install a torch for your CUDA, see pytorch.org/get-started, or update the driver"
-    return Finding("GPU", said or "nvidia-smi is there, but torch finds no GPU", "not usable", remedy)
+    return Check("GPU", said or "nvidia-smi is there, but torch finds no GPU", "not usable", remedy)
 
 
-def look_at_memory() -> Finding:
+def check_memory() -> Check:
     """The memory of the machine, or of the container."""
     whole = count_memory_bytes() / 1e9
     found = f"{whole:.0f} GB"
     if whole < ENOUGH_MEMORY_GB:
-        return Finding("memory", found, "little", "lower train.batch_size, or raise train.accumulation")
-    return Finding("memory", found)
+        return Check("memory", found, "little", "lower train.batch_size, or raise train.accumulation")
+    return Check("memory", found)
 
 
-def look_at_disk(folder: Path) -> Finding:
+def check_disk(folder: Path) -> Check:
     """Space where the command is given."""
     free = shutil.disk_usage(folder).free / 1e9
     found = f"{free:.0f} GB free in {folder.resolve()}"
     if free < ENOUGH_DISK_GB:
-        return Finding("disk", found, "less than a cache of all RSNA images needs", "put CACHE elsewhere")
-    return Finding("disk", found)
+        return Check("disk", found, "less than a cache of all RSNA images needs", "put CACHE elsewhere")
+    return Check("disk", found)
 
 
 def run_child(program: str) -> tuple[bool, str]:

@@ -47,7 +47,7 @@ def store(object_store: "Store", monkeypatch: pytest.MonkeyPatch) -> "Store":
 
     object_store.clear()
     point_to(object_store, monkeypatch)
-    monkeypatch.setattr("data_prep.object_store.FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr("data_prep.storage.object_store.FIRST_WAIT_S", 0.0)
     return object_store
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data_prep.phantom_data import write_phantoms
+from data_prep.phantom.dataset import write_phantoms
 
 TINY = [
     *("--set", "model.width=16", "--set", "model.depth=1", "--set", "model.num_heads=2"),

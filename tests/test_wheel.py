@@ -34,7 +34,13 @@ def test_it_holds_every_file_of_the_two_packages_and_no_other(members: set[str])
 
 
 @pytest.mark.parametrize(
-    "name", ["data_prep/py.typed", "pipeline/py.typed", "pipeline/report.html.j2", "pipeline/cli.py"]
+    "name",
+    [
+        "data_prep/py.typed",
+        "pipeline/py.typed",
+        "pipeline/reporting/templates/report.html.j2",
+        "pipeline/cli/app.py",
+    ],
 )
 def test_it_holds_what_a_user_needs(members: set[str], name: str) -> None:
     assert name in members

@@ -18,16 +18,18 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from data_prep.cache import Cache, read_image
-from data_prep.geometry import Placement
-from data_prep.phantom import Phantom
-from data_prep.phantom_data import PhantomImage, make_train_images
-from pipeline.attention import Array, find_maps, to_full_matrix
-from pipeline.checkpoint import load_weights
-from pipeline.dataset import to_tensor
-from pipeline.run import Run, read_oof
-from pipeline.settings import ModelSettings, load_recipe
-from pipeline.vit import VisionTransformer
+from data_prep.cache.folder import Cache
+from data_prep.cache.images import read_image
+from data_prep.phantom.anatomy import Phantom
+from data_prep.phantom.dataset import PhantomImage, make_train_images
+from data_prep.preprocessing.placement import Placement
+from pipeline.models.attention import Array, find_maps
+from pipeline.models.normalization import to_tensor
+from pipeline.models.vit import VisionTransformer
+from pipeline.models.weights_file import load_weights
+from pipeline.reporting.heatmap import to_full_matrix
+from pipeline.runs.recipe import ModelSettings, load_recipe
+from pipeline.runs.run_folder import Run, read_oof
 
 MAPS = ["last_layer", "rollout", "gradient_rollout", "brightness"]
 SERIES = {  # model, region: colour

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from data_prep.cache import Cache, CacheSettings
-from data_prep.cluster import connect
-from data_prep.engine import Engine, map_unordered
-from data_prep.exams import read_exams, require_images
-from data_prep.machine import count_cores
-from data_prep.phantom_data import write_phantoms
-from data_prep.prepare import prepare
-from data_prep.settings import PrepareSettings
+from data_prep.cache.build import prepare
+from data_prep.cache.folder import Cache, CacheSettings
+from data_prep.parallel.executor import Executor, map_unordered
+from data_prep.parallel.ray_cluster import connect
+from data_prep.parallel.resource_limits import count_cores
+from data_prep.phantom.dataset import write_phantoms
+from data_prep.preprocessing.settings import PrepareSettings
+from data_prep.rsna.exam_table import read_exams, require_images
 
 SETTINGS = CacheSettings(split="train", prepare=PrepareSettings())
 WARM_UP = 100  # images, while processes start
@@ -47,7 +47,7 @@ def write_links(phantoms: Path, folder: Path, num_images: int) -> None:
     pd.DataFrame(rows, columns=columns).to_csv(folder / "train.csv", index=False)
 
 
-def measure(data: Path, cache: Path, engine: Engine, workers: int) -> Timing:
+def measure(data: Path, cache: Path, engine: Executor, workers: int) -> Timing:
     """Prepares everything once."""
     located = require_images(read_exams(data, "train"), data, "train")
     times: list[float] = []

@@ -22,26 +22,27 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from data_prep.cache import Cache, CacheSettings, write_image
-from data_prep.files import make_folder, write_csv, write_json, write_text
-from data_prep.frame import Box
-from data_prep.geometry import Placement
+from data_prep.cache.folder import Cache, CacheSettings
+from data_prep.cache.images import write_image
+from data_prep.imageio.frame import Box
+from data_prep.preprocessing.placement import Placement
 from data_prep.settings import dump_settings
-from pipeline import gallery
-from pipeline.calibration import calibrate
-from pipeline.cases import Choice, choose_cases
-from pipeline.checkpoint import save_weights
-from pipeline.compare import compare
-from pipeline.evaluation import evaluate_oof, require_breasts
-from pipeline.gallery import show_cases
-from pipeline.progress import Reporter
-from pipeline.report import write_report
-from pipeline.run import Run
-from pipeline.settings import Recipe
-from pipeline.slices import describe_images
-from pipeline.stability import vary
-from pipeline.subsets import assess, transfer_thresholds
-from pipeline.vit import VisionTransformer
+from data_prep.storage.atomic import make_folder, write_csv, write_json, write_text
+from pipeline.evaluation.calibration import calibrate
+from pipeline.evaluation.compare import compare
+from pipeline.evaluation.estimates import estimate_all, transfer_thresholds
+from pipeline.evaluation.evaluate_oof import evaluate_oof, require_breasts
+from pipeline.evaluation.slices import describe_images
+from pipeline.evaluation.threshold_stability import sweep
+from pipeline.models.vit import VisionTransformer
+from pipeline.models.weights_file import save_weights
+from pipeline.reporting import gallery
+from pipeline.reporting.case_selection import CaseSelection, select_cases
+from pipeline.reporting.gallery import show_cases
+from pipeline.reporting.report import write_report
+from pipeline.runs.recipe import Recipe
+from pipeline.runs.run_folder import Run
+from pipeline.runtime.progress import Reporter
 
 QUIET = Reporter(Console(file=io.StringIO()))
 NUM_PATIENTS, NUM_CANCERS, NUM_IMAGES, NUM_FOLDS = 11_913, 492, 54_706, 5
@@ -91,7 +92,7 @@ def with_folds(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {"pooled": table, **{str(fold): part for fold, part in table.groupby("fold")}}
 
 
-def write_run(folder: Path, oof: pd.DataFrame, choice: Choice) -> Run:
+def write_run(folder: Path, oof: pd.DataFrame, choice: CaseSelection) -> Run:
     """Leaves what a training does that a report reads: recipe, weights, and a cache of the chosen images."""
     recipe, run, cache = Recipe(), Run(folder / "run"), Cache(folder / "cache")
     side = recipe.prepare.side
@@ -118,7 +119,7 @@ def write_run(folder: Path, oof: pd.DataFrame, choice: Choice) -> Run:
 def report_page(oof: pd.DataFrame) -> None:
     """Times the report, without and with the pictures of its cases, and says how large it is."""
     evaluation = evaluate_oof(oof)
-    choice = choose_cases(evaluation)
+    choice = select_cases(evaluation)
     gallery.LARGEST_DIFFERENCE = 1.0  # random weights say something else than the predictions
     with TemporaryDirectory() as folder:
         run = write_run(Path(folder), oof, choice)
@@ -141,11 +142,11 @@ def main() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     breasts = report("breasts and transferred thresholds", lambda: transfer_thresholds(require_breasts(oof)))
     images = transfer_thresholds(oof)
-    report("figures, pooled and 5 folds, 23,826 breasts", lambda: assess(with_folds(breasts)))
-    report("figures, pooled and 5 folds, 54,706 images", lambda: assess(with_folds(images)))
+    report("figures, pooled and 5 folds, 23,826 breasts", lambda: estimate_all(with_folds(breasts)))
+    report("figures, pooled and 5 folds, 54,706 images", lambda: estimate_all(with_folds(images)))
     report("describing the slices", lambda: describe_images(oof))
     report("calibration, three methods", lambda: calibrate(breasts))
-    report("threshold stability", lambda: vary(breasts, 0.1))
+    report("threshold stability", lambda: sweep(breasts, 0.1))
     report("everything, with slices of both levels", lambda: evaluate_oof(oof))
     report_page(oof)
     report("comparing two runs", lambda: compare({"first": oof, "second": draw_oof(2)}))

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data_prep.cache import Cache, CacheSettings, write_image
-from data_prep.pack import Images, open_images, write_pack
-from data_prep.settings import PrepareSettings
+from data_prep.cache.folder import Cache, CacheSettings
+from data_prep.cache.images import PreparedImages, open_images, write_image
+from data_prep.cache.pack import write_pack
+from data_prep.preprocessing.settings import PrepareSettings
 
 
 def draw(seed: int, side: int) -> np.ndarray:
@@ -47,7 +48,7 @@ def make_cache(folder: Path, num_images: int, side: int) -> Cache:
     return cache
 
 
-def reads_per_second(images: Images, repeats: int = 3) -> float:
+def reads_per_second(images: PreparedImages, repeats: int = 3) -> float:
     """Reads all images in random order and returns the fastest of some rounds."""
     order = np.random.default_rng(0).permutation(len(images)).tolist()
     times = []

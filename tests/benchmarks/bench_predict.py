@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from data_prep import codecs
-from data_prep.files import Journal, write_bytes, write_text
-from data_prep.machine import count_cores
-from data_prep.phantom_data import make_patient
-from data_prep.phantom_dicom import make_dicom
-from data_prep.prepare import stream_images
-from data_prep.settings import PrepareSettings, dump_settings
+from data_prep.cache.build import stream_images
+from data_prep.imageio import codecs
+from data_prep.parallel.resource_limits import count_cores
+from data_prep.phantom.dataset import make_patient
+from data_prep.phantom.dicom_writer import make_dicom
+from data_prep.preprocessing.settings import PrepareSettings
+from data_prep.settings import dump_settings
+from data_prep.storage.atomic import Journal, write_bytes, write_text
 
 ROWS, COLUMNS = 4096, 3328
 NUM_PHANTOMS = 8
@@ -94,11 +95,11 @@ def write_data(folder: Path, num_images: int) -> None:
 
 def write_run(folder: Path, num_folds: int) -> None:
     """Writes a run of untrained ViT-Ti."""
-    from pipeline.checkpoint import save_weights
-    from pipeline.run import Run
-    from pipeline.settings import ModelSettings, Recipe
-    from pipeline.start_run import resolve
-    from pipeline.vit import VARIANTS, VisionTransformer
+    from pipeline.models.vit import VARIANTS, VisionTransformer
+    from pipeline.models.weights_file import save_weights
+    from pipeline.runs.recipe import ModelSettings, Recipe
+    from pipeline.runs.run_folder import Run
+    from pipeline.training.run_setup import resolve
 
     recipe = resolve(Recipe(model=ModelSettings(**VARIANTS["Ti/16"])))
     run = Run(folder)
@@ -141,10 +142,10 @@ def compare(data: Path, run_folder: Path, arguments: argparse.Namespace) -> None
     """Measures the parts and the whole in turn and prints a line for each round."""
     import torch
 
-    from pipeline.dataset import to_tensor
-    from pipeline.inference import BATCH_SIZE, load_ensemble, predict_folder
-    from pipeline.progress import Reporter
-    from pipeline.run import Run
+    from pipeline.inference.predict_test_set import BATCH_SIZE, load_ensemble, predict_folder
+    from pipeline.models.normalization import to_tensor
+    from pipeline.runs.run_folder import Run
+    from pipeline.runtime.progress import Reporter
 
     run, workers = Run(run_folder), arguments.workers
     paths = sorted((data / "test_images").rglob("*.dcm"))

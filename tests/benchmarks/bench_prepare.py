@@ -31,12 +31,12 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.pixels import apply_voi_lut
 
-from data_prep import codecs
-from data_prep.files import write_bytes
-from data_prep.phantom_data import make_patient
-from data_prep.phantom_dicom import make_dicom
-from data_prep.settings import CodecSettings, PrepareSettings
-from data_prep.stages import prepare_image
+from data_prep.imageio import codecs
+from data_prep.phantom.dataset import make_patient
+from data_prep.phantom.dicom_writer import make_dicom
+from data_prep.preprocessing.settings import CodecSettings, PrepareSettings
+from data_prep.storage.atomic import write_bytes
+from tests.data_prep.reading import prepare_image
 
 DEFAULT = PrepareSettings()
 EXACT = PrepareSettings(codecs=CodecSettings(exact=True))

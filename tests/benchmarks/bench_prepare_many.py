@@ -14,12 +14,12 @@ import threading
 import time
 from pathlib import Path
 
-from data_prep.cache import Cache, CacheSettings
-from data_prep.exams import read_exams, require_images
-from data_prep.machine import count_cores
-from data_prep.phantom_data import write_phantoms
-from data_prep.prepare import prepare
-from data_prep.settings import PrepareSettings
+from data_prep.cache.build import prepare
+from data_prep.cache.folder import Cache, CacheSettings
+from data_prep.parallel.resource_limits import count_cores
+from data_prep.phantom.dataset import write_phantoms
+from data_prep.preprocessing.settings import PrepareSettings
+from data_prep.rsna.exam_table import read_exams, require_images
 
 SETTINGS = CacheSettings(split="train", prepare=PrepareSettings())
 POLL_S = 0.05

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from data_prep import codecs
-from data_prep.cache import Cache, CacheSettings
-from data_prep.exams import read_exams, require_images
-from data_prep.phantom_data import write_phantoms
-from data_prep.prepare import prepare
-from data_prep.settings import CodecSettings, PrepareSettings
-from data_prep.stages import prepare_stages
-from data_prep.storage import Download, Place, Url
+from data_prep.cache.build import prepare
+from data_prep.cache.folder import Cache, CacheSettings
+from data_prep.imageio import codecs
+from data_prep.phantom.dataset import write_phantoms
+from data_prep.preprocessing.preprocess import preprocess
+from data_prep.preprocessing.settings import CodecSettings, PrepareSettings
+from data_prep.rsna.exam_table import read_exams, require_images
+from data_prep.storage.places import Download, Place, Url
 from tests.data_prep.dicom_files import make_breast, write_dicom
 from tests.object_store import ENVIRONMENT, serve
 
@@ -104,7 +104,7 @@ def measure_bytes(folder: Url, order) -> None:
     for number, name in enumerate(SYNTAXES):
         file = (folder / "train_images" / "1" / f"{number}.dcm").find()
         order(None)
-        stages = prepare_stages(file, PrepareSettings())
+        stages = preprocess(file, PrepareSettings())
         num_requests, num_bytes = order(None)
         share = num_bytes / file.size
         print(f"{name}: {num_bytes:,} of {file.size:,} bytes ({share:.1%}), {num_requests} requests")

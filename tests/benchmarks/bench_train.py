@@ -33,19 +33,21 @@ from bench_pack import make_cache
 from rich.console import Console
 from torch import nn
 
-from data_prep.cache import Cache
-from data_prep.pack import ImageFiles, Images, open_images, write_pack
-from pipeline.augment import Augmentation
-from pipeline.dataset import Batch, CachedImages, load_batches
-from pipeline.fold import FoldImages, FoldTask
-from pipeline.optim import autocast, make_optimizer
-from pipeline.progress import Reporter
-from pipeline.run import Run
-from pipeline.settings import AugmentSettings, Recipe, load_recipe
-from pipeline.throughput import Meter
-from pipeline.torchvision_compat import allow_torchvision_import
-from pipeline.train import Trainer
-from pipeline.vit import VisionTransformer
+from data_prep.cache.folder import Cache
+from data_prep.cache.images import PngImages, PreparedImages, open_images
+from data_prep.cache.pack import write_pack
+from pipeline.data.augmentation import Augmentation
+from pipeline.data.loader import Batch, CachedImages, load_batches
+from pipeline.models.vit import VisionTransformer
+from pipeline.runs.recipe import AugmentSettings, Recipe, load_recipe
+from pipeline.runs.run_folder import Run
+from pipeline.runtime.precision import autocast
+from pipeline.runtime.progress import Reporter
+from pipeline.runtime.torchvision_compat import allow_torchvision_import
+from pipeline.training.fold_task import FoldImages, FoldTask
+from pipeline.training.optim import make_optimizer
+from pipeline.training.throughput import Meter
+from pipeline.training.trainer import Trainer
 
 allow_torchvision_import()
 
@@ -76,34 +78,34 @@ class Steps:
 
     def load(self, num_steps: int) -> Iterator[Batch]:
         """Yields batches as the trainer loads them."""
-        return self.trainer._load_parts(list(islice(cycle(self.task.plan(0)), num_steps)))
+        return self.trainer.load_parts(list(islice(cycle(self.task.plan(0)), num_steps)))
 
     def __call__(self) -> None:
-        self.trainer._step(self._parts, len(next(self._rows)))
+        self.trainer.take_step(self._parts, len(next(self._rows)))
 
     def measure(self, num_steps: int, *, is_epoch: bool = False) -> dict[str, float]:
         """Returns what `throughput.csv` would say of an epoch of so many steps, or of its middle."""
         meter = Meter()
         parts = meter.watch(self.load(num_steps) if is_epoch else self._parts)
         for rows in islice(self._rows, num_steps):
-            self.trainer._step(parts, len(rows))
+            self.trainer.take_step(parts, len(rows))
             meter.num_images += len(rows)
-        arithmetic = self.trainer.arithmetic
-        return meter.summarise(self.task.model, arithmetic.precision, arithmetic.device)
+        compute = self.trainer.compute
+        return meter.summarise(self.task.model, compute.precision, compute.device)
 
 
 def make_bare_step(steps: Steps, recipe: Recipe) -> Step:
     """Returns a step of the shortest loop there is."""
-    arithmetic = steps.trainer.arithmetic
+    compute = steps.trainer.compute
     torch.manual_seed(0)
-    model = VisionTransformer(recipe.model).to(arithmetic.device)
+    model = VisionTransformer(recipe.model).to(compute.device)
     optimizer = make_optimizer(model, recipe.train)
-    images_BCHW = next(steps.load(1))[0].to(arithmetic.device)
-    labels_B = torch.zeros(len(images_BCHW), device=arithmetic.device)
+    images_BCHW = next(steps.load(1))[0].to(compute.device)
+    labels_B = torch.zeros(len(images_BCHW), device=compute.device)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with autocast(arithmetic.precision, arithmetic.device):
+        with autocast(compute.precision, compute.device):
             logits_BK = model(images_BCHW)
         nn.functional.binary_cross_entropy_with_logits(logits_BK[:, 0].float(), labels_B).backward()
         optimizer.step()
@@ -113,9 +115,9 @@ def make_bare_step(steps: Steps, recipe: Recipe) -> Step:
 
 def make_timm_step(steps: Steps, recipe: Recipe) -> Step:
     """Returns a step as timm's `train.py` takes it, on the trainer's batches."""
-    arithmetic, settings = steps.trainer.arithmetic, recipe.train
+    compute, settings = steps.trainer.compute, recipe.train
     torch.manual_seed(0)
-    model = VisionTransformer(recipe.model).to(arithmetic.device)
+    model = VisionTransformer(recipe.model).to(compute.device)
     optimizer = create_optimizer_v2(
         model, settings.optimizer, lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
@@ -127,10 +129,10 @@ def make_timm_step(steps: Steps, recipe: Recipe) -> Step:
     def step() -> None:
         images_BCHW, rows_B = next(batches)
         whole = len(rows_B) - len(rows_B) % 2  # timm's Mixup wants an even batch
-        images_BCHW = images_BCHW[:whole].to(arithmetic.device, non_blocking=True)
-        labels_B = labels[rows_B[:whole]].to(arithmetic.device)
+        images_BCHW = images_BCHW[:whole].to(compute.device, non_blocking=True)
+        labels_B = labels[rows_B[:whole]].to(compute.device)
         images_BCHW, targets_BK = mix(images_BCHW, labels_B)
-        with autocast(arithmetic.precision, arithmetic.device):
+        with autocast(compute.precision, compute.device):
             logits_BK = model(images_BCHW)
             loss = nn.functional.binary_cross_entropy_with_logits(logits_BK.float(), targets_BK[:, 1:])
         loss.backward()
@@ -180,17 +182,17 @@ def compare_loops(cache: Cache, folder: Path, options: argparse.Namespace) -> No
         update={"train": recipe.train.model_copy(update={"batch_size": options.batch})}
     )
     mixed = recipe.model_copy(update={"train": recipe.train.model_copy(update={"mixup": MIXUP})})
-    trainer, mixing = Steps(recipe, cache, folder / "plain"), Steps(mixed, cache, folder / "mixed")
-    arithmetic = trainer.trainer.arithmetic
-    print(f"\nViT-Ti/16, {SIDE} px, batch {options.batch}, {arithmetic.precision}, {arithmetic.device}")
+    trainer, mixup = Steps(recipe, cache, folder / "plain"), Steps(mixed, cache, folder / "mixed")
+    compute = trainer.trainer.compute
+    print(f"\nViT-Ti/16, {SIDE} px, batch {options.batch}, {compute.precision}, {compute.device}")
     compare(
         {
             "bare loop": make_bare_step(trainer, recipe),
             "trainer": trainer,
             "bare loop again": make_bare_step(trainer, recipe),
-            "timm's loop, mixup": make_timm_step(mixing, mixed),
-            "trainer, mixup": mixing,
-            "timm's loop, mixup, again": make_timm_step(mixing, mixed),
+            "timm's loop, mixup": make_timm_step(mixup, mixed),
+            "trainer, mixup": mixup,
+            "timm's loop, mixup, again": make_timm_step(mixup, mixed),
         },
         {
             "trainer": "bare loop",
@@ -210,7 +212,9 @@ def compare_loops(cache: Cache, folder: Path, options: argparse.Namespace) -> No
         )
 
 
-def time_loader(images: Images, augmentation: Augmentation | None, options: argparse.Namespace) -> float:
+def time_loader(
+    images: PreparedImages, augmentation: Augmentation | None, options: argparse.Namespace
+) -> float:
     """Returns images/s of one process that reads all images in random order."""
     order = np.random.default_rng(0).permutation(len(images))
     keys = [[(0, int(row)) for row in part] for part in np.array_split(order, len(order) // options.batch)]
@@ -226,7 +230,7 @@ def compare_loaders(cache: Cache, options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     exams = cache.read_exams()
-    files, pack = ImageFiles(cache.image_paths(exams)), open_images(cache, exams)
+    files, pack = PngImages(cache.image_paths(exams)), open_images(cache, exams)
     contenders = {
         "PNG files": (files, augmentation),
         "pack": (pack, augmentation),

@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.settings import ModelSettings
-from pipeline.throughput import count_flops, find_peak_flops
-from pipeline.torchvision_compat import allow_torchvision_import
-from pipeline.vit import VARIANTS, make_variant
+from pipeline.models.vit import VARIANTS, make_variant
+from pipeline.runs.recipe import ModelSettings
+from pipeline.runtime.torchvision_compat import allow_torchvision_import
+from pipeline.training.throughput import count_flops, find_peak_flops
 
 allow_torchvision_import()
 

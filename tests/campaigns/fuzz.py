@@ -31,11 +31,11 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 
-from data_prep import codecs
-from data_prep.dicom import open_dicom
 from data_prep.errors import ImageError
-from data_prep.frame import Pixels
-from data_prep.source import Span
+from data_prep.imageio import codecs
+from data_prep.imageio.dicom import open_dicom
+from data_prep.imageio.frame import Pixels
+from data_prep.storage.byte_source import Span
 from tests.campaigns.mutations import START, Mutated, mutate
 from tests.data_prep.dicom_files import make_breast, make_dataset, write_dicom
 

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 import tomli_w
 
-from data_prep.files import find_temporaries, is_temporary
-from pipeline.run import Run
+from data_prep.storage.atomic import find_temporaries, is_temporary
+from pipeline.runs.run_folder import Run
 from tests.data_prep.data_folder import make_data, snapshot
 from tests.pipeline.tiny import make_exams, make_recipe, results, write_cache, write_test_data
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from data_prep import codecs
+from data_prep.imageio import codecs
 from tests.data_prep.dicom_files import make_breast, write_dicom
 
 SYNTAXES = [

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep import codecs
+from data_prep.imageio import codecs
 
 ODD_NUMBERS = [
     0,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import codecs
+from data_prep.imageio import codecs
 from tests.campaigns import fuzz as campaigns
 from tests.campaigns.fuzz import Campaign, Seed, fuzz, make, write_seeds
 

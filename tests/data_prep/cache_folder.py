@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data_prep.cache import Cache, CacheSettings, write_image
-from data_prep.exams import read_exams
-from data_prep.settings import PrepareSettings
+from data_prep.cache.folder import Cache, CacheSettings
+from data_prep.cache.images import write_image
+from data_prep.preprocessing.settings import PrepareSettings
+from data_prep.rsna.exam_table import read_exams
 
 SIDE = 16
 START_BYTES = 40  # of a source that was not read to its end

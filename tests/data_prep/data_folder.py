@@ -5,11 +5,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from data_prep import codecs
-from data_prep.cache import Cache, CacheSettings
-from data_prep.exams import read_exams, require_images
-from data_prep.prepare import Summary, prepare
-from data_prep.settings import PrepareSettings
+from data_prep.cache.build import Summary, prepare
+from data_prep.cache.folder import Cache, CacheSettings
+from data_prep.imageio import codecs
+from data_prep.preprocessing.settings import PrepareSettings
+from data_prep.rsna.exam_table import read_exams, require_images
 from tests.data_prep.dicom_files import make_breast, write_dicom
 
 SETTINGS = CacheSettings(split="train", prepare=PrepareSettings(side=32))

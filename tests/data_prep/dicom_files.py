@@ -9,8 +9,8 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import RLELossless, generate_uid
 
-from data_prep import codecs
-from data_prep.frame import Pixels
+from data_prep.imageio import codecs
+from data_prep.imageio.frame import Pixels
 
 
 def make_dataset(pixels: Pixels, **elements: Any) -> Dataset:

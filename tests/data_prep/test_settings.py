@@ -8,17 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import model_validator
 
-from data_prep.cache import CacheSettings
+from data_prep.cache.folder import CacheSettings
 from data_prep.errors import UserError
-from data_prep.settings import (
-    CodecSettings,
-    PrepareSettings,
-    StrictSettings,
-    differences,
-    dump_settings,
-    load_settings,
-    validate_settings,
-)
+from data_prep.preprocessing.settings import CodecSettings, PrepareSettings
+from data_prep.settings import StrictSettings, differences, dump_settings, load_settings, validate_settings
 
 
 class Trainer(StrictSettings):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.run import ClassRun, prediction_columns, probability_column
+from pipeline.classification.class_run import ClassRun, prediction_columns, probability_column
 
 
 def make_labels(num_classes: int) -> list[str]:

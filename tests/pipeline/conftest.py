@@ -8,9 +8,9 @@ import tomli_w
 import torch
 from hypothesis import settings
 
-from data_prep.cache import Cache
-from pipeline.cross_validate import cross_validate
-from pipeline.run import Run
+from data_prep.cache.folder import Cache
+from pipeline.runs.run_folder import Run
+from pipeline.training.cross_validate import cross_validate
 from tests.pipeline.tiny import make_exams, make_recipe, quiet, torchrun, write_cache
 
 settings.register_profile("shared machine", deadline=None)  # a busy machine is no failure

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.run import OOF_COLUMNS, Run
+from pipeline.runs.run_folder import OOF_COLUMNS, Run
 
 
 def make_oof(num_patients=60, num_folds=3, *, num_cancers=15, skill=1.0, seed=0):

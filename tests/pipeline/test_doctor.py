@@ -11,30 +11,29 @@ from types import SimpleNamespace
 import pytest
 import typer
 
-from data_prep.machine import count_cores
-from pipeline import doctor, installation_commands
-from pipeline.doctor import Finding, examine, run_child
+from data_prep.parallel.resource_limits import count_cores
+from pipeline import doctor
+from pipeline.cli import doctor as doctor_command
+from pipeline.doctor import Check, run_checks, run_child
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
 def test_the_installation_that_runs_the_tests_is_sound(tmp_path: Path) -> None:
-    findings = {finding.name: finding for finding in examine(tmp_path)}
-    ill = {"packages", "OpenCV", "imports", "codecs"} & {
-        name for name, one in findings.items() if one.problem
-    }
-    assert not ill, [findings[name] for name in ill]
-    assert findings["codecs"].found == "JPEG 2000, HTJ2K, JPEG"
-    assert findings["cores"].found == str(count_cores())
+    checks = {check.name: check for check in run_checks(tmp_path)}
+    ill = {"packages", "OpenCV", "imports", "codecs"} & {name for name, one in checks.items() if one.problem}
+    assert not ill, [checks[name] for name in ill]
+    assert checks["codecs"].found == "JPEG 2000, HTJ2K, JPEG"
+    assert checks["cores"].found == str(count_cores())
 
 
 def test_opencv_that_is_there_twice_is_found_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     present = {"opencv-python", "opencv-python-headless"}
     monkeypatch.setattr(doctor, "_is_installed", lambda name: name in present)
-    finding = doctor.look_at_opencv()
-    assert finding.found == "opencv-python and opencv-python-headless"
-    assert finding.remedy.startswith("pip uninstall -y opencv-python opencv-python-headless && pip install")
+    check = doctor.check_opencv()
+    assert check.found == "opencv-python and opencv-python-headless"
+    assert check.remedy.startswith("pip uninstall -y opencv-python opencv-python-headless && pip install")
 
 
 def test_a_package_that_is_missing_or_too_old_is_named_with_what_is_required(
@@ -48,24 +47,24 @@ def test_a_package_that_is_missing_or_too_old_is_named_with_what_is_required(
         return "1.9" if name == "torch" else version(name)
 
     monkeypatch.setattr(metadata, "version", pretend)
-    finding = doctor.look_at_packages()
-    assert "torch>=2.10 (found 1.9)" in finding.found
-    assert "(found none)" in finding.found
-    assert finding.problem
-    assert finding.remedy.startswith("pip install 't")
+    check = doctor.check_packages()
+    assert "torch>=2.10 (found 1.9)" in check.found
+    assert "(found none)" in check.found
+    assert check.problem
+    assert check.remedy.startswith("pip install 't")
 
 
 def test_mammo_that_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "DISTRIBUTION", "no-such-distribution")
-    assert doctor.look_at_packages().problem == "no-such-distribution is not installed"
+    assert doctor.check_packages().problem == "no-such-distribution is not installed"
 
 
 def test_only_packages_that_cannot_be_loaded_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "PACKAGES", {"json": "json", "no_such_module": "its-package"})
+    monkeypatch.setattr(doctor, "PACKAGES_BY_MODULE", {"json": "json", "no_such_module": "its-package"})
     monkeypatch.setattr(doctor, "COMPATIBLE", "pass")
-    finding = doctor.look_at_imports()
-    assert finding.found == "no_such_module: ModuleNotFoundError: No module named 'no_such_module'"
-    assert finding.remedy == "pip install --force-reinstall its-package"
+    check = doctor.check_imports()
+    assert check.found == "no_such_module: ModuleNotFoundError: No module named 'no_such_module'"
+    assert check.remedy == "pip install --force-reinstall its-package"
 
 
 @pytest.mark.parametrize(
@@ -90,20 +89,20 @@ def test_a_driver_that_torch_cannot_use_is_a_problem_and_no_gpu_is_none(
 ) -> None:
     monkeypatch.setattr(doctor, "run_child", lambda _program: (True, ""))
     monkeypatch.setattr(shutil, "which", lambda _name: None)
-    assert not doctor.look_at_gpu().problem
+    assert not doctor.check_gpu().problem
     monkeypatch.setattr(shutil, "which", lambda _name: "/usr/bin/nvidia-smi")
-    assert doctor.look_at_gpu().problem == "not usable"
+    assert doctor.check_gpu().problem == "not usable"
     monkeypatch.setattr(doctor, "run_child", lambda _program: (True, "1 x Tesla T4, 16 GB, fp16"))
-    assert not doctor.look_at_gpu().problem
+    assert not doctor.check_gpu().problem
 
 
 def test_a_full_disk_and_little_memory_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     usage = SimpleNamespace(free=1e9)
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: usage)
-    assert doctor.look_at_disk(tmp_path).problem
+    assert doctor.check_disk(tmp_path).problem
     monkeypatch.setattr(doctor, "count_memory_bytes", lambda: 2_048_000_000)
-    assert doctor.look_at_memory().found == "2 GB"
-    assert doctor.look_at_memory().problem
+    assert doctor.check_memory().found == "2 GB"
+    assert doctor.check_memory().problem
 
 
 def run_mammo(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
@@ -151,16 +150,16 @@ def test_packages_cannot_be_compared_without_the_package_that_compares(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "packaging.requirements", None)
-    assert doctor.look_at_packages().remedy == "pip install packaging"
+    assert doctor.check_packages().remedy == "pip install packaging"
 
 
 def test_the_command_ends_with_0_or_1_and_prints_each_remedy_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    findings = [Finding("disk", "9 GB"), Finding("GPU", "none", "not usable", "update the driver")]
-    monkeypatch.setattr(installation_commands, "examine", lambda _folder: findings)
+    checks = [Check("disk", "9 GB"), Check("GPU", "none", "not usable", "update the driver")]
+    monkeypatch.setattr(doctor_command, "run_checks", lambda _folder: checks)
     with pytest.raises(typer.Exit) as ended:
-        installation_commands.doctor()
+        doctor_command.doctor()
     shown = capsys.readouterr()
     assert ended.value.exit_code == 1
     assert [line.split() for line in shown.out.splitlines()] == [
@@ -168,6 +167,6 @@ def test_the_command_ends_with_0_or_1_and_prints_each_remedy_once(
         ["wrong", "GPU", "none"],
     ]
     assert shown.err == "GPU: not usable; mend it with: update the driver\n"
-    findings.pop()
-    installation_commands.doctor()
+    checks.pop()
+    doctor_command.doctor()
     assert "nothing is wrong" in capsys.readouterr().out

@@ -12,14 +12,15 @@ import pandas as pd
 from PIL import Image
 from rich.console import Console
 
-from data_prep.cache import Cache, CacheSettings, write_image
-from data_prep.frame import Box
-from data_prep.geometry import Placement
-from data_prep.settings import PrepareSettings
-from pipeline.interrupt import Interrupted, StopRequest
-from pipeline.progress import Reporter
-from pipeline.run import RunFolder
-from pipeline.settings import AugmentSettings, ModelSettings, Recipe, TrainSettings
+from data_prep.cache.folder import Cache, CacheSettings
+from data_prep.cache.images import write_image
+from data_prep.imageio.frame import Box
+from data_prep.preprocessing.placement import Placement
+from data_prep.preprocessing.settings import PrepareSettings
+from pipeline.runs.recipe import AugmentSettings, ModelSettings, Recipe, TrainSettings
+from pipeline.runs.run_folder import RunFolder
+from pipeline.runtime.progress import Reporter
+from pipeline.runtime.signals import Interrupted, StopRequest
 
 SIDE = 32
 PREPARE = PrepareSettings(side=SIDE)
@@ -156,10 +157,10 @@ def results(run: RunFolder) -> dict[str, bytes]:
     return {str(path.relative_to(run.folder)): path.read_bytes() for path in paths}
 
 
-def torchrun(*arguments: str, ranks=2, timeout=300) -> subprocess.CompletedProcess[str]:
+def torchrun(*arguments: str, group=2, timeout=300) -> subprocess.CompletedProcess[str]:
     """Runs torchrun on one machine as README says, and returns how it ended."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={group}"]
     return subprocess.run(
         [*command, *arguments],
         env=environment,

@@ -1,0 +1,110 @@
+"""The tables of a cache: their columns and types, and how they are read."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from data_prep.errors import UserError
+from data_prep.rsna.exam_table import read_exam_table
+
+PREPARED, FAILED = "prepared", "failed"
+ID_COLUMNS = ["patient_id", "image_id"]
+MANIFEST_COLUMNS = [
+    *ID_COLUMNS,
+    "status",
+    "source_bytes",
+    "bytes_read",
+    "source_sha256",
+    "image_sha256",
+    "laterality",
+    "transfer_syntax",
+    "photometric_interpretation",
+    "window",
+    "rows",
+    "columns",
+    "level",
+    "box_left",
+    "box_top",
+    "box_right",
+    "box_bottom",
+    "flipped",
+    "scale_x",
+    "scale_y",
+    "top",
+    "contrast",
+    "saturated",
+    "warnings",
+]
+MANIFEST_TYPES = dict.fromkeys(MANIFEST_COLUMNS, "str")
+MANIFEST_TYPES |= dict.fromkeys(["source_bytes", "bytes_read", "rows", "columns", "level", "top"], "Int64")
+MANIFEST_TYPES |= dict.fromkeys(["box_left", "box_top", "box_right", "box_bottom"], "Int64")
+MANIFEST_TYPES |= dict.fromkeys(["scale_x", "scale_y", "contrast", "saturated"], "float64")
+MANIFEST_TYPES |= {"flipped": "boolean", "source_etag": "str"}
+ETAG = "source_etag"
+"""The manifest's last column, where an image came from object storage."""
+NEEDED_COLUMNS = [name for name in MANIFEST_COLUMNS if name not in {"status", "warnings"}]
+"""The cells that every prepared image has."""
+FAILURE_COLUMNS = [*ID_COLUMNS, "reason", "message"]
+TIMING_COLUMNS = [*ID_COLUMNS, "source_mtime_ns", "seconds"]
+ALL_COLUMNS = list(dict.fromkeys([*MANIFEST_COLUMNS, ETAG, *FAILURE_COLUMNS, *TIMING_COLUMNS]))
+
+
+def damaged(path: Path) -> UserError:
+    """Returns what to say of a table of a cache that is not as `prepare` left it."""
+    return UserError(f"{path} is damaged: remove it and give the `mammo prepare` command of this cache again")
+
+
+def is_whole(record: dict[str, Any]) -> bool:
+    """Whether an image failed, or has all that the manifest says of a prepared one."""
+    return bool(record.get("reason")) or all(record.get(name) not in {None, ""} for name in NEEDED_COLUMNS)
+
+
+def read_cached_exams(path: Path) -> pd.DataFrame:
+    """Reads `exams.csv` or `left_out.csv`.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    try:
+        return read_exam_table(path)
+    except UserError as error:
+        raise damaged(path) from error
+
+
+def read_manifest(path: Path) -> pd.DataFrame:
+    """Reads `manifest.csv` with the types of `MANIFEST_TYPES`; `source_etag` is always there.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    try:
+        table = pd.read_csv(path, dtype=MANIFEST_TYPES)
+        manifest = table[MANIFEST_COLUMNS].assign(**{ETAG: table.get(ETAG)})
+    except (ValueError, KeyError) as error:
+        raise damaged(path) from error
+    if manifest[ID_COLUMNS].isna().any(axis=None):
+        raise damaged(path)
+    return manifest.fillna({"warnings": "", ETAG: ""})
+
+
+def read_text_rows(path: Path, columns: list[str]) -> list[dict[str, str]]:
+    """Returns rows as text, so that a table that is read and written again keeps every byte."""
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            rows, names = list(reader), reader.fieldnames or ()
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise damaged(path) from error
+    is_ragged = any(None in row or None in row.values() for row in rows)
+    if is_ragged or not {*columns} <= {*names} or not all(row["image_id"] for row in rows):
+        raise damaged(path)
+    return rows
+
+
+def select_prepared(manifest: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows of images that could be prepared."""
+    return manifest[manifest["status"] == PREPARED]

@@ -1,0 +1,1 @@
+"""Image files to frames: DICOM with its codecs, and raster formats."""

@@ -1,0 +1,102 @@
+"""Where the encoded frame lies in a DICOM file (PS3.5 A.4 and A.5), without reading more than it takes."""
+
+import struct
+import zlib
+
+from data_prep.errors import ImageError
+from data_prep.imageio import codecs
+from data_prep.storage.byte_source import ByteSource, Span
+
+MAX_INFLATED_BYTES = 2**27  # twice the largest detector's pixels
+UNDEFINED_LENGTH = 0xFFFFFFFF
+LONG_VRS = {b"OB", b"OW", b"UN", b"OF", b"OD", b"OL", b"OV"}
+ITEM, SEQUENCE_DELIMITER = 0xFFFEE000, 0xFFFEE0DD
+TRAILER_BYTES = 2**10  # what may follow the only fragment: the delimiter, some padding
+
+GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
+META_START = 132  # after the preamble and DICM
+
+
+def inflate(source: ByteSource) -> ByteSource | None:
+    """Returns a deflated file as an uncompressed one; None where it is not deflated.
+
+    Not left to pydicom, which inflates a bomb of 1 MB to its last gigabyte.
+
+    Raises:
+        ImageError: if the file is cut short, damaged, or inflates to more than any mammogram.
+    """
+    head = source.content[:1024]
+    syntax = codecs.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN.encode()
+    if syntax not in head:
+        return None
+    if head[META_START : META_START + 8] != GROUP_LENGTH:
+        raise ImageError("parse_error", "the file meta information of a deflated file has no length")
+    (length,) = struct.unpack_from("<I", head, META_START + 8)
+    start = META_START + 12 + length
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    source.read_to(source.size)
+    inflated = inflater.decompress(source.content[start:], MAX_INFLATED_BYTES)
+    if inflater.unconsumed_tail:
+        raise ImageError("too_large", f"the file inflates to more than {MAX_INFLATED_BYTES >> 20} MB")
+    if not inflater.eof:
+        raise ImageError("truncated", "the deflated file ends too soon")
+    plain = codecs.EXPLICIT_VR_LITTLE_ENDIAN.encode().ljust(len(syntax), b"\0")
+    return ByteSource.of(head[:start].replace(syntax, plain) + inflated)
+
+
+def find_frame(stream: ByteSource, syntax: str) -> Span:
+    """Returns where the frame's bytes are; `stream` stands at PixelData, or at the end where there is none.
+
+    Raises:
+        ImageError: if there are no pixels, or the file is cut short.
+    """
+    start = stream.tell()
+    order = ">" if syntax == codecs.EXPLICIT_VR_BIG_ENDIAN else "<"
+    head = stream.read(12)
+    if len(head) < 12 or struct.unpack_from(f"{order}2H", head) != (0x7FE0, 0x0010):
+        raise ImageError("no_pixels", "the file has no PixelData")
+    is_explicit = head[4:6] in LONG_VRS
+    (length,) = struct.unpack_from(f"{order}I", head, 8 if is_explicit else 4)
+    start += 12 if is_explicit else 8
+    if length == 0:
+        raise ImageError("no_pixels", "PixelData is empty")
+    if syntax not in codecs.NATIVE:
+        return _find_fragments(stream, start)
+    if length == UNDEFINED_LENGTH:
+        raise ImageError(
+            "bad_value", "PixelData is in fragments, which an uncompressed transfer syntax has not"
+        )
+    if length > stream.size - start:
+        raise ImageError("truncated", f"PixelData says {length} bytes, the file has {stream.size - start}")
+    return Span(stream, start, length)
+
+
+def _find_fragments(stream: ByteSource, start: int) -> Span:
+    """Returns the only fragment, or all of them joined; the items of PS3.5 A.4 begin at `start`."""
+    fragments: list[Span] = []
+    place = start + 8 + _read_item(stream, start)[1]  # after the offset table
+    while place + 8 <= stream.size:
+        tag, length = _read_item(stream, place)
+        if tag == SEQUENCE_DELIMITER:
+            break
+        if tag != ITEM or length > stream.size - place - 8:
+            raise ImageError("truncated", f"a fragment of {length} bytes goes beyond the end of the file")
+        fragments.append(Span(stream, place + 8, length))
+        place += 8 + length
+        if stream.size - place <= TRAILER_BYTES:  # not worth a look: it would read the rest of the file
+            break
+    if not fragments:
+        raise ImageError("no_pixels", "PixelData holds no frame")
+    if len(fragments) == 1:
+        return fragments[0]
+    return Span.of(b"".join(fragment.all() for fragment in fragments))
+
+
+def _read_item(stream: ByteSource, place: int) -> tuple[int, int]:
+    """Returns an item's tag and length."""
+    stream.seek(place)
+    head = stream.read(8)
+    if len(head) < 8:
+        raise ImageError("truncated", "the file ends in PixelData")
+    group, element, length = struct.unpack("<2HI", head)
+    return group << 16 | element, length

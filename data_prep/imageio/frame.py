@@ -1,0 +1,179 @@
+"""The types that everything after the file reader speaks: frames, windows, boxes."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.storage.byte_source import ByteSource
+
+Pixels = NDArray[Any]
+"""Stored pixel values [H, W], integer."""
+
+Display = NDArray[np.float32]
+"""Display values [H, W], 0..1, dense tissue bright."""
+
+
+Image = NDArray[np.uint8] | NDArray[np.uint16]
+"""A prepared image [side, side], 0..255 or 0..65535."""
+
+
+class PhotometricInterpretation(StrEnum):
+    """Whether the largest value is shown white (MONOCHROME2) or black (MONOCHROME1), PS3.3 C.7.6.3.1.2."""
+
+    MONOCHROME1 = "MONOCHROME1"
+    MONOCHROME2 = "MONOCHROME2"
+
+
+class VoiLutFunction(StrEnum):
+    """The shape of a window, PS3.3 C.11.2.1.3."""
+
+    LINEAR = "LINEAR"
+    LINEAR_EXACT = "LINEAR_EXACT"
+    SIGMOID = "SIGMOID"
+
+
+@dataclass(frozen=True)
+class Window:
+    """A VOI window in modality units (after the rescale).
+
+    Raises:
+        ValueError: if the width is below 1 for LINEAR, or not above 0 for the other functions.
+    """
+
+    center: float
+    width: float
+    function: VoiLutFunction = VoiLutFunction.LINEAR
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.center) and np.isfinite(self.width)):
+            raise ValueError(f"window center {self.center} and width {self.width} must be finite numbers")
+        smallest = 1.0 if self.function is VoiLutFunction.LINEAR else 0.0
+        if self.width < smallest or self.width == 0.0:
+            rule = "1 or more" if smallest else "above 0"
+            raise ValueError(
+                f"window width {self.width} must be {rule} for {self.function} (PS3.3 C.11.2.1.3)"
+            )
+
+
+@dataclass(frozen=True)
+class LookupTable:
+    """A modality or VOI lookup table, PS3.3 C.11.1 and C.11.2.
+
+    Attributes:
+        values: table entries, unsigned.
+        first_mapped: the input value that the first entry stands for.
+        bits: bits per entry, 8 to 16; entries lie in 0..2**bits - 1.
+    """
+
+    values: NDArray[np.uint16]
+    first_mapped: int
+    bits: int
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the samples of a frame at a lower resolution lie in the full matrix.
+
+    Attributes:
+        level: the resolution is 1 / 2**level of the full one.
+        is_even: sample k lies on full-matrix pixel k * 2**level, as the wavelets of JPEG 2000 leave it;
+            otherwise in the middle of the 2**level pixels that it is the mean of.
+    """
+
+    level: int = 0
+    is_even: bool = False
+
+    def to_samples(self, x: float) -> float:
+        """Returns a full-matrix coordinate in samples; pixel and sample edges lie at whole numbers."""
+        step = 2**self.level
+        return x / step + ((step - 1) / (2 * step) if self.is_even else 0.0)
+
+
+FULL_GRID = Grid()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """One image as stored, with what is needed to show it. Nothing in it identifies a patient.
+
+    Attributes:
+        pixels: stored values [H, W], at the full or a lower resolution.
+        grid: where they lie in the full matrix.
+        rows, columns: size of the full matrix in pixels.
+        bits_stored: 1 to 16; stored values use that many bits.
+        share_cut: of the samples, those that had something in the bits above, which were cut off, 0..1.
+        padding: lowest and highest stored value that mark what is no part of the picture; shown black.
+        rescale_slope, rescale_intercept: modality values are slope * stored + intercept.
+        modality_lut: replaces the rescale where present.
+        window: first VOI window, or None.
+        voi_lut: VOI lookup table, preferred to the window where present.
+        laterality: "L", "R", or None where the header says neither.
+        is_for_processing: raw detector data that was not made for display.
+        transfer_syntax: its UID, or the raster format's name.
+        warnings: codes of `data_prep.preprocessing.quality_checks.WARNINGS`.
+    """
+
+    pixels: Pixels
+    rows: int
+    columns: int
+    bits_stored: int
+    grid: Grid = FULL_GRID
+    share_cut: float = 0.0
+    is_signed: bool = False
+    padding: tuple[int, int] | None = None
+    photometric_interpretation: PhotometricInterpretation = PhotometricInterpretation.MONOCHROME2
+    rescale_slope: float = 1.0
+    rescale_intercept: float = 0.0
+    modality_lut: LookupTable | None = None
+    window: Window | None = None
+    voi_lut: LookupTable | None = None
+    laterality: str | None = None
+    is_for_processing: bool = False
+    transfer_syntax: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+class ImageFile(Protocol):
+    """An opened image file whose pixels are not decoded yet."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the full matrix."""
+
+    @property
+    def columns(self) -> int:
+        """Columns of the full matrix."""
+
+    @property
+    def source(self) -> ByteSource:
+        """What was read of the file."""
+
+    @property
+    def max_level(self) -> int:
+        """The lowest resolution that can be decoded: 1 / 2**max_level of the full size."""
+
+    def read_frame(self, level: int = 0) -> Frame:
+        """Decodes at 1 / 2**level of the full size."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in full-matrix pixels: columns left..right and rows top..bottom, ends excluded."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def width(self) -> int:
+        """Columns inside."""
+        return self.right - self.left
+
+    @property
+    def height(self) -> int:
+        """Rows inside."""
+        return self.bottom - self.top

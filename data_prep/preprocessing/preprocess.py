@@ -1,0 +1,150 @@
+"""One image file to its square image, stage by stage."""
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from data_prep.errors import ImageError
+from data_prep.imageio.dicom import open_dicom
+from data_prep.imageio.frame import Box, Display, Frame, Image, ImageFile
+from data_prep.imageio.raster import RASTER_SUFFIXES, RasterFile, open_raster
+from data_prep.preprocessing.breast_segmentation import SEARCH_SIDE_PX, find_breast
+from data_prep.preprocessing.placement import find_level, find_support, fit_to_square, place
+from data_prep.preprocessing.quality_checks import (
+    judge_breast,
+    judge_laterality,
+    judge_tone,
+    judge_values,
+    measure_tone,
+)
+from data_prep.preprocessing.settings import PrepareSettings
+from data_prep.preprocessing.windowing import describe_voi, is_padding_bright, to_display, with_voi
+from data_prep.storage.byte_source import ByteSource
+from data_prep.storage.places import ImagePath, RemoteFile
+
+ManifestRow = dict[str, Any]
+"""A row of the manifest, without ids."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """An image on its way from the file to the square.
+
+    Attributes:
+        source: what was read of the file.
+        overview: display values of the whole frame at a low resolution.
+        crop: display values of the breast's box with a margin, at the level that the record says.
+        image: the square.
+        record: how it was made.
+    """
+
+    source: ByteSource = field(repr=False)
+    overview: Display
+    crop: Display
+    image: Image
+    record: ManifestRow
+
+
+def open_image(path: ImagePath, *, whole: bool = True) -> ImageFile:
+    """Opens a raster file by its suffix, anything else as DICOM.
+
+    `whole` reads a DICOM file in one go; of one in object storage never more is read than is decoded.
+
+    Raises:
+        ImageError: if the file cannot be used.
+    """
+    if path.suffix.lower() in RASTER_SUFFIXES:
+        return open_raster(path)
+    return open_dicom(path, whole=whole and not isinstance(path, RemoteFile))
+
+
+def preprocess(path: ImagePath, settings: PrepareSettings, *, laterality: str | None = None) -> Stages:
+    """Returns a file's square image, what was made on the way, and the record of how.
+
+    `laterality` is compared with the header's and the picture's; a difference is a warning in the record.
+
+    Raises:
+        ImageError: if the file cannot be used; the reason code says why. No file raises anything else.
+    """
+    try:
+        return _preprocess(path, settings, laterality)
+    except ImageError:
+        raise
+    except Exception as error:  # whatever a hostile file brings about; its text may quote the file
+        raise ImageError("error", f"the file brought about an unforeseen {type(error).__name__}") from error
+
+
+def _preprocess(path: ImagePath, settings: PrepareSettings, laterality: str | None) -> Stages:
+    file = open_image(path, whole=settings.codecs.read == "whole")
+    search = read_search_frame(file)
+    overview = to_display(search, blacken_padding=True)
+    breast = find_breast(overview, rows=file.rows, columns=file.columns)
+    placement = place(breast.box, is_flipped=breast.chest_wall_on_right, side=settings.side, fit=settings.fit)
+    frame = file.read_frame(find_crop_level(file, search, breast.box, settings))
+    support = find_support(placement, frame.pixels.shape, frame.grid)
+    crop = to_display(replace(search, pixels=frame.pixels[support]), blacken_padding=True)
+    origin = (support[0].start, support[1].start)
+    square = fit_to_square(crop, placement, side=settings.side, grid=frame.grid, origin=origin)
+    tone = measure_tone(square[placement.top : placement.top + placement.height, : placement.width])
+    may_be_cropped = isinstance(file, RasterFile)
+    warnings = [
+        *search.warnings,
+        *judge_values(search),
+        *judge_breast(breast, rows=file.rows, columns=file.columns, may_be_cropped=may_be_cropped),
+        *judge_tone(tone),
+        *judge_laterality(breast, table=laterality, header=search.laterality),
+    ]
+    record = {
+        **describe_frame(search),
+        "source_bytes": file.source.size,
+        "bytes_read": len(file.source.received),
+        "level": frame.grid.level,
+        **placement.as_record(),
+        **asdict(tone),
+        "warnings": " ".join(warnings),
+    }
+    return Stages(file.source, overview, crop, to_integers(square, settings.bit_depth), record)
+
+
+def read_search_frame(file: ImageFile) -> Frame:
+    """Returns the frame to find the breast on, with a window.
+
+    Where the file brings none, one is made of the full resolution: at a lower one, blends of padding and
+    picture count as picture and the extremes are gone, more or less so in each encoding.
+    """
+    frame = file.read_frame(find_search_level(file))
+    if frame.window is not None or frame.voi_lut is not None:
+        return frame
+    return replace(with_voi(file.read_frame()), pixels=frame.pixels, grid=frame.grid)
+
+
+def find_search_level(file: ImageFile) -> int:
+    """Returns the level to find the breast on, the same for all settings, so that all see the same box."""
+    whole = Box(0, 0, file.columns, file.rows)
+    return find_level(whole, side=SEARCH_SIDE_PX, oversampling=1.0, max_level=file.max_level)
+
+
+def find_crop_level(file: ImageFile, search: Frame, box: Box, settings: PrepareSettings) -> int:
+    """Returns the level to make the image of."""
+    if settings.codecs.exact or is_padding_bright(search):
+        return 0
+    oversampling = settings.codecs.oversampling
+    return find_level(box, side=settings.side, oversampling=oversampling, max_level=file.max_level)
+
+
+def to_integers(square: Display, bit_depth: int) -> Image:
+    """Returns an image of 8 or 16 bits, rounded."""
+    levels = 2**bit_depth - 1
+    return np.rint(square * levels).astype(np.uint8 if bit_depth == 8 else np.uint16)
+
+
+def describe_frame(frame: Frame) -> ManifestRow:
+    """Returns the columns about the frame."""
+    return {
+        "transfer_syntax": frame.transfer_syntax,
+        "photometric_interpretation": str(frame.photometric_interpretation),
+        "window": describe_voi(frame),
+        "rows": frame.rows,
+        "columns": frame.columns,
+    }

@@ -1,0 +1,98 @@
+"""What deserves a look: warning codes, what they mean, and when an image gets one."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_prep.imageio.frame import Display, Frame
+from data_prep.preprocessing.breast_segmentation import Breast
+
+WARNINGS = {
+    "for_processing": "raw detector data, not made for display: shown on a logarithmic scale",
+    "no_window": "the file brings no window: one over the bulk of its values is used",
+    "lut_shape": "PresentationLUTShape contradicts PhotometricInterpretation, which is followed",
+    "beyond_bits_stored": "many values need more bits than BitsStored says",
+    "breast_not_found": "nothing like a breast was found: the whole frame is used",
+    "bright_background": "the background is brighter than the breast",
+    "extreme_aspect": "the breast's box is unusually long or wide",
+    "small_box": "the breast's box is a small part of the frame",
+    "large_box": "the breast's box is nearly the whole frame",
+    "low_contrast": "the image has little contrast",
+    "saturated": "much of the breast is at the window's upper end",
+    "laterality_header": "the header's laterality differs from the table's",
+    "laterality_picture": "the chest wall lies on the other side than the laterality says",
+}
+"""Every code of the manifest's column `warnings`, with what it means."""
+
+ASPECTS = (0.9, 4.0)  # height over width of a breast's box; real ones lie between 1 and 3.5
+SMALL_BOX, LARGE_BOX = 0.08, 0.95  # of the frame's area
+LOW_CONTRAST = 0.1
+SATURATED = 0.05
+BEYOND_BITS_STORED = 0.01  # of the pixels
+SATURATION = 0.995  # a display value at or above it is called saturated
+
+
+@dataclass(frozen=True)
+class Tone:
+    """How an image uses its range.
+
+    Attributes:
+        contrast: 95th minus 5th percentile of the crop's display values, 0..1.
+        saturated: share of the crop's pixels at the upper end, 0..1.
+    """
+
+    contrast: float
+    saturated: float
+
+
+def judge_values(frame: Frame) -> list[str]:
+    """Returns the warnings that stored values deserve; a few beyond the range are what wavelets leave.
+
+    Uncompressed and RLE samples had their bits above BitsStored cut off before; the frame counts those.
+    """
+    if frame.is_signed:
+        return []
+    share = frame.share_cut + float((frame.pixels >= 2**frame.bits_stored).mean())
+    return ["beyond_bits_stored"] if share > BEYOND_BITS_STORED else []
+
+
+def measure_tone(crop: Display) -> Tone:
+    """Measures a crop without its padding."""
+    low, high = np.percentile(crop, (5, 95))
+    return Tone(contrast=round(float(high - low), 4), saturated=round(float((crop >= SATURATION).mean()), 4))
+
+
+def judge_tone(tone: Tone) -> list[str]:
+    """Returns the warnings that an image's tone deserves."""
+    found = {"low_contrast": tone.contrast < LOW_CONTRAST, "saturated": tone.saturated > SATURATED}
+    return [code for code, applies in found.items() if applies]
+
+
+def judge_breast(breast: Breast, *, rows: int, columns: int, may_be_cropped: bool) -> list[str]:
+    """Returns the warnings that what was found in a frame of rows x columns deserves."""
+    if not breast.is_found:
+        return ["breast_not_found"]
+    share = breast.box.width * breast.box.height / (rows * columns)
+    aspect = breast.box.height / breast.box.width
+    found = {
+        "bright_background": breast.has_bright_background,
+        "extreme_aspect": not ASPECTS[0] <= aspect <= ASPECTS[1],
+        "small_box": share < SMALL_BOX,
+        "large_box": share > LARGE_BOX and not may_be_cropped,
+    }
+    return [code for code, applies in found.items() if applies]
+
+
+def judge_laterality(breast: Breast, *, table: str | None, header: str | None) -> list[str]:
+    """Returns the warnings where table, header and picture disagree.
+
+    A right breast's chest wall usually lies at the picture's right edge.
+    """
+    stated = table or header
+    found = {
+        "laterality_header": bool(table and header and table != header),
+        "laterality_picture": breast.is_found
+        and stated is not None
+        and breast.chest_wall_on_right != (stated == "R"),
+    }
+    return [code for code, applies in found.items() if applies]

@@ -1,0 +1,134 @@
+"""Stored pixel values to display values in 0..1: modality LUT or rescale, VOI LUT or window, inversion.
+
+Formulas are PS3.3's (C.11.1, C.11.2); results equal pydicom's `apply_modality_lut` and `apply_voi_lut`,
+scaled to 0..1 over their output range.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.imageio.frame import (
+    Display,
+    Frame,
+    LookupTable,
+    PhotometricInterpretation,
+    VoiLutFunction,
+    Window,
+)
+
+Values = NDArray[np.float64]
+
+ROBUST_PERCENTILES = (0.5, 99.5)
+DARK = 0.05  # display values up to it are as good as black
+
+
+def to_display(frame: Frame, *, blacken_padding: bool = False) -> Display:
+    """Returns display values [H, W] in 0..1, dense tissue bright.
+
+    Padding shows as its stored value asks for, as in pydicom, unless it is to be black.
+
+    Every step maps one stored value to one display value, so the curve is computed once for each value that
+    can occur and then looked up: exact, and many times faster than computing it for each pixel.
+
+    Raises:
+        ValueError: if the frame has neither window nor VOI LUT; `with_voi` makes one.
+    """
+    low, high = int(frame.pixels.min()), int(frame.pixels.max())
+    low = min(low, 0)  # unsigned pixels are then their own index
+    stored = np.arange(low, high + 1)
+    curve = display_curve(frame, stored).astype(np.float32)
+    if blacken_padding:
+        curve[is_padding(frame, stored)] = 0.0
+    return curve[frame.pixels.astype(np.int32, copy=False) - low] if low else curve[frame.pixels]
+
+
+def display_curve(frame: Frame, stored: NDArray[np.integer]) -> Values:
+    """Returns the display value in 0..1 of each stored value."""
+    values = to_modality_values(frame, stored)
+    if frame.voi_lut is not None:
+        display = apply_lookup_table(values, frame.voi_lut) / (2**frame.voi_lut.bits - 1)
+    elif frame.window is not None:
+        display = apply_window(values, frame.window)
+    else:
+        raise ValueError("the frame has neither window nor VOI LUT")
+    if frame.photometric_interpretation is PhotometricInterpretation.MONOCHROME1:
+        return 1.0 - display
+    return display
+
+
+def is_padding(frame: Frame, stored: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Returns which stored values mark what is no part of the picture, PS3.3 C.7.5.1.1.2."""
+    if frame.padding is None:
+        return np.zeros(stored.shape, np.bool_)
+    return (stored >= frame.padding[0]) & (stored <= frame.padding[1])
+
+
+def is_padding_bright(frame: Frame) -> bool:
+    """Whether padding would show bright if it were not blackened: it must not blur into its neighbours."""
+    if frame.padding is None:
+        return False
+    return bool(display_curve(frame, np.array(frame.padding)).max() > DARK)
+
+
+def to_modality_values(frame: Frame, stored: NDArray[np.integer]) -> Values:
+    """Returns modality values: through the modality LUT, else slope and intercept, PS3.3 C.11.1."""
+    if frame.modality_lut is not None:
+        return apply_lookup_table(stored, frame.modality_lut)
+    return stored.astype(np.float64) * frame.rescale_slope + frame.rescale_intercept
+
+
+def apply_window(values: Values, window: Window) -> Values:
+    """Returns values in 0..1 through a VOI window."""
+    center, width = window.center, window.width
+    if window.function is VoiLutFunction.SIGMOID:  # PS3.3 C.11.2.1.3.1
+        exponent = -4.0 * (values - center) / width
+        return 1.0 / (1.0 + np.exp(np.clip(exponent, -700.0, 700.0)))  # where exp does not overflow
+    if window.function is VoiLutFunction.LINEAR_EXACT:  # PS3.3 C.11.2.1.3.2
+        return np.clip((values - center) / width + 0.5, 0.0, 1.0)
+    if width == 1.0:  # PS3.3 C.11.2.1.2.1, where it becomes a threshold
+        return (values > center - 0.5).astype(np.float64)
+    return np.clip((values - (center - 0.5)) / (width - 1.0) + 0.5, 0.0, 1.0)
+
+
+def apply_lookup_table(values: NDArray[np.integer] | Values, table: LookupTable) -> Values:
+    """Returns table entries; values beyond the first or last entry take that one, PS3.3 C.11.1.1."""
+    index = np.clip(np.floor(values).astype(np.int64) - table.first_mapped, 0, len(table.values) - 1)
+    return table.values[index].astype(np.float64)
+
+
+def with_voi(frame: Frame) -> Frame:
+    """Returns the frame with a window of its own where the file brings none.
+
+    It covers the bulk of the pixels, 0.5th to 99.5th percentile; detector data that was not made for display
+    are proportional to the exposure, so they get a logarithmic lookup table over the same range.
+    """
+    if frame.window is not None or frame.voi_lut is not None:
+        return frame
+    picture = frame.pixels[~is_padding(frame, frame.pixels)]
+    values = to_modality_values(frame, picture if picture.size else frame.pixels.ravel())
+    low, high = (float(value) for value in np.percentile(values, ROBUST_PERCENTILES).round())
+    made = replace(frame, warnings=(*frame.warnings, "no_window"))
+    if frame.is_for_processing and high > max(low, 1.0):
+        return replace(made, voi_lut=make_logarithmic_table(max(low, 1.0), high))
+    window = Window((low + high) / 2, max(high - low, 1.0), VoiLutFunction.LINEAR_EXACT)
+    return replace(made, window=window)
+
+
+def make_logarithmic_table(low: float, high: float) -> LookupTable:
+    """Returns a table of 16 bits that rises with the value's logarithm, from `low` (1 or more) to `high`."""
+    values = np.arange(int(low), min(int(high), int(low) + 2**16 - 1) + 1)
+    shares = np.log(values / values[0]) / np.log(values[-1] / values[0])
+    return LookupTable(np.rint(shares * (2**16 - 1)).astype(np.uint16), int(low), bits=16)
+
+
+def describe_voi(frame: Frame) -> str:
+    """Returns how the frame is windowed, in a few words for the manifest."""
+    is_own = "no_window" in frame.warnings
+    if frame.voi_lut is not None:
+        last = frame.voi_lut.first_mapped + len(frame.voi_lut.values) - 1
+        return f"logarithm {frame.voi_lut.first_mapped}..{last} (percentiles)" if is_own else "VOI LUT"
+    assert frame.window is not None, "with_voi made one"
+    origin = " (percentiles)" if is_own else ""
+    return f"{frame.window.function} {frame.window.center:g}/{frame.window.width:g}{origin}"

@@ -1,0 +1,108 @@
+"""One's own image files and a table of labels, laid out as RSNA's without a copy of a pixel."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from data_prep.errors import UserError
+from data_prep.rsna.exam_table import (
+    Split,
+    check_exams,
+    locate_images,
+    read_exams,
+    require_columns,
+    sort_by_id,
+    write_exam_table,
+)
+from data_prep.rsna.image_files import IMAGE_SUFFIXES
+from data_prep.storage.atomic import as_user_error, make_folder
+from data_prep.storage.csv_rows import Problem, read_rows
+
+
+def collect(files: Path, labels: Path, folder: Path, split: Split = "train") -> int:
+    """Makes `<split>.csv` and `<split>_images/`, whose images are links to your files; copies no pixels.
+
+    Doing it again changes nothing; other images or labels in the same folder are refused. The CSV comes last.
+
+    Args:
+        files: the folder that the table's `file` column is relative to.
+        labels: a CSV with one row per image: file, patient_id, laterality, for the train split cancer, and
+            any other column of `exams.COLUMNS`; without image_id, images are numbered from 1 in table order.
+        folder: where to make it.
+        split: which of the two splits it becomes.
+
+    Returns:
+        The number of images.
+
+    Raises:
+        UserError: naming all rows that break a rule, or what stands in the way; nothing is written then.
+    """
+    if not files.is_dir():
+        what = "is no folder" if files.exists() else "does not exist"
+        raise UserError(f"{files} {what}: name the folder that holds your image files")
+    rows = read_rows(labels)
+    require_columns(rows, ["file", "patient_id", "laterality"], split, source=labels)
+    if "image_id" not in rows:
+        rows["image_id"] = [str(number) for number in range(1, len(rows) + 1)]
+    sources, problems = _find_files(rows["file"], files)
+    exams = check_exams(rows, split, source=labels, others=problems)
+    links = _make_links(exams, sources, folder / f"{split}_images")
+    exams = sort_by_id(exams, ["patient_id", "image_id"])
+    _require_same_table(exams, folder, split)
+    _require_same_images(exams, folder, split, links)
+    for link, source in links.items():
+        _write_link(link, source)
+    write_exam_table(folder / f"{split}.csv", exams)
+    return len(exams)
+
+
+def _find_files(names: "pd.Series[str]", files: Path) -> tuple[list[Path], list[Problem]]:
+    """Returns the absolute path of every file, and the rows whose file cannot be taken."""
+    root = files.resolve()
+    sources: dict[Path, None] = {}  # a set that keeps the order
+    problems: list[Problem] = []
+    for row, name in zip(names.index.tolist(), names.str.strip(), strict=True):
+        source = root / name
+        if Path(name).is_absolute() or ".." in source.parts:
+            problems.append(Problem(row, f"file {name!r} must be a path below {files}"))
+        elif not source.is_file():
+            problems.append(Problem(row, f"file {name!r} is not in {files}"))
+        elif source in sources:
+            problems.append(Problem(row, f"file {name!r} stands in an earlier row too"))
+        sources[source] = None
+    return list(sources), problems
+
+
+def _make_links(exams: pd.DataFrame, sources: list[Path], images: Path) -> dict[Path, Path]:
+    """Maps the place of each image in the RSNA layout to the file that it stands for."""
+    links = {}
+    for patient_id, image_id, source in zip(exams["patient_id"], exams["image_id"], sources, strict=True):
+        suffix = source.suffix.lower()  # of 1.2.840.113 it is .113, which says nothing
+        links[images / patient_id / f"{image_id}{suffix if suffix in IMAGE_SUFFIXES else ''}"] = source
+    return links
+
+
+def _require_same_table(exams: pd.DataFrame, folder: Path, split: Split) -> None:
+    path = folder / f"{split}.csv"
+    if path.exists() and not read_exams(folder, split).equals(exams):
+        raise UserError(f"{path} holds other exams already: choose another folder, or remove that one first")
+
+
+def _require_same_images(exams: pd.DataFrame, folder: Path, split: Split, links: dict[Path, Path]) -> None:
+    """Looks for files of the same images, under any suffix, and for folders that lead elsewhere."""
+    places = [*links, *{link.parent for link in links}, folder / f"{split}_images"]
+    others = [path for path in places if path.is_symlink() and path.readlink() != links.get(path)]
+    found = locate_images(exams, folder, split).dropna()
+    others += [path for path in found if not (path in links and path.is_symlink())]
+    if others:
+        raise UserError(f"{others[0]} is something else already: choose another folder, or remove it first")
+
+
+def _write_link(link: Path, source: Path) -> None:
+    make_folder(link.parent)
+    if link.is_symlink():
+        return
+    try:
+        link.symlink_to(source)
+    except OSError as error:
+        raise as_user_error(error, link) from error

@@ -1,0 +1,64 @@
+"""Patient-grouped, label-stratified folds."""
+
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+
+from data_prep.errors import UserError
+from data_prep.rsna.exam_table import sort_by_id
+
+
+def make_folds(exams: pd.DataFrame, *, num_folds: int, seed: int) -> pd.DataFrame:
+    """Gives every patient a fold, with about the same share of cancer images in each.
+
+    Args:
+        exams: checked exams with `cancer`, in any order.
+        num_folds: 2 or more.
+        seed: for the order in which scikit-learn deals the patients out.
+
+    Returns:
+        `patient_id` and `fold` (0 to num_folds - 1), one row per patient, sorted by id.
+
+    Raises:
+        UserError: if a fold would lack a breast with cancer or one without.
+    """
+    exams = sort_by_id(exams, ["patient_id", "image_id"])
+    _require_enough_patients(exams, num_folds)
+    splitter = StratifiedGroupKFold(n_splits=num_folds, shuffle=True, random_state=seed)
+    exams["fold"] = 0
+    parts = splitter.split(exams, exams["cancer"], groups=exams["patient_id"])
+    for fold, (_, validation) in enumerate(parts):
+        exams.loc[validation, "fold"] = fold
+    _require_both_labels(exams, num_folds)
+    folds = exams[["patient_id", "fold"]].drop_duplicates(ignore_index=True)
+    if not folds["patient_id"].is_unique:
+        raise AssertionError("a patient in two folds")
+    return folds
+
+
+def _require_enough_patients(exams: pd.DataFrame, num_folds: int) -> None:
+    if num_folds < 2:
+        raise UserError(f"{num_folds} folds asked for: cross-validation needs 2 or more")
+    num_patients = exams["patient_id"].nunique()
+    if num_patients < num_folds:
+        raise UserError(
+            f"{num_folds} folds of {num_patients} patients: every fold needs one; use fewer folds"
+        )
+    for label, words in [(1, "with cancer"), (0, "without cancer")]:
+        num_fitting = exams.loc[exams["cancer"] == label, "patient_id"].nunique()
+        if num_fitting < num_folds:
+            raise UserError(
+                f"{num_folds} folds of {num_patients} patients: every fold needs a breast {words}, but only "
+                f"{num_fitting} of the patients have one; use fewer folds or more patients"
+            )
+
+
+def _require_both_labels(exams: pd.DataFrame, num_folds: int) -> None:
+    """Patients of very different size may leave a fold short although there are enough of them."""
+    counts = pd.crosstab(exams["fold"], exams["cancer"])
+    counts = counts.reindex(index=range(num_folds), columns=[0, 1], fill_value=0)
+    for fold, (num_without, num_with) in enumerate(counts.to_numpy()):
+        if not (num_without and num_with):
+            raise UserError(
+                f"fold {fold} of {num_folds} would hold {num_with} images with cancer and {num_without} "
+                "without, but needs both: use fewer folds or another seed"
+            )

@@ -1,0 +1,181 @@
+"""The one door to fsspec: stores of objects, asked again where a failure may pass.
+
+fsspec is imported for URLs alone. What a store says of an error is never shown, since it may quote a key or a
+signed address: every error becomes an OSError with a sentence of our own. Credentials are the business of
+fsspec and of the store's own library, which find them in the environment.
+"""
+
+import errno
+import os
+import re
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeVar
+
+from data_prep.errors import UserError
+
+Answer = TypeVar("Answer")
+
+NUM_TRIES = 4  # of each request
+FIRST_WAIT_S = 0.5  # before the second try, and twice as long before each further one
+REQUEST_TIMEOUT_S = (
+    10  # for a connection, or for the next bytes; four times that is less than an image may take
+)
+
+URL = re.compile(r"([a-z][a-z0-9+.-]*)://([^/]*)")
+HTTP = {"http", "https"}
+S3 = {"s3", "s3a"}
+DENIED, ABSENT, CHANGED = {401, 403}, {404, 410}, 412
+PASSING = {408, 425, 429, *range(500, 600)}  # what may be well the next time
+NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"}
+WRONG_SETTINGS = {"ProfileNotFound", "NoRegionError", "ParamValidationError"}
+
+
+def protocol_of(url: str) -> str:
+    """Returns what stands before `://`."""
+    return url.partition("://")[0]
+
+
+def has_changed() -> OSError:
+    """Returns what to raise for an object that is another one than it was; it is not asked for again."""
+    return OSError(errno.ESTALE, "it changed while it was read")
+
+
+def read_version(url: str, etag: str, start: int, end: int) -> bytes:
+    """Reads a range of this very version from S3, which answers 412 where there is another one."""
+    from fsspec.asyn import sync  # noqa: PLC0415  for URLs alone
+
+    store = open_store(url)
+    bucket, key, _ = store.split_path(url)
+    span, version = f"bytes={start}-{end - 1}", f'"{etag}"'
+    answer = store.call_s3("get_object", Bucket=bucket, Key=key, Range=span, IfMatch=version, **store.req_kw)
+    if answer.get("ETag", version) != version:  # from a store that takes no conditions
+        raise has_changed()
+
+    async def read() -> bytes:
+        async with answer["Body"] as body:
+            return bytes(await body.read())
+
+    content: bytes = sync(store.loop, read)
+    return content
+
+
+def ask(request: Callable[[], Answer]) -> Answer:
+    """Makes a request, again and again where its failure may pass.
+
+    Raises:
+        OSError: with a sentence that quotes nothing of the store's.
+    """
+    for attempt in range(1, NUM_TRIES + 1):
+        try:
+            return request()
+        except Exception as error:  # each store has errors of its own
+            problem, may_pass = _judge(error)
+        if not may_pass:
+            raise problem
+        if attempt < NUM_TRIES:
+            time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
+    raise OSError(problem.errno, f"{problem.strerror}, {NUM_TRIES} times")
+
+
+def _judge(error: Exception) -> tuple[OSError, bool]:
+    """Returns what to raise for an error of a store, and whether to try again."""
+    if isinstance(error, UserError):  # of `open_store`, in a worker
+        return OSError(errno.ENOPKG, str(error)), False
+    if isinstance(error, OSError) and error.errno == errno.ESTALE:  # our own
+        return error, False
+    status = _find_status(error)
+    if status is None and error.__cause__ is None:  # with a cause, "absent" is fsspec's word for any failure
+        plain = {PermissionError: 403, FileNotFoundError: 404}  # of stores that hide the status
+        status = next((plain[kind] for kind in plain if isinstance(error, kind)), None)
+    return _judge_silence(error) if status is None else _judge_answer(status)
+
+
+def _judge_answer(status: int) -> tuple[OSError, bool]:
+    if status in DENIED:
+        return PermissionError(errno.EACCES, "the store denies access"), False
+    if status in ABSENT:
+        return FileNotFoundError(errno.ENOENT, "it is not there"), False
+    if status == CHANGED:
+        return has_changed(), False
+    return OSError(errno.EIO, f"the store answered {status}"), status in PASSING
+
+
+def _judge_silence(error: Exception) -> tuple[OSError, bool]:
+    if type(error).__name__ in NO_CREDENTIALS:
+        return PermissionError(errno.EACCES, "the environment holds no credentials for the store"), False
+    if type(error).__name__ in WRONG_SETTINGS:
+        return OSError(errno.EINVAL, "the settings do not fit: look at bucket, profile and region"), False
+    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
+        return TimeoutError(errno.ETIMEDOUT, "the store did not answer in time"), True
+    return OSError(errno.EIO, "the connection to the store broke"), True
+
+
+def _find_status(error: BaseException | None) -> int | None:
+    """Returns the HTTP status that is behind an error of aiohttp, botocore or what wraps them."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        else:  # aiohttp calls everything 400 that breaks off, as a code
+            is_code = not type(error).__module__.startswith("aiohttp")
+            status = getattr(error, "status", None) or (is_code and getattr(error, "code", None))
+        if isinstance(status, int) and status >= 300:
+            return status
+        error = error.__cause__
+    return None
+
+
+def open_store(url: str) -> Any:
+    """Returns fsspec's file system for a URL.
+
+    Raises:
+        UserError: if fsspec does not know it, or a package is absent.
+    """
+    match = URL.match(url)
+    assert match, "only URLs come here"
+    return _connect(*match.groups(), os.getpid())
+
+
+@cache
+def _connect(protocol: str, host: str, _process: int) -> Any:
+    """Returns fsspec's file system, the same for all threads of a process."""
+    try:
+        from fsspec.core import url_to_fs  # noqa: PLC0415  for URLs alone
+
+        options = _choose_options(protocol)
+        store = url_to_fs(f"{protocol}://{host}/", use_listings_cache=False, **options)[0]
+    except ImportError as error:
+        ours = protocol in S3 | HTTP
+        raise UserError(
+            f'{protocol}:// needs packages that are not installed: `pip install "mammo-vit[storage]"`'
+            + ("" if ours else f", and fsspec's package for {protocol}")
+        ) from error
+    except ValueError as error:
+        raise UserError(
+            f"{protocol}:// is no storage that fsspec knows: give a folder, or a URL such as s3://BUCKET/FOLDER"
+        ) from error
+    if protocol in S3:
+        store.retries = 1  # s3fs's own; `ask` tries again
+    return store
+
+
+def _choose_options(protocol: str) -> dict[str, Any]:
+    """Time limits, and no retries but ours, where we know how to ask for them."""
+    if protocol in HTTP:
+        import aiohttp  # noqa: PLC0415
+
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=REQUEST_TIMEOUT_S, sock_read=REQUEST_TIMEOUT_S
+        )
+        as_it_is = {"Accept-Encoding": "identity"}  # a range of compressed bytes is of no use
+        return {"client_kwargs": {"timeout": timeout, "trust_env": True, "headers": as_it_is}}
+    if protocol in S3:
+        limits = {
+            "connect_timeout": REQUEST_TIMEOUT_S,
+            "read_timeout": REQUEST_TIMEOUT_S,
+            "retries": {"max_attempts": 0},
+        }
+        return {"config_kwargs": limits}
+    return {}

@@ -1,0 +1,144 @@
+"""The commands that judge finished runs: `evaluate` and `compare`.
+
+Imports stand in the commands, so that `mammo --help` does not wait for torch.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Column, Table
+
+from pipeline.cli.console import RunArgument, console, say, show_facts
+from pipeline.runtime.progress import Reporter
+
+if TYPE_CHECKING:
+    from pipeline.classification.class_run import ClassRun
+    from pipeline.classification.metrics import ClassEvaluation
+    from pipeline.evaluation.compare import Difference
+    from pipeline.evaluation.evaluate_oof import Evaluation
+    from pipeline.runs.run_folder import Run
+
+RunArguments = Annotated[
+    list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders; the first is the reference.")
+]
+
+COMPARISON_WIDTH = 90  # characters, also where there are 80: a log shows each figure on one line then
+SHOWN_FIGURES = ["auc", "average_precision", "pf1", "pf1_transferred", "pf1_best"]
+
+
+def evaluate(run: RunArgument) -> None:
+    """Compute the figures of a run and write its report."""
+    from pipeline.reporting.report import evaluate_and_report
+    from pipeline.runs.run_folder import Run
+
+    if Run(run).kind == "classification":
+        _evaluate_classes(run)
+    else:
+        show_evaluation(Run(run), evaluate_and_report(Run(run), reporter=Reporter(console)))
+
+
+def _evaluate_classes(folder: Path) -> None:
+    from pipeline.classification.class_run import ClassRun
+    from pipeline.classification.experiment import evaluate_and_report_classes
+
+    run = ClassRun(folder)
+    show_class_evaluation(run, evaluate_and_report_classes(run))
+
+
+def compare(
+    runs: RunArguments,
+    out: Annotated[Path | None, typer.Option(help="CSV to write the differences to.")] = None,
+) -> None:
+    """Say whether runs are better than the first one.
+
+    Takes the differences of the figures per breast, with 95 % intervals from a bootstrap that draws the same
+    patients for all runs, which must be of the same patients and labels.
+    """
+    from data_prep.storage.atomic import require_replaceable, require_writable, write_csv
+    from pipeline.evaluation.compare import COMPARISON_COLUMNS, tabulate_differences
+    from pipeline.evaluation.compare import compare as compare_oofs
+    from pipeline.evaluation.oof import collect_oof
+    from pipeline.runs.run_folder import Run
+
+    if out is not None:
+        require_replaceable(out, COMPARISON_COLUMNS)
+        require_writable(out)
+    oofs = {str(run): collect_oof(Run(run)) for run in runs}
+    differences = compare_oofs(oofs)
+    _show_differences(differences)
+    if out is not None:
+        write_csv(out, tabulate_differences(differences))
+        say(f"differences: {out}")
+
+
+def show_evaluation(run: "Run", evaluation: "Evaluation") -> None:
+    """Prints the breasts' figures of each fold and of all, and where the rest stands."""
+    from pipeline.evaluation.metrics import SEVERAL_THRESHOLDS
+    from pipeline.reporting.formatting import FIGURE_NAMES, format_figure, format_interval
+
+    pooled = evaluation.breasts.pooled
+    subsets = {
+        **{f"fold {fold}": subset for fold, subset in evaluation.breasts.folds.items()},
+        "pooled": pooled,
+    }
+    table = Table(Column("per breast", no_wrap=True), *subsets, box=None, padding=(0, 2, 0, 0))
+    for count in ("breasts", "cancers"):
+        table.add_row(count, *(f"{getattr(subset, f'num_{count}'):,}" for subset in subsets.values()))
+    for name in SHOWN_FIGURES:
+        figures = (format_figure(subset.metrics.figures[name]) for subset in subsets.values())
+        table.add_row(FIGURE_NAMES[name], *figures)
+    console.print(table)
+    for name in ("pf1_transferred", "auc"):
+        if interval := format_interval(pooled.intervals.get(name)):
+            figure = format_figure(pooled.metrics.figures[name])
+            say(f"{FIGURE_NAMES[name]} {figure}, 95 % interval {interval}")
+    for reason in dict.fromkeys(pooled.metrics.undefined.values()):
+        names = [FIGURE_NAMES[name] for name, why in pooled.metrics.undefined.items() if why == reason]
+        if reason != SEVERAL_THRESHOLDS:
+            say(f"undefined, since {reason}: {', '.join(names)}")
+    if evaluation.missing_slices:
+        say(f"no slices by {', '.join(evaluation.missing_slices)}: the predictions have no such column")
+    say(f"all figures, also per image and slice: {run.metrics}")
+    say(f"report: {run.report}")
+
+
+def _show_differences(differences: list["Difference"]) -> None:
+    from pipeline.reporting.formatting import FIGURE_NAMES, format_figure
+
+    for run in dict.fromkeys(found.run for found in differences):
+        of_run = [found for found in differences if found.run == run]
+        say(f"{run} compared with {of_run[0].reference}, per breast:")
+        table = Table(
+            *("figure", "first", "this", "difference (95 %)", "this is"),
+            box=None,
+            padding=(0, 2, 0, 0),
+            width=COMPARISON_WIDTH,
+        )
+        for found in of_run:
+            values = map(format_figure, [found.reference_value, found.value])
+            table.add_row(FIGURE_NAMES[found.figure], *values, _show_difference(found), found.verdict)
+        console.print(table)
+
+
+def _show_difference(found: "Difference") -> str:
+    if found.difference is None or found.interval is None:
+        return ""
+    return f"{found.difference:+.3f} ({found.interval.low:+.3f} to {found.interval.high:+.3f})"
+
+
+def show_class_evaluation(run: "ClassRun", evaluation: "ClassEvaluation") -> None:
+    """Prints the figures of a classification, and where its report is."""
+    from pipeline.reporting.formatting import format_figure
+
+    low, high = evaluation.accuracy_interval
+    rows = {
+        "test images": f"{evaluation.num_images:,}",
+        "accuracy": f"{evaluation.accuracy:.3f}, 95 % interval {low:.3f} to {high:.3f}",
+        f"always {evaluation.guess}": f"{evaluation.guess_accuracy:.3f}",
+        "top-5 accuracy": format_figure(evaluation.top_5_accuracy),
+        "balanced accuracy": f"{evaluation.balanced_accuracy:.3f}",
+        "cross-entropy": f"{evaluation.cross_entropy:.3f}",
+    }
+    show_facts(rows.items())
+    say(f"confusion matrix and report: {run.report}")

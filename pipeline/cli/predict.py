@@ -1,0 +1,193 @@
+"""The commands that use a finished run, from `predict` to `check`.
+
+Imports stand in the commands, so that `mammo --help` does not wait for torch.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from data_prep.errors import UserError
+from data_prep.storage.places import to_image_path, to_place
+from pipeline.cli.console import (
+    NOT_CLEAN,
+    AllowFailures,
+    DataOption,
+    RunArgument,
+    Workers,
+    choose_picture,
+    console,
+    error_console,
+    finish_with_failures,
+    reporting_unusable,
+    say,
+)
+from pipeline.cli.ray_options import Address, EngineName, as_seen_elsewhere, choose_workers, open_cluster
+from pipeline.runtime.progress import Reporter
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def predict(
+    run: RunArgument,
+    data: Annotated[
+        str | None, typer.Option(help="Folder in RSNA layout with test.csv and the images, or its URL.")
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Cache of the test split, instead of --data.")] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV to write.", show_default="RUN/submission.csv")] = None,
+    views: Annotated[
+        Literal["mean", "max"],
+        typer.Option(
+            help="A breast's probability: the mean of its images', or with --probabilities the max."
+        ),
+    ] = "mean",
+    workers: Workers = None,
+    engine: EngineName = "local",
+    address: Address = None,
+    *,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write probabilities instead of 0 and 1.")
+    ] = False,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Show each image upside down too; takes twice the time.")
+    ] = False,
+    allow_failures: AllowFailures = False,
+) -> None:
+    """Predict the test images and write a submission.
+
+    One row per prediction_id: 1 for a breast whose probability reaches the threshold that the run's
+    evaluation found best, else 0. That is what pF1 rewards; --probabilities writes the probability itself.
+    It is the mean of all folds' models and of the breast's images. An image that is missing or cannot be
+    read is listed in <OUT>_failures.csv and the exit code is 1; its breast is judged by its other images, or
+    without any gets the share of cancers in training.
+
+    Goes on where it was stopped, to the same file: what is known stands in <OUT>.partial until the end.
+
+    With --engine ray, the machines of a Ray cluster predict the batches, to the same file: each with a GPU if
+    there are any, else with as many threads as this machine would use (OMP_NUM_THREADS). RUN and the images
+    must lie, under the same names, on storage that all of them share.
+    """
+    from data_prep.cache.folder import Cache
+    from pipeline.inference.submission import predict_submission
+    from pipeline.runs.run_folder import Run
+
+    _require_one_way(data, cache, views, workers, engine, probabilities=probabilities)
+    place = None if data is None else to_place(data)
+    if engine == "ray":
+        run, cache, place = run.absolute(), cache and cache.absolute(), place and as_seen_elsewhere(place)
+    folder, source = Run(run), place or Cache(cache or Path())
+    found = predict_submission(
+        folder,
+        source,
+        out or folder.submission,
+        workers=choose_workers(workers, None),
+        reporter=Reporter(console),
+        views=views,
+        probabilities=probabilities,
+        flip=flip,
+        cluster=open_cluster(engine, address),
+    )
+    say(f"{found.path}: {_describe_submission(found.table, found.threshold)}")
+    for problem in found.problems:
+        error_console.print(f"warning: {found.path}: {problem}", markup=False, highlight=False)
+    if len(found.failures):
+        reasons = Counter(found.failures["reason"])
+        finish_with_failures(reasons, found.failures_path, allowed=allow_failures)
+
+
+def _require_one_way(
+    data: str | None, cache: Path | None, views: str, workers: int | None, engine: str, *, probabilities: bool
+) -> None:
+    """Refuses options that do not go together.
+
+    Raises:
+        UserError: naming those that contradict each other.
+    """
+    if (data is None) == (cache is None):
+        raise UserError(
+            "give either --data DATA or --cache CACHE, so that it is clear which images to predict"
+        )
+    if views == "max" and not probabilities:
+        raise UserError(
+            "--views max goes with --probabilities: the run's threshold was chosen for the mean of the images"
+        )
+    if engine == "ray" and workers is not None:
+        raise UserError("--workers goes with --engine local: on a cluster each batch brings its own")
+
+
+def _describe_submission(submission: "pd.DataFrame", threshold: float | None) -> str:
+    if threshold is None:
+        return f"{len(submission):,} rows of probabilities"
+    return f"{len(submission):,} rows, {submission['cancer'].sum():,} of them 1 (threshold {threshold:.4g})"
+
+
+def explain(
+    run: RunArgument,
+    image: Annotated[
+        str, typer.Argument(metavar="IMAGE", help="A mammogram: DICOM, PNG, JPEG or PGM; or its URL.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Picture to write.", show_default="<name of IMAGE>_explain.png")
+    ] = None,
+) -> None:
+    """Show where a run's models look in one mammogram.
+
+    Prints each fold's probability and writes a picture of the mammogram with what the models attend to laid
+    over it. A file that cannot be used ends with the reason and exit code 1.
+    """
+    from data_prep.storage.atomic import write_bytes
+    from pipeline.reporting.explain import draw_explanation
+    from pipeline.reporting.explain import explain as explain_image
+    from pipeline.runs.run_folder import Run
+
+    path = to_image_path(image)
+    target = choose_picture(path, out, "explain")
+    with reporting_unusable(path):
+        explanation = explain_image(Run(run), path)
+    table = Table("fold", "probability")
+    for fold, probability in explanation.probabilities.items():
+        table.add_row(str(fold), f"{probability:.4f}")
+    table.add_row("mean", f"{explanation.probability:.4f}", style="bold")
+    console.print(table)
+    write_bytes(target, draw_explanation(explanation))
+    say(f"picture: {target}")
+
+
+def export(
+    run: RunArgument,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to.", show_default="RUN/onnx")] = None,
+) -> None:
+    """Write a run's models for other programs: fold_<k>.onnx of each fold.
+
+    A file takes `images`, float32 [batch, 1, side, side] with the pixels of a prepared image as they are
+    (0 to 255, or 65535 with 16 bits), and gives `probability`, float32 [batch]. The mean of the folds is what
+    `mammo predict` gives. Each file is compared with torch before it is written.
+    """
+    from pipeline.inference.onnx_export import export_onnx
+    from pipeline.runs.run_folder import Run
+
+    folder = Run(run)
+    for exported in export_onnx(folder, out or folder.folder / "onnx"):
+        say(f"{exported.path}: differs from torch by {exported.difference:.1g} at most")
+
+
+def check(
+    submission: Annotated[Path, typer.Argument(metavar="SUBMISSION", help="The CSV to check.")],
+    data: DataOption,
+) -> None:
+    """Check a submission against test.csv.
+
+    Right columns, every prediction_id once, values from 0 to 1 and not all the same. Says all that is wrong.
+    """
+    from pipeline.inference.submission import check_submission
+
+    problems = check_submission(submission, to_place(data))
+    for problem in problems:
+        error_console.print(f"{submission}: {problem}", markup=False, highlight=False)
+    if problems:
+        raise typer.Exit(NOT_CLEAN)
+    say(f"{submission} is valid")

@@ -1,0 +1,185 @@
+"""The commands that train: `demo` and `train`.
+
+Imports stand in the commands, so that `mammo --help` does not wait for torch.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from data_prep.errors import UserError
+from pipeline.cli.console import Overrides, Seed, console, in_process_group, say
+from pipeline.cli.evaluate import show_class_evaluation, show_evaluation
+from pipeline.cli.ray_options import Address, EngineName, open_cluster
+from pipeline.runtime.progress import Reporter
+from pipeline.runtime.torchrun import is_under_torchrun
+
+if TYPE_CHECKING:
+    from data_prep.cache.folder import Cache
+    from pipeline.evaluation.evaluate_oof import Evaluation
+    from pipeline.runs.recipe import Recipe
+    from pipeline.runs.run_folder import Run
+    from pipeline.runtime.distributed import ProcessGroup
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for data, cache and run.")] = Path("reports/demo"),
+    seed: Seed = 0,
+) -> None:
+    """Show the whole pipeline on synthetic mammograms.
+
+    Writes phantoms as DICOM, prepares them, trains two folds, and leaves report.html and submission.csv.
+    No download, no GPU, a few minutes on two cores.
+    """
+    from pipeline.demo import NUM_PATIENTS, make_recipe, run_demo
+
+    result = run_demo(
+        out, seed=seed, num_patients=NUM_PATIENTS, recipe=make_recipe(seed), reporter=Reporter(console)
+    )
+    show_evaluation(result.run, result.evaluation)
+    say(f"submission: {result.run.submission}")
+
+
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Recipe, such as configs/smoke.toml.")],
+    cache: Annotated[
+        Path | None, typer.Option(help="Cache of the train split that `mammo prepare` made.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Instead of --cache: images in a folder per class, or Oxford-IIIT Pet."),
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Run folder.", show_default="reports/<name of CONFIG>")
+    ] = None,
+    fold: Annotated[list[int] | None, typer.Option(help="Only this fold; may be repeated.")] = None,
+    overrides: Overrides = None,
+    engine: EngineName = "local",
+    address: Address = None,
+    gpus_per_fold: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="With --engine ray; 0.5 puts two folds on one, 0 all on CPUs.",
+            show_default="1 where there are any",
+        ),
+    ] = None,
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print the folds, the steps, and what they will cost.")
+    ] = False,
+) -> None:
+    """Train a Vision Transformer, then evaluate it.
+
+    With --cache, cross-validates on mammograms. With --data, learns the classes of a folder of images and
+    reports on its test split. Goes on where it was stopped, on CPUs to the same weights. Under torchrun,
+    the processes train each fold together.
+
+    With --engine ray, the machines of a Ray cluster train several folds at once, each with as many threads as
+    this machine would (OMP_NUM_THREADS), to the same weights. CACHE and RUN must lie, under the same names,
+    on storage that all of them share.
+    """
+    from data_prep.cache.folder import Cache
+    from pipeline.experiment import train_and_evaluate
+    from pipeline.runs.recipe import load_recipe
+    from pipeline.runs.run_folder import Run
+
+    _require_one_way(cache, data, fold, engine, gpus_per_fold, dry_run=dry_run)
+    folder = run or Path("reports") / config.stem
+    with in_process_group() as group:
+        with group.main_process_first():
+            recipe = load_recipe(config, overrides or ())
+        if data is not None:
+            _train_classes(recipe, data, folder, group)
+            return
+        assert cache is not None
+        if dry_run:
+            _show_dry_run(recipe, Cache(cache), fold, group)
+            return
+        evaluation = train_and_evaluate(
+            recipe,
+            Cache(cache),
+            Run(folder),
+            reporter=Reporter(console),
+            folds=fold,
+            group=group,
+            cluster=open_cluster(engine, address),
+            gpus_per_fold=gpus_per_fold,
+        )
+    if group.is_main:
+        _show_result(Run(folder), evaluation)
+
+
+def _show_result(run: "Run", evaluation: "Evaluation | None") -> None:
+    if evaluation is not None:
+        show_evaluation(run, evaluation)
+        return
+    missing = ", ".join(map(str, run.unfinished_folds()))
+    say(f"{run.folder}: folds {missing} still to be trained")
+
+
+def _require_one_way(
+    cache: Path | None,
+    data: Path | None,
+    folds: list[int] | None,
+    engine: str,
+    gpus_per_fold: float | None,
+    *,
+    dry_run: bool,
+) -> None:
+    """Refuses options that do not go together.
+
+    Raises:
+        UserError: naming those that contradict each other.
+    """
+    if (data is None) == (cache is None):
+        raise UserError("give either --cache CACHE or --data FOLDER, so that it is clear what to train on")
+    if data is not None and (folds or dry_run):
+        name = "--fold" if folds else "--dry-run"
+        raise UserError(f"{name} goes with --cache: a folder of classes has one test split and no folds")
+    if engine != "ray":
+        if gpus_per_fold is not None:
+            raise UserError(
+                "--gpus-per-fold goes with --engine ray: under torchrun each process has a GPU of its own"
+            )
+        return
+    if cache is None or dry_run or is_under_torchrun():
+        what = "--data" if cache is None else "--dry-run" if dry_run else "torchrun"
+        raise UserError(
+            f"--engine ray spreads the folds of a --cache and does not go with {what}: leave one out"
+        )
+
+
+def _train_classes(recipe: "Recipe", data: Path, folder: Path, group: "ProcessGroup") -> None:
+    from pipeline.classification.class_run import ClassRun
+    from pipeline.classification.experiment import train_and_evaluate_classes
+
+    run = ClassRun(folder)
+    evaluation = train_and_evaluate_classes(recipe, data, run, reporter=Reporter(console), group=group)
+    if evaluation is not None:
+        show_class_evaluation(run, evaluation)
+
+
+def _show_dry_run(recipe: "Recipe", cache: "Cache", folds: list[int] | None, group: "ProcessGroup") -> None:
+    from pipeline.training.dry_run import make_dry_run
+
+    if group.world_size > 1:
+        raise UserError("--dry-run times one process: give the command without torchrun")
+    plan = make_dry_run(recipe, cache, reporter=Reporter(console), folds=folds)
+    table = Table(*(str(name).replace("_", " ") for name in plan.folds))
+    for row in plan.folds.itertuples(index=False):
+        table.add_row(*(f"{value:,}" for value in row))
+    console.print(table)
+    say(f"{plan.num_parameters:,} parameters, {plan.num_tokens:,} tokens, {plan.precision} on {plan.device}")
+    say(
+        f"{recipe.train.epochs} epochs of {len(plan.folds)} folds: about {_show_hours(plan.seconds)} on this "
+        f"machine, {plan.memory_mb / 1000:.1f} GB of memory, by a few steps of the first fold"
+    )
+
+
+def _show_hours(seconds: float) -> str:
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,142 @@
+"""Images to batches for the model, by the keys that the sampler gives."""
+
+import atexit
+import signal
+from collections.abc import Iterator, Sequence
+from functools import cache
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
+from weakref import WeakSet
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from data_prep.cache.images import PreparedImages
+from data_prep.errors import UserError
+from data_prep.imageio.frame import Image
+from data_prep.parallel.process_pool import end_with_parent
+from pipeline.data.augmentation import Augmentation
+from pipeline.data.sampler import SampleKey
+from pipeline.models.normalization import normalise
+
+Sample = tuple[Image, int]
+"""An image and its row."""
+Batch = tuple[Tensor, Tensor]
+"""images_BCHW and rows_B."""
+
+
+class CachedImages(Dataset[Sample | UserError]):
+    """Samples by (draw, row); without an augmentation the draw makes no difference.
+
+    An image that cannot be read is returned as the error: torch would hide one that a worker raises behind
+    the worker's traceback.
+    """
+
+    def __init__(
+        self, images: PreparedImages, *, augmentation: Augmentation | None = None, seed: int = 0
+    ) -> None:
+        self._images = images
+        self._augmentation = augmentation
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, key: SampleKey) -> Sample | UserError:
+        draw, row = key
+        try:
+            image = self._images[row]
+        except UserError as error:
+            return error
+        if self._augmentation is not None:
+            image = self._augmentation(image, seed=self._seed, draw=draw)
+        return image, row
+
+
+def load_batches(
+    images: CachedImages, batches: Sequence[list[SampleKey]], *, workers: int, device: str = "cpu"
+) -> Iterator[Batch]:
+    """Yields (images_BCHW, rows_B) for each batch of keys, in order: images on the device, rows here.
+
+    Workers send integers, a quarter of what floats would take; the device makes floats of them.
+
+    Raises:
+        UserError: if an image is missing or damaged.
+    """
+    loader: DataLoader[Sample | UserError] = DataLoader(
+        images,
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=device == "cuda",
+        collate_fn=_collate,
+        worker_init_fn=_begin_worker,
+        generator=torch.Generator(),  # else it draws from the stream of dropout, once more for every resume
+    )
+    for batch in _begin(loader):
+        if isinstance(batch, UserError):
+            raise batch
+        pixels, rows_B = batch
+        yield normalise(pixels.to(device, non_blocking=True)), rows_B
+
+
+def in_order(rows: Sequence[int], batch_size: int) -> list[list[SampleKey]]:
+    """Returns batches of keys that go once through these rows."""
+    keys = [(0, row) for row in rows]
+    return [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
+
+
+def _collate(samples: list[Sample | UserError]) -> Batch | UserError:
+    """Returns pixels as they are, [B, H, W] or [B, H, W, 3], and rows_B; or the first of the errors."""
+    images, rows = [], []
+    for sample in samples:
+        if isinstance(sample, UserError):
+            return sample
+        images.append(sample[0])
+        rows.append(sample[1])
+    return torch.from_numpy(np.stack(images)), torch.tensor(rows)
+
+
+def _begin(loader: DataLoader[Sample | UserError]) -> Iterator[Batch | UserError]:
+    """Starts the workers, each with a single thread of OpenCV's.
+
+    Set here, not in the worker: a fork has the pool's locks without its threads, and would wait for them.
+    """
+    threads, before = cv2.getNumThreads(), set(active_children())
+    cv2.setNumThreads(1)
+    try:
+        batches = iter(loader)
+    finally:
+        cv2.setNumThreads(threads)
+    _register_end()
+    _WORKERS.update(set(active_children()) - before)
+    return batches
+
+
+_WORKERS: WeakSet[BaseProcess] = WeakSet()
+
+
+@cache
+def _register_end() -> None:
+    """Has the workers killed at the end, once: after multiprocessing's own hook, and so called before it."""
+    atexit.register(_kill_workers)
+
+
+def _kill_workers() -> None:
+    """Ends what a failed training has left: multiprocessing would await them, after a signal they ignore."""
+    for worker in _WORKERS:
+        worker.kill()
+
+
+def _begin_worker(worker: int) -> None:
+    """Lets a worker live as long as the trainer: signals to the whole process group leave it alone.
+
+    The trainer finishes its batch after them. Killed itself, it takes the worker along, which else would hold
+    the locks that it has inherited.
+    """
+    del worker
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    end_with_parent()

@@ -1,0 +1,1 @@
+"""Figures of merit of predictions: formulas, intervals, calibration, slices, comparison of runs."""

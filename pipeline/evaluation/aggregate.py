@@ -1,0 +1,46 @@
+"""From image predictions to breast predictions."""
+
+from typing import Literal
+
+import pandas as pd
+
+from data_prep.rsna.exam_table import BREAST, sort_by_id
+
+Views = Literal["mean", "max"]
+"""What a breast's probability is of those of its images."""
+
+
+def to_breasts(images: pd.DataFrame, views: Views = "mean") -> pd.DataFrame:
+    """Joins the probabilities of each breast's images, to their mean unless the highest is asked for.
+
+    Args:
+        images: one row per image: patient_id, laterality, probability, and fold and cancer where known. An
+            image that could not be read has no probability (NaN) and does not count.
+        views: which of the images' probabilities the breast gets.
+
+    Returns:
+        One row per breast: prediction_id, patient_id, laterality, fold and cancer where given, num_images,
+        probability; sorted by prediction_id, shorter ids first. The order of the images changes no bit of it.
+
+    Raises:
+        ValueError: if fold or cancer differs between the images of a breast.
+    """
+    constant = [name for name in ("fold", "cancer") if name in images]
+    for name in constant:
+        _require_constant(images, name)
+    ordered = images.sort_values([*BREAST, "probability"])  # a mean of floats depends on their order
+    breasts = ordered.groupby(BREAST, as_index=False).agg(
+        **{name: (name, "first") for name in constant},
+        num_images=("probability", "count"),
+        probability=("probability", views),
+    )
+    breasts.insert(0, "prediction_id", breasts["patient_id"] + "_" + breasts["laterality"])
+    return sort_by_id(breasts, ["prediction_id"])
+
+
+def _require_constant(images: pd.DataFrame, name: str) -> None:
+    differing = images[[*BREAST, name]].drop_duplicates()
+    mixed = differing[differing.duplicated(BREAST)]
+    if len(mixed):
+        prediction_id = "_".join(mixed[BREAST].iloc[0])
+        raise ValueError(f"breast {prediction_id} has images of different {name}; a breast has one {name}")

@@ -1,0 +1,146 @@
+"""The formulas of the figures of merit, on sums over the predictions.
+
+Each takes the sums of R weightings and returns a figure for each, [R]; NaN is undefined.
+
+Shape suffixes: T thresholds, R weightings.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluation.patient_stats import Floats, Totals
+
+LARGEST_FALSE_POSITIVE_RATE = 0.1
+"""Of the partial AUC."""
+ROUNDING = 1e-9
+SMALLEST_PROBABILITY = 1e-7
+
+
+def clip_probabilities(probabilities: Floats) -> Floats:
+    """Returns probabilities so far from 0 and 1 that their logits and logarithms are finite."""
+    return np.clip(probabilities, SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
+
+
+def f1(found: Floats, recalled: Floats, num_cancers: Floats | float) -> Floats:
+    """F1 of so many calls, of which so many found one of the cancers; 0 where there is neither."""
+    both = np.asarray(recalled + num_cancers)
+    return 2 * found / np.where(both == 0, 1, both)
+
+
+def pf1(totals: Totals) -> Floats:
+    """The competition's pF1; equals F1 where probabilities are 0 or 1.
+
+    With cP = ctp / (ctp + cfp) and cR = ctp / positives, its 2 cP cR / (cP + cR) is
+    2 ctp / (ctp + cfp + positives), and 0 where ctp is 0. Undefined without a cancer and where every
+    probability is 0: there the official code divides by zero.
+    """
+    ctp, ctp_and_cfp = totals.scalars["probability_of_cancers"], totals.scalars["probability"]
+    is_defined = (totals.num_cancers > 0) & (ctp_and_cfp > 0)
+    return np.where(is_defined, f1(ctp, ctp_and_cfp, totals.num_cancers), np.nan)
+
+
+def f1_by_threshold(totals: Totals) -> Floats:
+    """F1 at each threshold, [T, R]; 0 where there is no cancer to find."""
+    return f1(totals.found, totals.found + totals.negatives_through, totals.num_cancers)
+
+
+def best_f1(totals: Totals, best: int | None) -> Floats:
+    """F1 at the threshold with that number, whatever threshold the weighting itself would choose."""
+    if best is None:
+        return np.full_like(totals.num_cancers, np.nan)
+    return np.where(totals.num_cancers > 0, f1_by_threshold(totals)[best], np.nan)
+
+
+def best_thresholds(totals: Totals) -> Floats:
+    """The threshold of the largest F1, the highest of equally good ones; always a cancer's probability."""
+    if not len(totals.thresholds):
+        return np.full_like(totals.num_cancers, np.nan)
+    best_R = totals.thresholds[f1_by_threshold(totals).argmax(axis=0)]
+    return np.where(totals.num_cancers > 0, best_R, np.nan)
+
+
+def find_best(totals: Totals) -> int | None:
+    """The number of the first weighting's best threshold; None without a cancer."""
+    return int(f1_by_threshold(totals)[:, 0].argmax()) if totals.num_cancers[0] else None
+
+
+def sensitivity_at_specificity(totals: Totals, rate: float) -> Floats:
+    """The share of cancers found where at most that share of the negatives is recalled."""
+    num_negatives_R = totals.num_negatives
+    return _sensitivity(
+        totals, totals.negatives_through, rate * num_negatives_R, is_known_R=num_negatives_R > 0
+    )
+
+
+def sensitivity_at_recall_rate(totals: Totals, rate: float) -> Floats:
+    """The share of cancers found where at most that share of the women is recalled."""
+    num_patients_R = totals.num_patients
+    return _sensitivity(totals, totals.patients_through, rate * num_patients_R, is_known_R=num_patients_R > 0)
+
+
+def transferred_f1(totals: Totals) -> Floats:
+    """F1 of the answers; 0 if none is yes, undefined where they are not known."""
+    f1_R = f1(totals.scalars["found"], totals.scalars["answers"], totals.num_cancers)
+    return np.where(totals.num_cancers > 0, f1_R, np.nan)
+
+
+def auc(totals: Totals) -> Floats:
+    """The area under the ROC curve, ties counting one half."""
+    level_TR = (totals.negatives_above + totals.negatives_through) / 2
+    below_TR = totals.num_negatives - level_TR
+    pairs_R = totals.num_cancers * totals.num_negatives
+    return _divide((totals.cancers * below_TR).sum(axis=0), pairs_R, pairs_R > 0)
+
+
+def partial_auc(totals: Totals) -> Floats:
+    """The area over specificity 0.9 to 1, standardised: McClish 1989, doi:10.1177/0272989X8900900307.
+
+    Each cancer lifts the curve by the same height, along the stretch of its ties: from the false positive
+    rate `left` to `right`. Its part of the area is what lies between there and the limit.
+    """
+    limit = LARGEST_FALSE_POSITIVE_RATE
+    num_negatives_R = np.maximum(totals.num_negatives, 1)
+    left_TR, right_TR = (
+        totals.negatives_above / num_negatives_R,
+        totals.negatives_through / num_negatives_R,
+    )
+    from_left_TR, from_right_TR = np.maximum(limit - left_TR, 0), np.maximum(limit - right_TR, 0)
+    width_TR = right_TR - left_TR
+    sloped_TR = (from_left_TR**2 - from_right_TR**2) / (2 * np.where(width_TR > 0, width_TR, 1))
+    part_TR = np.where(width_TR > 0, sloped_TR, from_left_TR)
+    is_defined = (totals.num_cancers > 0) & (totals.num_negatives > 0)
+    area_R = _divide((totals.cancers * part_TR).sum(axis=0), totals.num_cancers, is_defined)
+    guessing, perfect = limit**2 / 2, limit
+    return (1 + (area_R - guessing) / (perfect - guessing)) / 2
+
+
+def average_precision(totals: Totals) -> Floats:
+    """The mean precision over the cancers."""
+    recalled_TR = totals.found + totals.negatives_through
+    precision_TR = totals.found / np.maximum(recalled_TR, 1)
+    found_R = (totals.cancers * precision_TR).sum(axis=0)
+    return _divide(found_R, totals.num_cancers, totals.num_cancers > 0)
+
+
+def brier(totals: Totals) -> Floats:
+    """The mean squared error of the probabilities."""
+    count_R = totals.scalars["predictions"]
+    return _divide(totals.scalars["squared_error"], count_R, count_R > 0)
+
+
+def calibration_error(totals: Totals) -> Floats:
+    """The expected calibration error over ten bins of equal size."""
+    count_R = totals.scalars["predictions"]
+    return _divide(np.abs(totals.excess).sum(axis=0), count_R, count_R > 0)
+
+
+def _sensitivity(
+    totals: Totals, recalled_TR: Floats, most_R: Floats, *, is_known_R: NDArray[np.bool_]
+) -> Floats:
+    """The share of cancers found by the lowest threshold that recalls no more than allowed."""
+    found_R = (totals.cancers * (recalled_TR <= most_R + ROUNDING)).sum(axis=0)
+    return _divide(found_R, totals.num_cancers, is_known_R & (totals.num_cancers > 0))
+
+
+def _divide(numerator: Floats, denominator: Floats, is_defined: NDArray[np.bool_]) -> Floats:
+    return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=is_defined)

@@ -1,0 +1,193 @@
+"""Sums over each patient's predictions, from which every figure follows.
+
+All sums are linear in how often each patient counts, so those of R bootstrap draws are one product of a
+sparse matrix with the draws. They are few, because a threshold matters only where it finds one more cancer:
+the ranking is kept as counts between the cancers.
+
+Shape suffixes: N predictions, M patients, T thresholds (the distinct probabilities of cancers, falling),
+B bins, K sums, R weightings of the patients.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+NUM_BINS = 10
+"""Bins of the calibration error, each with a tenth of the predictions; equal probabilities share a bin."""
+
+SCALARS = ["predictions", "probability", "probability_of_cancers", "squared_error", "answers", "found"]
+
+
+@dataclass(frozen=True)
+class Totals:
+    """The sums of R weightings.
+
+    Attributes:
+        thresholds: the distinct probabilities of cancers, falling, [T].
+        cancers: cancers with exactly that probability, [T, R].
+        negatives_above: negatives with a higher one, [T, R].
+        negatives_through: negatives with that or a higher one, [T, R].
+        patients_through: patients of whom any prediction reaches it, [T, R].
+        num_patients: patients with a prediction, [R].
+        excess: probability minus label, summed over each bin, [B, R].
+        scalars: by name of `SCALARS`, each [R]; `probability` counts as at most 1 and at least 0,
+            `recalled` and `found` (of them) are NaN where it is not known who is recalled.
+    """
+
+    thresholds: Floats
+    cancers: Floats
+    negatives_above: Floats
+    negatives_through: Floats
+    patients_through: Floats
+    num_patients: Floats
+    excess: Floats
+    scalars: dict[str, Floats]
+
+    @cached_property
+    def found(self) -> Floats:
+        """Cancers that a threshold finds, [T, R]."""
+        return np.cumsum(self.cancers, axis=0)
+
+    @cached_property
+    def num_cancers(self) -> Floats:
+        """All cancers, [R]."""
+        return self.cancers.sum(axis=0)
+
+    @cached_property
+    def num_negatives(self) -> Floats:
+        """All predictions without cancer, [R]."""
+        return self.scalars["predictions"] - self.num_cancers
+
+
+class PatientSums:
+    """Predictions of one set, such as a fold's breasts, as sums per patient; forgets their order.
+
+    Args:
+        labels: 0 or 1, of each prediction.
+        probabilities: of each prediction.
+        patients: number of each prediction's patient.
+        num_patients: of whom some may have no prediction here.
+        recalled: whether each prediction is recalled; None where that is not known.
+
+    Raises:
+        ValueError: if lengths differ, a label is not 0 or 1, or a probability is NaN.
+    """
+
+    def __init__(
+        self,
+        labels: ArrayLike,
+        probabilities: ArrayLike,
+        patients: ArrayLike,
+        *,
+        num_patients: int,
+        recalled: ArrayLike | None = None,
+    ) -> None:
+        labels_N, probabilities_N = check_predictions(labels, probabilities)
+        patients_N = np.asarray(patients)
+        recalled_N = np.full(len(labels_N), np.nan) if recalled is None else np.asarray(recalled)
+        order_N = np.lexsort(
+            (recalled_N, labels_N, probabilities_N, patients_N)
+        )  # floats add up in one order
+        self.labels_N, self.probabilities_N = labels_N[order_N], probabilities_N[order_N]
+        self.num_patients = num_patients
+        self.thresholds_T = np.unique(self.probabilities_N[self.labels_N == 1])[::-1]
+        self._patients_N = patients_N[order_N].astype(np.int64)
+        blocks = self._make_blocks(recalled_N[order_N].astype(np.float64))
+        self._ends = np.cumsum([block.shape[0] for block in blocks])[:-1]
+        self._sums_KM = sparse.vstack(blocks, format="csr")
+
+    def add_up(self, weights_MR: Floats | None = None) -> Totals:
+        """Returns the sums where each patient counts as often as the weights say, by default once."""
+        weights_MR = np.ones((self.num_patients, 1)) if weights_MR is None else weights_MR
+        cancers_TR, negatives, patients, excess_BR, scalars = np.split(self._sums_KM @ weights_MR, self._ends)
+        cumulative = np.cumsum(negatives, axis=0)
+        reached = np.cumsum(patients, axis=0)
+        return Totals(
+            thresholds=self.thresholds_T,
+            cancers=cancers_TR,
+            negatives_above=cumulative[:-1:2],
+            negatives_through=cumulative[1::2],
+            patients_through=reached[:-1],
+            num_patients=reached[-1],
+            excess=excess_BR,
+            scalars=dict(zip(SCALARS, scalars, strict=True)),
+        )
+
+    def _make_blocks(self, recalled_N: Floats) -> list[sparse.csr_matrix]:
+        labels_N, clipped_N = self.labels_N, np.clip(self.probabilities_N, 0.0, 1.0)
+        is_cancer_N = labels_N == 1
+        higher_N, is_level_N = self._place(self.probabilities_N)
+        places_N = 2 * higher_N + is_level_N  # even between two thresholds, odd level with one
+        own_M, highest_M = self._find_highest()
+        values = {
+            "predictions": np.ones_like(labels_N),
+            "probability": clipped_N,
+            "probability_of_cancers": clipped_N * labels_N,
+            "squared_error": (self.probabilities_N - labels_N) ** 2,
+            "answers": recalled_N,
+            "found": recalled_N * labels_N,
+        }
+        num_thresholds, everyone_N = len(self.thresholds_T), self._patients_N
+        return [
+            self._block(higher_N[is_cancer_N], everyone_N[is_cancer_N], num_thresholds),
+            self._block(places_N[~is_cancer_N], everyone_N[~is_cancer_N], 2 * num_thresholds + 1),
+            self._block(self._place(highest_M)[0], own_M, num_thresholds + 1),
+            self._block(
+                find_bins(self.probabilities_N), everyone_N, NUM_BINS, self.probabilities_N - labels_N
+            ),
+            self._block(
+                np.repeat(np.arange(len(SCALARS)), len(labels_N)),
+                np.tile(everyone_N, len(SCALARS)),
+                len(SCALARS),
+                np.concatenate([values[name] for name in SCALARS]),
+            ),
+        ]
+
+    def _place(self, probabilities: Floats) -> tuple[Integers, NDArray[np.bool_]]:
+        """Returns how many thresholds are higher than each probability, and whether one equals it."""
+        rising_T = self.thresholds_T[::-1]
+        not_higher = np.searchsorted(rising_T, probabilities, side="right")
+        return len(rising_T) - not_higher, not_higher > np.searchsorted(rising_T, probabilities, side="left")
+
+    def _find_highest(self) -> tuple[Integers, Floats]:
+        """Returns the patients who have predictions, and the highest of each."""
+        is_last_N = np.append(self._patients_N[1:] != self._patients_N[:-1], True)[: len(self._patients_N)]
+        return self._patients_N[is_last_N], self.probabilities_N[is_last_N]
+
+    def _block(
+        self, rows: Integers, patients: Integers, num_rows: int, values: Floats | None = None
+    ) -> sparse.csr_matrix:
+        values = np.ones(len(rows)) if values is None else values
+        return sparse.csr_matrix((values, (rows, patients)), shape=(num_rows, self.num_patients))
+
+
+def find_bins(probabilities: Floats) -> Integers:
+    """Returns the number of each probability's bin."""
+    if not len(probabilities):
+        return np.zeros(0, dtype=np.int64)
+    inner_edges = np.quantile(probabilities, np.linspace(0, 1, NUM_BINS + 1)[1:-1])
+    return np.searchsorted(inner_edges, probabilities)
+
+
+def check_predictions(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Floats, Floats]:
+    """Returns both as float64.
+
+    Raises:
+        ValueError: if they differ in length, a label is not 0 or 1, or a probability is NaN.
+    """
+    labels_N, probabilities_N = np.asarray(labels, np.float64), np.asarray(probabilities, np.float64)
+    if labels_N.ndim != 1 or labels_N.shape != probabilities_N.shape:
+        raise ValueError(
+            f"labels {labels_N.shape} and probabilities {probabilities_N.shape} must be 1-D of one length"
+        )
+    if not np.isin(labels_N, (0.0, 1.0)).all():
+        raise ValueError("labels must be 0 or 1")
+    if np.isnan(probabilities_N).any():
+        raise ValueError("probabilities must not be NaN")
+    return labels_N, probabilities_N

@@ -1,0 +1,74 @@
+"""Images to logits and probabilities, by one model or by the mean of several."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from data_prep.cache.images import PreparedImages
+from pipeline.data.loader import CachedImages, in_order, load_batches
+from pipeline.runtime.precision import ComputeSettings, autocast
+
+Probabilities = NDArray[np.float64]
+
+BATCH_SIZE = 32
+"""Images that are predicted together, and lost together when the process is killed."""
+
+
+@torch.inference_mode()
+def compute_logits(model: nn.Module, images_BCHW: Tensor, compute: ComputeSettings) -> Tensor:
+    """Returns logits_BK, float64, on the model's device."""
+    with autocast(compute.precision, compute.device):
+        logits_BK = model(images_BCHW.to(compute.device, non_blocking=True))
+    return logits_BK.double()
+
+
+def compute_all_logits(
+    model: nn.Module, images: PreparedImages, rows: Sequence[int], compute: ComputeSettings, *, workers: int
+) -> Iterator[Tensor]:
+    """Yields logits_BK of these images, float64, a batch at a time, in their order."""
+    keys = in_order(rows, BATCH_SIZE)
+    batches = load_batches(CachedImages(images), keys, workers=workers, device=compute.device)
+    for images_BCHW, _ in batches:
+        yield compute_logits(model, images_BCHW, compute)
+
+
+@torch.inference_mode()
+def predict_batch(
+    model: nn.Module, images_BCHW: Tensor, *, logit_shift: float, compute: ComputeSettings
+) -> Probabilities:
+    """Returns one probability of cancer per image; `logit_shift` undoes the sampler's prior."""
+    logits_B = compute_logits(model, images_BCHW, compute)[:, 0]
+    return torch.sigmoid(logits_B + logit_shift).cpu().numpy()
+
+
+class Ensemble:
+    """The mean of the probabilities of several models, each with its logit shift.
+
+    With `flip`, each model also sees the images upside down, so that the chest wall stays at the left.
+    """
+
+    def __init__(
+        self, models: Sequence[tuple[nn.Module, float]], compute: ComputeSettings, *, flip: bool = False
+    ) -> None:
+        self._models = [(model.to(compute.device), shift) for model, shift in models]
+        self._arithmetic = compute
+        self._flip = flip
+
+    @property
+    def device(self) -> str:
+        """Where the models are."""
+        return self._arithmetic.device
+
+    def predict(self, images_BCHW: Tensor) -> Probabilities:
+        """Returns one probability per image."""
+        images_BCHW = images_BCHW.to(self._arithmetic.device)
+        seen = [images_BCHW, images_BCHW.flip(-2)] if self._flip else [images_BCHW]
+        each = [
+            predict_batch(model, view_BCHW, logit_shift=shift, compute=self._arithmetic)
+            for model, shift in self._models
+            for view_BCHW in seen
+        ]
+        return np.mean(each, axis=0)

@@ -1,0 +1,167 @@
+"""The images of a test set in batches, from their files or from a cache.
+
+A source has an exam table. Which of its rows go together is the caller's choice, so that a prediction that
+goes on makes the same batches as one that was never broken off, and the same floats.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from data_prep.cache.build import identify_source, stream_images
+from data_prep.cache.folder import Cache, CacheSettings
+from data_prep.cache.images import open_images
+from data_prep.errors import ImageError, UserError
+from data_prep.imageio.frame import Image
+from data_prep.parallel.executor import Executor, map_unordered
+from data_prep.preprocessing.settings import PrepareSettings
+from data_prep.rsna.exam_table import locate_images, read_exams
+from data_prep.settings import differences
+from data_prep.storage.places import ImagePath, Place
+from pipeline.data.loader import CachedImages, load_batches
+from pipeline.data.sampler import SampleKey
+from pipeline.models.normalization import to_tensor
+
+MOST_CACHE_READERS = 4  # of a cache: each holds batches, and few are enough, as PNGs are read so much faster
+RowGroup = list[int]
+"""Rows of an exam table."""
+
+
+class SourceBatch(NamedTuple):
+    """The images of some rows.
+
+    Attributes:
+        rows: of the images, in order.
+        images_BCHW: as the model takes them; None where no image could be used.
+        failures: what is wrong with the other rows' images.
+    """
+
+    rows: RowGroup
+    images_BCHW: Tensor | None  # noqa: N815  shape suffix
+    failures: dict[int, ImageError]
+
+
+class ImageSource(Protocol):
+    """Where the images of an exam table come from."""
+
+    @property
+    def exams(self) -> pd.DataFrame:
+        """One row per image."""
+
+    @property
+    def absent(self) -> dict[int, ImageError]:
+        """The rows without an image to load, and why."""
+
+    def fingerprint(self, rows: RowGroup) -> str:
+        """Differs where the rows or their images do, as far as can be told without decoding."""
+
+    def load(self, groups: Sequence[RowGroup], *, device: str) -> Generator[SourceBatch, None, None]:
+        """Yields one batch per group of rows, in any order, where possible on the device already.
+
+        Raises:
+            UserError: if a cache cannot be read.
+        """
+
+
+class FolderSource:
+    """The images of a folder's test.csv, straight from their files.
+
+    Raises:
+        UserError: if test.csv cannot be used, or all of its images are absent.
+    """
+
+    def __init__(
+        self, folder: Place, settings: PrepareSettings, *, workers: int, executor: Executor = map_unordered
+    ) -> None:
+        self.exams = read_exams(folder, "test")
+        self._paths = locate_images(self.exams, folder, "test").tolist()
+        if not any(self._paths):
+            raise UserError(
+                f"{folder / 'test_images'} holds none of the {len(self.exams)} images that test.csv names"
+            )
+        self._settings, self._workers, self._executor = settings, workers, executor
+        reason = ImageError("missing", "test.csv names it, but it has no file")
+        self.absent = {row: reason for row, path in enumerate(self._paths) if path is None}
+
+    def fingerprint(self, rows: RowGroup) -> str:
+        """Of the rows, and of each file's name, size and time or ETag."""
+        return hash_exams(self.exams.iloc[rows], [_identify(self._paths[row]) for row in rows])
+
+    def load(self, groups: Sequence[RowGroup], *, device: str) -> Generator[SourceBatch, None, None]:  # noqa: ARG002
+        """Decodes in all workers; no more than a few groups are in memory, however slow one file is."""
+        places = [(number, row) for number, rows in enumerate(groups) for row in rows]
+        paths = [self._paths[row] for _, row in places]
+        ahead = 2 * max((len(rows) for rows in groups), default=0)
+        held: defaultdict[int, dict[int, Image | ImageError]] = defaultdict(dict)
+        options: dict[str, Any] = {"workers": self._workers, "ahead": ahead, "executor": self._executor}
+        for index, image in stream_images(paths, self._settings, **options):
+            number, row = places[index]
+            held[number][row] = image
+            if len(held[number]) == len(groups[number]):
+                yield _make_batch(held.pop(number))
+
+
+class CacheSource:
+    """The images of a cache of the test split.
+
+    Raises:
+        UserError: if the cache is not finished, or not of the test split and these settings.
+    """
+
+    def __init__(self, cache: Cache, settings: PrepareSettings, *, workers: int, config: Path) -> None:
+        changed = differences(cache.settings(), CacheSettings(split="test", prepare=settings))
+        if changed:
+            raise UserError(
+                f"{cache.folder} does not fit {config.parent} ({'; '.join(changed)}): "
+                f"make one with `mammo prepare --split test --config {config}`"
+            )
+        self.exams = cache.read_all_exams()
+        self._cache, self._workers = cache, min(workers, MOST_CACHE_READERS)
+        records = cache.read_records()
+        unknown = {"reason": "missing", "message": "test.csv names it, but the cache was made without it"}
+        self._records = [records.get(image_id, unknown) for image_id in self.exams["image_id"]]
+        self.absent = {
+            row: ImageError(record["reason"], record["message"])
+            for row, record in enumerate(self._records)
+            if record.get("reason")
+        }
+
+    def fingerprint(self, rows: RowGroup) -> str:
+        """Of the rows, and of each image's checksum."""
+        return hash_exams(self.exams.iloc[rows], [self._records[row].get("image_sha256") for row in rows])
+
+    def load(self, groups: Sequence[RowGroup], *, device: str) -> Generator[SourceBatch, None, None]:
+        """Reads from the pack where there is one, else from the PNGs."""
+        rows = [row for group in groups for row in group]
+        images = CachedImages(open_images(self._cache, self.exams.iloc[rows]))
+        places = iter(range(len(rows)))
+        keys: list[list[SampleKey]] = [[(0, next(places)) for _ in group] for group in groups]
+        batches = load_batches(images, keys, workers=self._workers, device=device)
+        for group, (images_BCHW, _) in zip(groups, batches, strict=True):
+            yield SourceBatch(group, images_BCHW, {})
+
+
+def _make_batch(images: dict[int, Image | ImageError]) -> SourceBatch:
+    usable = {row: image for row, image in sorted(images.items()) if not isinstance(image, ImageError)}
+    failures = {row: image for row, image in images.items() if isinstance(image, ImageError)}
+    tensors = [to_tensor(image) for image in usable.values()]
+    return SourceBatch(list(usable), torch.stack(tensors) if tensors else None, failures)
+
+
+def _identify(path: ImagePath) -> tuple[object, ...]:
+    try:
+        return path.name, *identify_source(path).values()
+    except OSError:  # it is gone since it was located, and will fail
+        return (path.name,)
+
+
+def hash_exams(exams: pd.DataFrame, identities: Sequence[object] = ()) -> str:
+    """Returns a hash of an exam table, and of what else tells its images apart."""
+    content = f"{exams.to_csv(index=False)}{[*identities]}"
+    return hashlib.sha256(content.encode()).hexdigest()

@@ -1,0 +1,144 @@
+"""A run's models as ONNX files, which need neither torch nor mammo.
+
+A file takes grey images as `mammo prepare` makes them, and holds all that `mammo predict` does with them:
+brightness to the model's range, the model, and the shift that undoes the sampler's prior.
+"""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data_prep.errors import UserError
+from data_prep.storage.atomic import make_folder, write_bytes
+from pipeline.models.normalization import MEAN, STD
+from pipeline.models.weights_file import load_weights
+from pipeline.runs.recipe import load_recipe
+from pipeline.runs.run_folder import Run
+
+INPUT, OUTPUT = "images", "probability"
+TOLERANCE = 1e-4
+LARGEST_BYTES = 2**31 - 1  # of a protobuf message
+SMALLEST_BATCH = 2  # of the example: torch takes a dimension of 1 for a constant
+NOISE_SEED = 0
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An ONNX file.
+
+    Attributes:
+        difference: the largest between its probabilities and those of torch, on images of noise.
+    """
+
+    path: Path
+    difference: float
+
+
+class Portable(nn.Module):
+    """Pixels to probabilities: what an ONNX file computes."""
+
+    def __init__(self, model: nn.Module, *, logit_shift: float, brightest: float) -> None:
+        super().__init__()
+        self.model = model
+        self.logit_shift = logit_shift
+        self.brightest = brightest
+
+    def forward(self, images_B1HW: Tensor) -> Tensor:
+        """Returns probability_B of images from 0 to `brightest`."""
+        logits_BK = self.model((images_B1HW / self.brightest - MEAN) / STD)
+        return torch.sigmoid(logits_BK[:, 0] + self.logit_shift)
+
+
+def export_onnx(run: Run, folder: Path) -> list[Exported]:
+    """Writes `fold_<k>.onnx` for each fold, once onnxruntime has computed what torch does.
+
+    Raises:
+        UserError: if the run is not finished, a fold's weights cannot be read, or a package is not installed.
+    """
+    folds, recipe = run.require_finished(), load_recipe(run.settings)
+    runtime = _import_runtime()
+    models = {
+        fold: load_weights(run.fold(fold), recipe.model) for fold in folds
+    }  # all, before any is written
+    make_folder(folder)
+    exported = []
+    for fold, (model, shift) in models.items():
+        brightest = float(2**recipe.prepare.bit_depth - 1)
+        portable = Portable(model, logit_shift=shift, brightest=brightest).eval()
+        examples = _make_examples(recipe.model.image_size, brightest)
+        content = to_onnx(portable, examples)
+        difference = measure_difference(runtime, content, portable, examples)
+        if difference > TOLERANCE:
+            raise UserError(
+                f"fold {fold} as ONNX differs from torch by {difference:.2g}, more than {TOLERANCE:g}: "
+                "install the versions of constraints.txt and export again"
+            )
+        path = folder / f"fold_{fold}.onnx"
+        write_bytes(path, content)
+        exported.append(Exported(path, difference))
+    return exported
+
+
+def to_onnx(portable: Portable, examples_B1HW: Tensor) -> bytes:
+    """Returns the model as the content of an ONNX file that takes batches of any size.
+
+    Raises:
+        UserError: if the model is too large for one file.
+    """
+    size = sum(tensor.numel() * tensor.element_size() for tensor in portable.state_dict().values())
+    if size > LARGEST_BYTES:
+        raise UserError(f"a model of {size / 1e9:.1f} GB does not fit into an ONNX file, which ends at 2 GB")
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own use of its deprecated names
+            program = torch.onnx.export(
+                portable,
+                (examples_B1HW,),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                verbose=False,
+            )
+    finally:
+        exporter.setLevel(level)
+    assert program is not None, "torch returns a program where dynamo is asked for"
+    content: bytes = program.model_proto.SerializeToString()
+    return content
+
+
+def measure_difference(runtime: ModuleType, content: bytes, portable: Portable, images_B1HW: Tensor) -> float:
+    """Returns the largest difference between onnxruntime's probabilities and torch's."""
+    session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    (theirs_B,) = session.run([OUTPUT], {INPUT: images_B1HW.numpy()})
+    with torch.inference_mode():
+        ours_B = portable(images_B1HW).numpy()
+    return float(np.abs(theirs_B - ours_B).max())
+
+
+def _make_examples(side: int, brightest: float) -> Tensor:
+    noise = torch.rand((SMALLEST_BATCH, 1, side, side), generator=torch.Generator().manual_seed(NOISE_SEED))
+    return (noise * brightest).round()
+
+
+def _import_runtime() -> ModuleType:
+    try:
+        import onnx  # noqa: F401, PLC0415  an optional extra
+        import onnxruntime  # noqa: PLC0415
+        import onnxscript  # noqa: F401, PLC0415
+    except ImportError as error:
+        raise UserError(
+            f"ONNX needs {error.name}, which is not installed: pip install onnx onnxruntime onnxscript (or, "
+            "in mammo's folder, pip install -c constraints.txt '.[onnx]')"
+        ) from error
+    runtime: ModuleType = onnxruntime
+    return runtime

@@ -1,0 +1,276 @@
+"""The submission CSV: predicted, written from breast predictions, checked against test.csv."""
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from data_prep.cache.folder import Cache
+from data_prep.errors import UserError
+from data_prep.rsna.exam_table import read_prediction_ids
+from data_prep.storage.atomic import Journal, require_replaceable, require_writable, write_csv
+from data_prep.storage.places import Place
+from pipeline.evaluation.aggregate import Views
+from pipeline.inference.predict_test_set import FAILURES_COLUMNS, predict_cache, predict_folder
+from pipeline.runs.run_folder import Run
+from pipeline.runtime.progress import Reporter
+
+if TYPE_CHECKING:
+    from data_prep.parallel.ray_cluster import Cluster
+
+SUBMISSION_COLUMNS = ["prediction_id", "cancer"]
+BREASTS_OF_AN_EXAM = 2  # these may well have equal values; more of them should not
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A submission that was written.
+
+    Attributes:
+        path: of the CSV.
+        table: what stands in it.
+        threshold: from which probability on a breast's answer is 1; None where it is the probability.
+        failures: patient_id, image_id, reason, message of images that could not be used.
+        failures_path: where these stand, if there are any.
+        problems: what `check_submission` would say of it.
+    """
+
+    path: Path
+    table: pd.DataFrame
+    threshold: float | None
+    failures: pd.DataFrame
+    failures_path: Path
+    problems: list[str]
+
+
+def predict_submission(
+    run: Run,
+    source: Place | Cache,
+    path: Path,
+    *,
+    workers: int,
+    reporter: Reporter,
+    views: Views = "mean",
+    probabilities: bool = False,
+    flip: bool = False,
+    cluster: "AbstractContextManager[Cluster | None] | None" = None,
+) -> Submission:
+    """Predicts a test set and writes a submission; goes on where a call that was broken off has stopped.
+
+    Args:
+        run: is finished, and for answers of 0 and 1 evaluated.
+        source: folder or URL with test.csv and the images, or a cache of the test split.
+        path: of the CSV; what is known stands in `<path>.partial` until it is written.
+        workers: processes that decode or load; 0 works in this one.
+        reporter: shows the progress.
+        views: what a breast's probability is of those of its images.
+        probabilities: writes them instead of 0 and 1 by the run's threshold.
+        flip: shows each image upside down too.
+        cluster: is entered once all is checked; None, given or yielded, is this machine.
+
+    Raises:
+        UserError: if run and images do not fit together, or the CSV would replace something else.
+        FolderInUse: if another command writes the same submission.
+    """
+    run.require_finished()
+    threshold = None if probabilities else read_threshold(run)
+    journal = Journal(path.with_name(f"{path.name}.partial"))
+    failures_path = path.with_name(f"{path.stem}_failures.csv")
+    require_replaceable(path, SUBMISSION_COLUMNS)
+    require_replaceable(failures_path, FAILURES_COLUMNS)
+    require_writable(path)
+    with journal.held(), cluster or nullcontext() as connected:
+        options: dict[str, Any] = {"workers": workers}
+        if connected is not None:
+            from pipeline.inference.ray_batches import predict_on  # noqa: PLC0415  an optional extra
+
+            options = predict_on(connected, from_files=not isinstance(source, Cache))
+        options |= {"reporter": reporter, "flip": flip, "journal": journal}
+        if isinstance(source, Cache):
+            predictions = predict_cache(run, source, **options)
+        else:
+            predictions = predict_folder(run, source, **options)
+        breasts, required_ids = predictions.breasts(views), predictions.required_ids
+        table = write_submission(breasts, path, required_ids=required_ids, threshold=threshold)
+        if len(predictions.failures):
+            write_csv(failures_path, predictions.failures)
+        else:
+            failures_path.unlink(missing_ok=True)
+        journal.remove()
+    problems = find_problems(path, required_ids)
+    return Submission(path, table, threshold, predictions.failures, failures_path, problems)
+
+
+def read_threshold(run: Run) -> float:
+    """Reads the threshold that the run's evaluation found best for a breast's mean probability.
+
+    Raises:
+        UserError: if the run has not been evaluated, or has no threshold.
+    """
+    again = f"give `mammo evaluate {run.folder}` first, or ask for --probabilities"
+    if not run.metrics.exists():
+        raise UserError(f"{run.folder} has no {run.metrics.name} and thus no threshold: {again}")
+    try:
+        threshold = json.loads(run.metrics.read_bytes())["threshold"]
+        if threshold is None:
+            raise UserError(
+                f"the evaluation of {run.folder} found no threshold, since none of its breasts has cancer: "
+                "ask for --probabilities"
+            )
+        number = float(threshold)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{run.metrics} is damaged: {again}") from error
+    if not 0 <= number <= 1:
+        raise UserError(f"{run.metrics} is damaged, its threshold is {number}: {again}")
+    return number
+
+
+def make_submission(
+    breasts: pd.DataFrame, required_ids: Sequence[str], *, threshold: float | None = None
+) -> pd.DataFrame:
+    """Takes `prediction_id` and `probability` of breasts to a submission with rows in the order required.
+
+    With a threshold, the answer is 1 for a breast that reaches it, else 0; without, it is the probability.
+
+    Raises:
+        ValueError: if the breasts are not exactly the required ones, once each, with probabilities in 0..1.
+    """
+    surplus = Counter(breasts["prediction_id"])
+    surplus.subtract(required_ids)
+    odd_ids = [prediction_id for prediction_id, count in surplus.items() if count]
+    if odd_ids:
+        raise ValueError(f"{len(odd_ids)} ids are not there exactly as required, such as {odd_ids[0]!r}")
+    wrong = breasts[~breasts["probability"].between(0, 1)]
+    if len(wrong):
+        prediction_id, probability = wrong.iloc[0][["prediction_id", "probability"]]
+        raise ValueError(f"the probability of {prediction_id} is {probability}, which is not in 0..1")
+    probabilities = breasts.set_index("prediction_id")["probability"].loc[list(required_ids)]
+    answers = probabilities if threshold is None else (probabilities >= threshold).astype(int)
+    return answers.rename("cancer").reset_index()
+
+
+def write_submission(
+    breasts: pd.DataFrame, path: Path, *, required_ids: Sequence[str], threshold: float | None = None
+) -> pd.DataFrame:
+    """Writes what `make_submission` makes, as the competition wants it: two columns, no index; returns it.
+
+    Raises:
+        ValueError: as `make_submission` does.
+    """
+    submission = make_submission(breasts, required_ids, threshold=threshold)
+    write_csv(path, submission)
+    return submission
+
+
+def check_submission(path: Path, folder: Place) -> list[str]:
+    """Compares a submission with `test.csv` in the folder and says what is wrong; an empty list means valid.
+
+    Raises:
+        UserError: if one of the two files is absent, or `test.csv` itself is not in order.
+    """
+    required_ids = read_prediction_ids(folder)
+    if not path.is_file():
+        raise UserError(f"there is no submission at {path}: name the CSV that `mammo predict` wrote")
+    return find_problems(path, required_ids)
+
+
+def find_problems(path: Path, required_ids: list[str]) -> list[str]:
+    """Compares a submission with the ids that it must have, and says all that is wrong."""
+    header, records, problems = _read_strictly(path)
+    problems += _column_problems(header, records)
+    places = {name: place for place, name in reversed([*enumerate(map(_essence, header))])}
+    for name, find_problems in {
+        "prediction_id": lambda cells: _id_problems(cells, required_ids),
+        "cancer": _probability_problems,
+    }.items():
+        place = places.get(_essence(name))
+        if place is not None:
+            problems += find_problems(
+                pd.Series({row: cells[place] for row, cells in records.items()}, dtype="str")
+            )
+    return problems
+
+
+def _read_strictly(path: Path) -> tuple[list[str], dict[int, list[str]], list[str]]:
+    """Returns names and rows as Kaggle sees them, by spreadsheet row, and what makes no table of them."""
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            header, *records = list(csv.reader(stream, strict=True)) or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        return [], {}, [f"it is no CSV in UTF-8 ({error})"]
+    numbered = {row: cells for row, cells in enumerate(records, start=2) if cells}  # blank lines do no harm
+    ragged = [row for row, cells in numbered.items() if len(cells) != len(header)]
+    whole = {row: cells for row, cells in numbered.items() if len(cells) == len(header)}
+    if not ragged:
+        return header, whole, []
+    advice = "; a decimal comma makes two cells of one" if len(numbered[ragged[0]]) > len(header) else ""
+    problem = f"{len(ragged)} rows with more or fewer cells than the header, first row {ragged[0]}{advice}"
+    return header, whole, [problem]
+
+
+def _column_problems(header: list[str], records: dict[int, list[str]]) -> list[str]:
+    problems = []
+    if header and header != SUBMISSION_COLUMNS:
+        index_columns = [name for name in header if name in {"", "index"} or name.startswith("Unnamed")]
+        advice = "; leave the index column out" if index_columns else ""
+        advice = (
+            "; separate them by commas" if len(header) == 1 and re.search(r"[;\t]", header[0]) else advice
+        )
+        problems.append(
+            f"the columns must be prediction_id, cancer, but are {', '.join(map(repr, header))}{advice}"
+        )
+    if not records:
+        problems.append("there are no rows")
+    return problems
+
+
+def _id_problems(identifiers: "pd.Series[str]", required_ids: list[str]) -> list[str]:
+    required = set(required_ids)
+    unknown = identifiers[~identifiers.isin(required)]
+    intended = {_essence(identifier): identifier for identifier in required_ids}
+    damaged = unknown[unknown.map(_essence).isin(intended)]
+    mended = {intended[_essence(identifier)] for identifier in damaged}
+    missing = [identifier for identifier in required_ids if identifier not in {*identifiers, *mended}]
+    if len(identifiers) and len(unknown) - len(damaged) == len(identifiers):
+        sentence = "none of its {} ids is in test.csv, whose first is {!r}: it is made for another test set"
+        return [sentence.format(len(identifiers), required_ids[0])]
+    problems = _describe(unknown.drop(damaged.index), "ids that are not in test.csv")
+    problems += _describe(identifiers[identifiers.duplicated()], "ids that stand in an earlier row too")
+    if len(damaged):
+        meant = intended[_essence(damaged.iloc[0])]
+        problems += _describe(damaged, f"ids with other blanks, dashes or case than {meant!r} and its like")
+    if missing:
+        problems.append(
+            f"{len(missing)} of {len(required_ids)} required ids are missing, first {missing[0]!r}"
+        )
+    return problems
+
+
+def _essence(identifier: str) -> str:
+    """What is left of an id when blanks and dashes come or go and the case changes."""
+    return re.sub(r"[\s_\ufeff-]", "", identifier).upper()
+
+
+def _probability_problems(cells: "pd.Series[str]") -> list[str]:
+    probabilities = pd.to_numeric(cells, errors="coerce")
+    is_number = probabilities.notna()
+    outside = is_number & ~probabilities.between(0, 1)
+    problems = _describe(cells[~is_number], "values of cancer that are no number")
+    problems += _describe(cells[outside], "values of cancer outside 0..1")
+    if len(cells) > BREASTS_OF_AN_EXAM and is_number.all() and (probabilities == probabilities.iloc[0]).all():
+        problems.append(f"all {len(cells)} values of cancer are {cells.iloc[0]}, which tells nothing apart")
+    return problems
+
+
+def _describe(cells: "pd.Series[str]", what: str) -> list[str]:
+    """Says how many cells are wrong, and shows the first; nothing for none."""
+    if cells.empty:
+        return []
+    return [f"{len(cells)} {what}, first {cells.iloc[0]!r} in row {cells.index[0]}"]

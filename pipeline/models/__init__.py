@@ -1,0 +1,1 @@
+"""The Vision Transformer, its weights, and what it attends to."""

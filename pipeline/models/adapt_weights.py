@@ -1,0 +1,215 @@
+"""First weights from elsewhere: fits them to a model.
+
+What does not fit is an error that names the setting to change; whatever is resized, converted or left out
+stands in a table.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from data_prep.errors import UserError
+from pipeline.models.normalization import MEAN, STD
+from pipeline.models.pretrained import OURS, Normalization, PretrainedWeights, Tensors, read_pretrained
+from pipeline.models.vit import VisionTransformer
+from pipeline.runtime.torchvision_compat import allow_torchvision_import
+
+allow_torchvision_import()
+
+from timm.layers import resample_abs_pos_embed, resample_patch_embed  # noqa: E402  after the line above
+
+KERNEL, BIAS, POSITIONS = "patch_embed.proj.weight", "patch_embed.proj.bias", "pos_embed"
+HEAD = ("head.", "pre_logits.")
+SETTINGS_OF = {  # which setting gives a model these tensors, or takes them away
+    r"blocks\.\d+\.ls[12]\.gamma": "layer_scale",
+    r"blocks\.\d+\.attn\.qkv\.bias": "qkv_bias",
+    r"blocks\.\d+\.mlp\..*": "mlp_ratio",
+    r"pos_embed": "pos_embed",
+}
+
+MAX_PROBLEMS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class TensorOutcome:
+    """What became of one tensor: loaded, resized, converted, left out or new."""
+
+    tensor: str
+    outcome: str
+    detail: str = ""
+
+
+def load_initial_weights(model: VisionTransformer, init: str, normalization: str) -> pd.DataFrame:
+    """Starts a model from weights of elsewhere, all but its head.
+
+    Args:
+        model: whose weights are replaced.
+        init: "timm:" and the name of a model, or the path of a `.safetensors` or `.pth` file.
+        normalization: "half" or "imagenet", for files that do not say how their images were normalised.
+
+    Returns:
+        One row per tensor: tensor, outcome (loaded, resized, converted, left out, new), detail.
+
+    Raises:
+        UserError: if the weights cannot be had, or do not fit the model.
+    """
+    source = read_pretrained(init, normalization)
+    try:
+        return pd.DataFrame(fit_weights(model, source))
+    except ValueError as error:
+        raise UserError(f"{source.name} cannot start this model: {error}") from error
+
+
+def fit_weights(model: VisionTransformer, source: PretrainedWeights) -> list[TensorOutcome]:
+    """Loads a source's weights into a model, all but the head, resized and converted where need be.
+
+    Raises:
+        ValueError: if a tensor would be lost, or one is missing; all reasons at once.
+    """
+    settings = model.settings
+    found = {name: tensor for name, tensor in source.tensors.items() if not name.startswith(HEAD)}
+    wanted = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(HEAD)}
+    fitted = rename_last_norm(found, wanted)
+    _require_fit(model, fitted, set(wanted), source.num_heads)
+    _require_sound(fitted)
+    fitted = {name: tensor.float() for name, tensor in fitted.items()}
+    if POSITIONS in fitted:
+        fitted[POSITIONS] = resize_positions(fitted[POSITIONS], settings.grid_size)
+    kernel = resample_patch_embed(fitted[KERNEL], [settings.patch_size, settings.patch_size])
+    fitted[KERNEL], fitted[BIAS] = convert_channels(
+        kernel, fitted[BIAS], source.normalization, settings.in_channels
+    )
+    _require_shapes(fitted, wanted)
+    model.load_state_dict(fitted, strict=False)  # all but the head: the names were compared above
+    rows = [_describe(name, fitted[name], found.get(name), source) for name in fitted]
+    rows += [TensorOutcome(name, "left out", "head") for name in source.tensors if name.startswith(HEAD)]
+    return rows + [TensorOutcome(name, "new", "head") for name in model.state_dict() if name.startswith(HEAD)]
+
+
+def rename_last_norm(found: Tensors, wanted: Tensors) -> Tensors:
+    """Returns the tensors with the last LayerNorm under the name that the model's pooling gives it."""
+    old, new = ("norm.", "fc_norm.") if "fc_norm.weight" in wanted else ("fc_norm.", "norm.")
+    if f"{new}weight" in found:
+        return dict(found)
+    return {new + name.removeprefix(old) if name.startswith(old) else name: found[name] for name in found}
+
+
+def resize_positions(positions_1TD: Tensor, grid_size: int) -> Tensor:
+    """Returns position embeddings for another grid of patches, the class token's as it was.
+
+    Raises:
+        ValueError: if they are not those of a square grid and a class token.
+    """
+    num_patches = positions_1TD.shape[1] - 1
+    if math.isqrt(num_patches) ** 2 != num_patches:
+        raise ValueError(f"its {num_patches + 1} position embeddings are no square grid and a class token")
+    return resample_abs_pos_embed(positions_1TD, [grid_size, grid_size], num_prefix_tokens=1)
+
+
+def convert_channels(
+    kernel: Tensor, bias: Tensor, normalization: Normalization, in_channels: int
+) -> tuple[Tensor, Tensor]:
+    """Returns a patch embedding that gives our images the tokens that theirs had.
+
+    They saw (x - mean) / std of a pixel x, per channel; we show (x - MEAN) / STD. So a weight w becomes
+    w STD / std, and the bias grows by the sum of w (MEAN - mean) / std. For grey images the channels, which
+    would be equal, are added up.
+
+    Args:
+        kernel: [D, C, patch, patch].
+        bias: [D].
+        normalization: what the kernel was trained on.
+        in_channels: of our images.
+
+    Raises:
+        ValueError: if the kernel is for grey images and ours are not, or it has neither 1 nor 3 channels.
+    """
+    channels = kernel.shape[1]
+    if channels not in (in_channels, 3):
+        raise ValueError(f"its images have {channels} channels, model.in_channels is {in_channels}")
+    if channels == 1 and len({*normalization.mean}) > 1:
+        raise ValueError('its images are grey, so that train.init_normalization "imagenet" is not theirs')
+    mean, std = (torch.tensor(values[:channels])[:, None, None] for values in normalization)
+    bias = bias + (kernel * (MEAN - mean) / std).sum(dim=(1, 2, 3))
+    kernel = kernel * STD / std
+    return (kernel if channels == in_channels else kernel.sum(dim=1, keepdim=True)), bias
+
+
+def _require_fit(model: VisionTransformer, found: Tensors, wanted: set[str], num_heads: int | None) -> None:
+    """Compares depth, width, heads and names."""
+    settings = model.settings
+    layers = {int(match[1]) for name in found if (match := re.match(r"blocks\.(\d+)\.", name))}
+    if not layers:
+        raise ValueError(f"its tensors do not have timm's names; the first is {min(found, default='none')}")
+    theirs = {"depth": len(layers), "num_heads": num_heads or settings.num_heads}
+    if BIAS in found:
+        theirs["width"] = len(found[BIAS]) if found[BIAS].ndim else 0
+    problems = [
+        f"its {name} is {value}, model.{name} is {getattr(settings, name)}"
+        for name, value in theirs.items()
+        if value != getattr(settings, name)
+    ]
+    if not problems:  # another depth explains all names
+        extra, missing = sorted(set(found) - wanted), sorted(wanted - set(found))
+        problems = [f"it has {_shorten(extra)}, for which the model has no place"] if extra else []
+        problems += [f"it lacks {_shorten(missing)}"] if missing else []
+    _raise_if_any(problems)
+
+
+def _require_sound(found: Tensors) -> None:
+    """Checks what resizing and converting rely on."""
+    patch_size = found[KERNEL].shape[-1]
+    problems = [
+        f"its {name} holds values that are no finite numbers of floating point"
+        for name, tensor in found.items()
+        if not tensor.is_floating_point() or not tensor.isfinite().all()
+    ]
+    if found[KERNEL].ndim != 4 or found[KERNEL].shape[2] != patch_size:
+        problems.append(f"its {KERNEL} is {list(found[KERNEL].shape)}, no square kernels [D, C, p, p]")
+    if POSITIONS in found and (found[POSITIONS].ndim != 3 or len(found[POSITIONS]) != 1):
+        problems.append(f"its {POSITIONS} is {list(found[POSITIONS].shape)}, not [1, T, D]")
+    _raise_if_any(problems)
+
+
+def _require_shapes(fitted: Tensors, wanted: Tensors) -> None:
+    _raise_if_any(
+        [
+            f"its {name} is {list(fitted[name].shape)}, the model's is {list(wanted[name].shape)}"
+            for name in fitted
+            if fitted[name].shape != wanted[name].shape
+        ]
+    )
+
+
+def _shorten(names: list[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} tensors more" if len(names) > 1 else "")
+
+
+def _raise_if_any(problems: list[str]) -> None:
+    """Raises the first problems, and the settings that could solve them."""
+    if not problems:
+        return
+    known = {setting for pattern, setting in SETTINGS_OF.items() if re.search(pattern, " ".join(problems))}
+    shown = "; ".join(problems[:MAX_PROBLEMS_SHOWN])
+    more = len(problems) - MAX_PROBLEMS_SHOWN
+    advice = ", ".join(f"model.{name}" for name in sorted(known))
+    raise ValueError(
+        shown + (f"; and {more} more" if more > 0 else "") + (f" (see {advice})" if advice else "")
+    )
+
+
+def _describe(name: str, fitted: Tensor, found: Tensor | None, source: PretrainedWeights) -> TensorOutcome:
+    """Returns the row of a tensor of the encoder."""
+    if found is None:
+        return TensorOutcome(name, "loaded", "the last LayerNorm, under the name for model.pool")
+    sizes = f"{list(found.shape)} to {list(fitted.shape)}"
+    if name in (KERNEL, BIAS) and source.normalization != OURS:
+        mean, std = source.normalization
+        return TensorOutcome(name, "converted", f"{sizes}, from mean {mean}, std {std}")
+    if fitted.shape != found.shape:
+        return TensorOutcome(name, "resized", sizes)
+    return TensorOutcome(name, "loaded")

@@ -1,0 +1,157 @@
+"""Weights of elsewhere, as they are found: a model of timm, or a file."""
+
+import difflib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from data_prep.errors import UserError
+from pipeline.models.normalization import MEAN, STD
+from pipeline.models.weights_file import WEIGHTS_ENTRY
+from pipeline.runtime.torchvision_compat import allow_torchvision_import
+
+allow_torchvision_import()
+
+import timm  # noqa: E402  after the line above
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # noqa: E402
+from timm.models.vision_transformer import VisionTransformer as TimmTransformer  # noqa: E402
+
+TIMM = "timm:"
+MODULES = ("vision_transformer", "deit")  # of timm, with plain Vision Transformers
+WEIGHTS_SUFFIXES = (".safetensors", ".pth")
+
+Tensors = dict[str, Tensor]
+
+
+class Normalization(NamedTuple):
+    """What images have gone through before a model: (x - mean) / std per channel, x from 0 to 1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+OURS = Normalization((MEAN,) * 3, (STD,) * 3)
+NORMALIZATIONS = {
+    "mammo": OURS,
+    "half": Normalization((0.5,) * 3, (0.5,) * 3),
+    "imagenet": Normalization(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+}
+
+
+@dataclass(frozen=True)
+class PretrainedWeights:
+    """Weights as they were found.
+
+    Attributes:
+        name: for messages.
+        tensors: by timm's names.
+        normalization: of the images that they were trained on.
+        num_heads: attention heads per layer; None where the weights do not tell.
+    """
+
+    name: str
+    tensors: Tensors
+    normalization: Normalization
+    num_heads: int | None = None
+
+
+def read_pretrained(init: str, normalization: str) -> PretrainedWeights:
+    """Returns the weights that `train.init` names.
+
+    Args:
+        init: "timm:" and the name of a model, or the path of a `.safetensors` or `.pth` file.
+        normalization: one of `NORMALIZATIONS`, for files that do not say how their images were normalised.
+
+    Raises:
+        UserError: if they cannot be had.
+    """
+    if init.startswith(TIMM):
+        return read_timm(init.removeprefix(TIMM))
+    return read_file(Path(init), NORMALIZATIONS[normalization])
+
+
+def read_timm(name: str) -> PretrainedWeights:
+    """Returns the weights of one of timm's pretrained Vision Transformers.
+
+    Raises:
+        UserError: if timm has no such model or cannot fetch it, or it is another kind of model.
+    """
+    tagged = [model for module in MODULES for model in timm.list_models(module=module, pretrained=True)]
+    known = {*tagged, *(model.split(".")[0] for model in tagged)}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"timm has no pretrained Vision Transformer {name!r}{hint}")
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)  # else a missing network is told twelve times before it is told once
+    try:
+        model = timm.create_model(name, pretrained=True)
+    except Exception as error:  # the hub names no set of errors
+        raise UserError(
+            f"the weights of timm's {name} cannot be fetched ({type(error).__name__}): without a network, "
+            "download its model.safetensors elsewhere and set train.init to that file"
+        ) from error
+    finally:
+        hub.setLevel(level)
+    if not isinstance(model, TimmTransformer) or not _has_exact_gelu(model):
+        raise UserError(f"timm's {name} is no plain Vision Transformer with GELU: choose another train.init")
+    normalization = Normalization(model.pretrained_cfg["mean"], model.pretrained_cfg["std"])
+    return PretrainedWeights(
+        f"timm's {name}", model.state_dict(), normalization, model.blocks[0].attn.num_heads
+    )
+
+
+def _has_exact_gelu(model: TimmTransformer) -> bool:
+    activation = getattr(getattr(model.blocks[0], "mlp", None), "act", None)
+    return isinstance(activation, nn.GELU) and activation.approximate == "none"
+
+
+def read_file(path: Path, normalization: Normalization) -> PretrainedWeights:
+    """Returns the weights in a file; one that mammo wrote says itself what it is.
+
+    Raises:
+        UserError: if the file is missing, of another kind, or holds no weights.
+    """
+    if not path.is_file() or path.suffix not in WEIGHTS_SUFFIXES:
+        raise UserError(
+            f"train.init {path} is no file of weights: name a {' or '.join(WEIGHTS_SUFFIXES)} file, or "
+            "timm:<model>"
+        )
+    try:
+        if path.suffix == ".pth":
+            return PretrainedWeights(
+                str(path), _unwrap(torch.load(path, "cpu", weights_only=True)), normalization
+            )
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        tensors = safetensors.torch.load_file(path)
+        if WEIGHTS_ENTRY not in metadata:
+            return PretrainedWeights(str(path), tensors, normalization)
+        return PretrainedWeights(str(path), tensors, OURS, json.loads(metadata[WEIGHTS_ENTRY])["num_heads"])
+    except UserError:
+        raise
+    except Exception as error:  # torch.load names no set of errors for damaged and unsafe files
+        raise UserError(
+            f"train.init {path} holds no weights that can be read safely ({type(error).__name__}): "
+            "name a .safetensors file, or a .pth file of tensors alone"
+        ) from error
+
+
+def _unwrap(content: dict[str, Any]) -> Tensors:
+    """Returns the tensors of a checkpoint, which many trainers keep under a key and a prefix."""
+    if "average" in content:
+        raise UserError("train.init is a checkpoint of mammo's: name the model.safetensors beside it")
+    for key in ("state_dict", "model"):
+        content = content.get(key, content)
+    tensors = {name.removeprefix("module."): value for name, value in content.items()}
+    if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise TypeError("not a dictionary of tensors")
+    return tensors

@@ -1,0 +1,49 @@
+"""`model.safetensors`: the weights that predict, with the shift that undoes the sampler's prior."""
+
+import json
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+
+from data_prep.errors import UserError
+from data_prep.storage.atomic import write_bytes
+from pipeline.models.vit import VisionTransformer
+from pipeline.runs.recipe import ModelSettings
+from pipeline.runs.run_folder import TrainingFolder
+
+WEIGHTS_ENTRY = "mammo"
+"""Of a weights file's metadata: a JSON object with `logit_shift` and `num_heads`."""
+
+
+def save_weights(
+    folder: TrainingFolder, model: VisionTransformer, *, logit_shift: float, num_classes: int
+) -> None:
+    """Writes the model that predicts, with the shift that undoes the sampler's prior.
+
+    Only the first `num_classes` outputs are kept: the others helped to learn and predict nothing.
+    """
+    weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+    for name in ("head.weight", "head.bias"):
+        weights[name] = weights[name][:num_classes].contiguous()
+    about = {"logit_shift": logit_shift, "num_heads": model.settings.num_heads}
+    # One entry alone: several come in another order each time, and equal weights would be unequal bytes.
+    write_bytes(folder.weights, safetensors.torch.save(weights, {WEIGHTS_ENTRY: json.dumps(about)}))
+
+
+def load_weights(folder: TrainingFolder, settings: ModelSettings) -> tuple[VisionTransformer, float]:
+    """Returns a fold's model in evaluation mode, and its logit shift.
+
+    Raises:
+        UserError: if the file is missing, damaged, or of another model.
+    """
+    try:
+        with safe_open(folder.weights, framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+            shift = float(json.loads(file.metadata()[WEIGHTS_ENTRY])["logit_shift"])
+        model = VisionTransformer(settings)
+        model.load_state_dict(weights)
+    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder.weights} does not hold this run's model ({type(error).__name__}): train the fold again"
+        ) from error
+    return model.eval(), shift

@@ -1,0 +1,122 @@
+"""Which breasts a reader should look at: the most confident right and wrong ones.
+
+Nothing here tells of a patient but the ids.
+"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from data_prep.rsna.exam_table import BREAST
+from pipeline.evaluation.evaluate_oof import Evaluation
+
+NUM_CASES = 3
+"""Breasts of each kind."""
+
+
+@dataclass(frozen=True)
+class CaseView:
+    """One image of a breast.
+
+    Attributes:
+        view: such as CC; empty where it is not recorded.
+        probability: the held-out fold's.
+    """
+
+    image_id: str
+    view: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Case:
+    """One breast.
+
+    Attributes:
+        probability: the mean over its images.
+        threshold: that it was held against.
+    """
+
+    patient_id: str
+    laterality: str
+    fold: int
+    cancer: int
+    probability: float
+    threshold: float
+    views: list[CaseView]
+
+    @property
+    def is_recalled(self) -> bool:
+        """Whether the probability reaches the threshold."""
+        return self.probability >= self.threshold
+
+
+@dataclass(frozen=True)
+class CaseGroup:
+    """Cases that were right or wrong in the same way.
+
+    Attributes:
+        num_all: breasts of this kind in the run; the cases are the most confident of them.
+    """
+
+    title: str
+    note: str
+    num_all: int
+    cases: list[Case]
+
+
+@dataclass(frozen=True)
+class CaseSelection:
+    """All groups.
+
+    Attributes:
+        held_against: which threshold decided.
+    """
+
+    groups: list[CaseGroup]
+    held_against: str
+
+
+KINDS = {
+    "Cancers found": (1, True, "Breasts with cancer, the highest probabilities."),
+    "Cancers missed": (1, False, "Breasts with cancer, the lowest probabilities."),
+    "False alarms": (0, True, "Breasts without cancer, the highest probabilities."),
+    "Rightly left alone": (0, False, "Breasts without cancer, the lowest probabilities."),
+}
+"""Label, whether recalled, and what is shown of each group."""
+
+
+def select_cases(evaluation: Evaluation, *, num_cases: int = NUM_CASES) -> CaseSelection:
+    """Returns the most confident breasts of each kind; no group where there is no threshold."""
+    breasts, held_against = evaluation.breasts.table, "the other folds' threshold"
+    if breasts["threshold"].isna().any():
+        if evaluation.threshold is None:
+            return CaseSelection([], "")
+        breasts, held_against = breasts.assign(threshold=evaluation.threshold), "the best pooled threshold"
+    is_recalled = breasts["probability"] >= breasts["threshold"]
+    groups = []
+    for title, (cancer, wanted, note) in KINDS.items():
+        found = breasts[(breasts["cancer"] == cancer) & (is_recalled == wanted)]
+        ordered = found.sort_values(["probability", *BREAST], ascending=[not wanted, True, True])
+        cases = [_describe(row, evaluation.oof) for _, row in ordered.head(num_cases).iterrows()]
+        groups.append(CaseGroup(title, note, len(found), cases))
+    return CaseSelection(groups, held_against)
+
+
+def _describe(breast: pd.Series, oof: pd.DataFrame) -> Case:
+    is_of_breast = (oof["patient_id"] == breast["patient_id"]) & (oof["laterality"] == breast["laterality"])
+    images = oof[is_of_breast]
+    names = images["view"].fillna("") if "view" in images else pd.Series("", index=images.index)
+    views = [
+        CaseView(str(image_id), str(view), float(probability))
+        for image_id, view, probability in zip(images["image_id"], names, images["probability"], strict=True)
+    ]
+    return Case(
+        patient_id=str(breast["patient_id"]),
+        laterality=str(breast["laterality"]),
+        fold=int(breast["fold"]),
+        cancer=int(breast["cancer"]),
+        probability=float(breast["probability"]),
+        threshold=float(breast["threshold"]),
+        views=sorted(views, key=lambda view: (view.view, view.image_id)),
+    )

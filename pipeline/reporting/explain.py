@@ -1,0 +1,203 @@
+"""One mammogram: what each fold of a run says of it and where it looked, also as a picture.
+
+Nothing here comes from an element of the file that identifies a patient; its name stands above the picture.
+"""
+
+import io
+from dataclasses import dataclass, replace
+from textwrap import fill
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from data_prep.imageio.downsample import shrink
+from data_prep.imageio.frame import Box, Display
+from data_prep.preprocessing.inspection import BOX_COLOUR
+from data_prep.preprocessing.placement import Placement, find_level
+from data_prep.preprocessing.preprocess import open_image, preprocess, read_search_frame
+from data_prep.preprocessing.windowing import to_display
+from data_prep.storage.places import ImagePath
+from pipeline.inference.ensemble import predict_batch
+from pipeline.models.attention import Array, find_maps
+from pipeline.models.normalization import to_tensor
+from pipeline.models.vit import VisionTransformer
+from pipeline.models.weights_file import load_weights
+from pipeline.reporting.heatmap import find_top, make_overlay_colours, relative_to_box, to_full_matrix
+from pipeline.runs.recipe import load_recipe
+from pipeline.runs.run_folder import Run
+from pipeline.runtime.precision import ComputeSettings
+
+MAP_TITLES = {
+    "last_layer": "last layer's attention",
+    "rollout": "attention rollout",
+    "gradient_rollout": "gradient-weighted rollout",
+}
+CAUTION = (
+    "A square is a patch. Its colour says how many times the mean of the breast's box it weighs, over all "
+    "folds; what weighs the mean or less has no colour, and each overlay has a scale of its own. Attention "
+    "shows where the models looked and does not prove why they answer as they do. Research software. Not a "
+    "medical device: nothing here may be used to diagnose, treat or screen anyone."
+)
+BOX_SIDE_PX = 900  # the box's longer side in the picture, where the file has as many pixels
+MAMMOGRAM_SIDE_PX = 2400  # the mammogram's longer side in memory, at most
+BOX_MARGIN = 0.03  # of the box's longer side, shown around it
+PANEL_INCHES, TEXT_INCHES, DOTS_PER_INCH = 3.4, 1.7, 120
+LONGEST_NAME = 80
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What is known of one mammogram.
+
+    Attributes:
+        name: of the file.
+        mammogram: display values of the whole frame as it lies in the file.
+        box: of the breast, in the mammogram's pixels.
+        probabilities: of cancer, by fold.
+        maps: by the names of `MAP_TITLES`, at the mammogram's pixels: the mean of the folds' maps, where 1 is
+            the mean of the box; NaN beyond the box.
+    """
+
+    name: str
+    mammogram: Display
+    box: Box
+    probabilities: dict[int, float]
+    maps: dict[str, Array]
+
+    @property
+    def probability(self) -> float:
+        """The mean of the folds, as `mammo predict` gives it."""
+        return float(np.mean(list(self.probabilities.values())))
+
+
+def explain(run: Run, path: ImagePath) -> Explanation:
+    """Prepares a mammogram as the run was trained and asks each fold, one model in memory at a time.
+
+    Raises:
+        UserError: if the run is not finished, has no folds, or has lost its weights.
+        ImageError: if the file cannot be used; the reason code says why.
+    """
+    folds, recipe = run.require_finished(), load_recipe(run.settings)
+    compute = ComputeSettings.choose("auto", recipe.train.precision)
+    stages = preprocess(path, recipe.prepare)
+    placement = Placement.from_record(stages.record)
+    images_BCHW = to_tensor(stages.image).unsqueeze(0).to(compute.device)
+    probabilities: dict[int, float] = {}
+    squares: dict[str, list[Array]] = {name: [] for name in MAP_TITLES}
+    for fold in folds:
+        model, shift = load_weights(run.fold(fold), recipe.model)
+        model.to(compute.device)
+        answer = predict_batch(model, images_BCHW, logit_shift=shift, compute=compute)
+        probabilities[fold] = float(answer[0])
+        for name, square_gg in _find_squares(model, images_BCHW).items():
+            squares[name].append(relative_to_box(square_gg, placement, recipe.prepare.side))
+    mammogram = read_mammogram(path, placement.box)
+    size = {"side": recipe.prepare.side, "rows": stages.record["rows"], "columns": stages.record["columns"]}
+    shape = mammogram.shape[0], mammogram.shape[1]
+    maps = {
+        name: to_full_matrix(np.mean(of_folds, axis=0), placement, shape=shape, **size)
+        for name, of_folds in squares.items()
+    }
+    box = _reduce_box(placement.box, shape[0] / stages.record["rows"], shape[1] / stages.record["columns"])
+    return Explanation(path.name, mammogram, box, probabilities, maps)
+
+
+def read_mammogram(path: ImagePath, box: Box) -> Display:
+    """Returns display values of the whole frame as it lies in the file, fine enough to show the box."""
+    file = open_image(path)
+    search = read_search_frame(file)
+    level = find_level(box, side=BOX_SIDE_PX, oversampling=1.0, max_level=file.max_level)
+    frame = replace(search, pixels=file.read_frame(level).pixels)
+    return shrink(to_display(frame, blacken_padding=True), MAMMOGRAM_SIDE_PX)
+
+
+def draw_explanation(explanation: Explanation) -> bytes:
+    """Returns a PNG of the mammogram, and beside it the mammogram under each of the maps."""
+    rows, columns = explanation.mammogram.shape
+    tallest = max(rows / columns, explanation.box.height / explanation.box.width)
+    size = (4.4 * PANEL_INCHES, min(2.5, tallest) * PANEL_INCHES + TEXT_INCHES)
+    figure = Figure(figsize=size, layout="constrained")
+    plain, *others = figure.subplots(1, 1 + len(explanation.maps))
+    _show(plain, explanation.mammogram, "mammogram")
+    plain.add_patch(_draw_box(explanation.box))
+    for axes, (name, values) in zip(others, explanation.maps.items(), strict=True):
+        _show(axes, explanation.mammogram, MAP_TITLES[name])
+        _zoom(axes, explanation.box)
+        _lay_over(axes, values)
+    figure.suptitle(_describe(explanation), fontsize=12, parse_math=False)
+    figure.supxlabel(fill(CAUTION, 205), fontsize=9, x=0.01, ha="left")
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=DOTS_PER_INCH)
+    return stream.getvalue()
+
+
+def _find_squares(model: VisionTransformer, images_BCHW: Tensor) -> dict[str, Array]:
+    maps = find_maps(model, images_BCHW)
+    squares: dict[str, Tensor] = {name: getattr(maps, name)[0] for name in MAP_TITLES}
+    return {name: square.double().cpu().numpy() for name, square in squares.items()}
+
+
+def _reduce_box(box: Box, y: float, x: float) -> Box:
+    """Returns a box of the full matrix in the pixels of a picture of it."""
+    return Box(round(box.left * x), round(box.top * y), round(box.right * x), round(box.bottom * y))
+
+
+def _describe(explanation: Explanation) -> str:
+    """Returns the title: the file's name, the probability, and that of each fold."""
+    each = ", ".join(f"fold {fold}: {value:.3f}" for fold, value in explanation.probabilities.items())
+    # The picture's font has no sign for control characters and for most scripts.
+    name = explanation.name.encode("latin-1", "replace").decode("latin-1")
+    name = "".join(letter if letter.isprintable() else "?" for letter in name)
+    name = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..."
+    return f"{name}\nprobability of cancer {explanation.probability:.3f}\n{fill(each, 150)}"
+
+
+def _show(axes: Axes, mammogram: Display, title: str) -> None:
+    axes.imshow(mammogram, cmap="gray", vmin=0.0, vmax=1.0, extent=_edges(mammogram))
+    axes.set_title(title, fontsize=11)
+    axes.set_anchor("N")
+    axes.set_axis_off()
+
+
+def _edges(picture: Array) -> tuple[int, int, int, int]:
+    """Returns left, right, bottom and top, so that pixel edges lie at whole numbers as those of boxes do."""
+    return 0, picture.shape[1], picture.shape[0], 0
+
+
+def _zoom(axes: Axes, box: Box) -> None:
+    """Shows the box and a little around it, no more than there is of the mammogram."""
+    margin = BOX_MARGIN * max(box.width, box.height)
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    axes.set_xlim(max(left, box.left - margin), min(right, box.right + margin))
+    axes.set_ylim(min(bottom, box.bottom + margin), max(top, box.top - margin))
+
+
+def _lay_over(axes: Axes, values: Array) -> None:
+    """Lays a map over a mammogram, with its scale beside it."""
+    image = axes.imshow(
+        values,
+        cmap=make_overlay_colours(),
+        vmin=1.0,
+        vmax=find_top(values),
+        interpolation="nearest",
+        extent=_edges(values),
+    )
+    scale = axes.figure.colorbar(image, cax=axes.inset_axes((1.03, 0.0, 0.05, 1.0)))
+    scale.ax.set_facecolor("gray")
+    scale.ax.tick_params(labelsize=8)
+    scale.set_label("times the mean", fontsize=8)
+
+
+def _draw_box(box: Box) -> Rectangle:
+    return Rectangle(
+        (box.left, box.top),
+        box.width,
+        box.height,
+        fill=False,
+        edgecolor=BOX_COLOUR,
+        linewidth=1.2,
+        clip_on=False,
+    )

@@ -1,0 +1,39 @@
+"""Figures as people read them: their names, decimals, per cent and intervals."""
+
+import math
+
+from pipeline.evaluation.bootstrap import Interval
+from pipeline.evaluation.metrics import RECALL_RATES, SPECIFICITIES
+
+FIGURE_NAMES = {
+    "auc": "AUC",
+    "partial_auc": "partial AUC, specificity 90 to 100\u00a0%",
+    "average_precision": "average precision",
+    "pf1": "pF1 of the raw probabilities",
+    "pf1_transferred": "pF1 at the other folds' threshold",
+    "threshold_transferred": "other folds' threshold",
+    "pf1_best": "pF1 at the best threshold",
+    "threshold_best": "best threshold",
+    **{f"sensitivity_at_specificity_{n}": f"sensitivity at specificity {n}\u00a0%" for n in SPECIFICITIES},
+    **{f"sensitivity_at_recall_rate_{n}": f"sensitivity at {n}\u00a0% recalled" for n in RECALL_RATES},
+    "brier": "Brier score",
+    "calibration_error": "calibration error",
+}
+"""All figures by the one name that people read everywhere, in the order to show them."""
+
+
+def format_figure(value: float | None) -> str:
+    """Three decimals, or the word for None and NaN."""
+    return "undefined" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def format_percent(share: float | None) -> str:
+    """Per cent with one decimal, or a dash for None."""
+    return "\u2013" if share is None else f"{100 * share:.1f}\u00a0%"
+
+
+def format_interval(interval: Interval | None) -> str:
+    """Low to high, or nothing where there is no interval or the replicates all give the same."""
+    if interval is None or not interval.has_width:
+        return ""
+    return f"{interval.low:.3f} to {interval.high:.3f}"

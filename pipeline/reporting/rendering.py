@@ -1,0 +1,80 @@
+"""Templates to pages and Markdown, with the settings and the environment of the run."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
+
+from pipeline.runs.records import read_environment
+from pipeline.runs.run_folder import RunFolder
+
+OWN_PACKAGE = "pipeline.reporting"
+Filters = Mapping[str, Callable[..., str]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawing with its caption."""
+
+    title: str
+    svg: str
+    caption: str
+
+
+class Verbatim(str):
+    """Text that Markdown shall have as it is."""
+
+    __slots__ = ()
+
+
+def render_page(
+    template: str, run: RunFolder, *, filters: Filters, package: str = OWN_PACKAGE, **values: Any
+) -> str:
+    """Returns a page that extends `page.html.j2`; the run's name, settings and environment are added.
+
+    The template lies in the folder `templates` of `package`.
+    """
+    return _load(template, {}, filters, package).render(**_describe(run), **values)
+
+
+def render_markdown(template: str, run: RunFolder, *, filters: Filters, **values: Any) -> str:
+    """Returns a Markdown text with the same additions; no value of them can become markup."""
+    options = {"autoescape": False, "finalize": escape_markdown}
+    text = _load(template, options, {"code": to_code_block, **filters}, OWN_PACKAGE)
+    return text.render(**_describe(run), **values)
+
+
+def escape_markdown(value: object) -> str:
+    """Returns text that Markdown shows as it is, also within a table's cell."""
+    if isinstance(value, Verbatim):
+        return value
+    text = " ".join(str(value).splitlines()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\|`*_~\[\]])", r"\\\1", text)
+
+
+def to_code_block(text: str) -> Verbatim:
+    """Returns lines that Markdown shows as code, whatever they hold."""
+    return Verbatim("\n".join(f"    {line}".rstrip() for line in text.splitlines()))
+
+
+def _load(template: str, options: dict[str, Any], filters: Filters, package: str) -> Template:
+    # Markdown has an escape of its own.
+    environment = Environment(  # noqa: S701  # nosec B701
+        loader=ChoiceLoader([PackageLoader(name, "templates") for name in (package, OWN_PACKAGE)]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **{"autoescape": True} | options,  # names of folders, classes and settings come from outside
+    )
+    environment.filters.update(filters)
+    return environment.get_template(template)
+
+
+def _describe(run: RunFolder) -> dict[str, Any]:
+    return {
+        "run_name": run.name,
+        "settings": run.settings.read_text("utf-8", "replace") if run.settings.exists() else "",
+        "machine": read_environment(run.environment),
+    }

@@ -1,0 +1,207 @@
+"""What a report says in words: headlines, warnings, what is undefined."""
+
+import pandas as pd
+
+from data_prep.errors import UserError
+from pipeline.evaluation.estimates import Estimate
+from pipeline.evaluation.evaluate_oof import Evaluation
+from pipeline.evaluation.metrics import RECALL_RATES, SEVERAL_THRESHOLDS, all_ones_pf1
+from pipeline.reporting.formatting import FIGURE_NAMES, format_figure, format_interval, format_percent
+from pipeline.runs.recipe import load_recipe
+from pipeline.runs.run_folder import Run
+
+FEW_CANCERS = 100
+"""Below this number of cancers a report warns that intervals are wide."""
+MANY_TIES = 0.1
+"""From this share of breasts on, a report warns that their probabilities are those of other breasts."""
+ONE_PROBABILITY = (
+    "A breast is shown with the probability of one model, that of its own fold, which never saw the patient; "
+    "the other folds' models have learned from her label, and their probabilities would be a leak dressed up "
+    "as evidence."
+)
+"""Why the probabilities of the other folds stand nowhere."""
+
+
+def list_headlines(evaluation: Evaluation) -> list[str]:
+    """Says in plain words what the main figures mean."""
+    sentences = [describe_auc(evaluation), describe_recall(evaluation), describe_pf1(evaluation)]
+    return [sentence for sentence in sentences if sentence]
+
+
+def describe_auc(evaluation: Evaluation) -> str:
+    """Says in plain words what the pooled AUC means."""
+    pooled, interval = evaluation.breasts.pooled.metrics, evaluation.breasts.pooled.intervals.get("auc")
+    if pooled.auc is None or interval is None:
+        return f"The AUC is undefined: {pooled.undefined.get('auc', 'no replicate has both classes')}."
+    sentence = (
+        "Shown one breast with cancer and one without, the models give the higher probability to the one "
+        f"with cancer in {format_percent(pooled.auc)} of cases (95\u00a0% interval "
+        f"{format_percent(interval.low)} to {format_percent(interval.high)})"
+    )
+    if interval.low > 0.5:
+        return f"{sentence}; a coin would in half of them."
+    if interval.high < 0.5:
+        return f"{sentence}: worse than a coin."
+    return f"{sentence}, which cannot be told from a coin's half."
+
+
+def describe_recall(evaluation: Evaluation) -> str:
+    """Says how many cancers would be found if few women were recalled; empty where that is undefined."""
+    pooled = evaluation.breasts.pooled
+    rate = max(RECALL_RATES)
+    name = f"sensitivity_at_recall_rate_{rate}"
+    value, interval = pooled.metrics.figures[name], pooled.intervals.get(name)
+    if value is None or interval is None:
+        return ""
+    sentence = (
+        f"If at most {rate}\u00a0% of the women were recalled, those with the highest probabilities, "
+        f"{format_percent(value)} of the cancers would be found ({format_percent(interval.low)} to "
+        f"{format_percent(interval.high)})."
+    )
+    ceiling = evaluation.ceilings[rate]
+    if ceiling == 1:
+        return sentence
+    return f"{sentence} No model could find more than {format_percent(ceiling)} so."
+
+
+def describe_ceilings(evaluation: Evaluation) -> str:
+    """Says what recalling few women can find at most; empty where it can find all cancers."""
+    ceilings = evaluation.ceilings
+    if not ceilings or min(ceilings.values()) == 1:
+        return ""
+    share = float(evaluation.breasts.table.groupby("patient_id")["cancer"].max().mean())
+    rates = ", ".join(f"{rate}\u00a0%" for rate in ceilings)
+    most = ", ".join(map(format_percent, ceilings.values()))
+    return (
+        f"{format_percent(share)} of these women have cancer. So with {rates} of the women recalled no "
+        f"model can find more than {most} of the cancers."
+    )
+
+
+def describe_pf1(evaluation: Evaluation) -> str:
+    """Says what the pooled pF1 is to be compared with."""
+    subset, pooled = evaluation.breasts.pooled, evaluation.breasts.pooled.metrics
+    if pooled.pf1_best is None or pooled.threshold_best is None:
+        return f"pF1 is undefined: {pooled.undefined['pf1_best']}."
+    all_ones = all_ones_pf1(subset.num_cancers / subset.num_breasts)
+    best = f"at the best threshold, {pooled.threshold_best:.3f}, is {pooled.pf1_best:.3f}"
+    start = "pF1"
+    if pooled.pf1_transferred is not None:
+        interval = format_interval(subset.intervals.get("pf1_transferred"))
+        start = (
+            f"{FIGURE_NAMES['pf1_transferred']} is {pooled.pf1_transferred:.3f}"
+            f"{f' ({interval})' if interval else ''}: each fold's breasts are recalled by the threshold "
+            "that was best on all other folds. pF1"
+        )
+    return f"{start} {best}; recalling every breast would give {all_ones:.3f}."
+
+
+def list_warnings(run: Run, evaluation: Evaluation, histories: dict[int, pd.DataFrame]) -> list[str]:
+    """Says what stands between these figures and what they seem to promise."""
+    sentences = [
+        describe_selection(run, histories),
+        describe_ties(evaluation),
+        *describe_prevalence(evaluation.breasts.pooled),
+    ]
+    advice = "" if evaluation.calibration.undefined else ", or see how calibration changes them"
+    sentences.append(
+        f"The probabilities are the models' raw output, not calibrated risks: read them as a ranking{advice}."
+    )
+    return [sentence for sentence in sentences if sentence]
+
+
+def describe_prevalence(pooled: Estimate) -> list[str]:
+    """Says what the number of cancers does to the figures, and to pF1 above all."""
+    if not pooled.num_cancers:
+        return ["No breast has cancer: nothing here says whether the models would find one."]
+    if pooled.num_cancers == pooled.num_breasts:
+        return [
+            "Every breast has cancer: nothing here says whether the models would leave a healthy one alone."
+        ]
+    prevalence = pooled.num_cancers / pooled.num_breasts
+    few = f"Only {pooled.num_cancers} breasts with cancer: the intervals say more than the figures."
+    common = (
+        f"pF1 depends on how common cancer is. Here {format_percent(prevalence)} of the breasts have it, "
+        f"and answering 1 for every breast scores {all_ones_pf1(prevalence):.3f}. Compare pF1 only at the "
+        "same prevalence."
+    )
+    chosen = (
+        f"The best threshold was chosen on the very predictions that it is judged by, so "
+        f"{FIGURE_NAMES['pf1_best']} is a little too high, on a single fold more so; "
+        f"{FIGURE_NAMES['pf1_transferred']} is not."
+    )
+    return [few if pooled.num_cancers < FEW_CANCERS else "", common, chosen]
+
+
+def describe_ties(evaluation: Evaluation) -> str:
+    """Says that many breasts have the very same probability as another; empty where few have."""
+    share = float(evaluation.breasts.table["probability"].duplicated(keep=False).mean())
+    if share < MANY_TIES:
+        return ""
+    return (
+        f"{format_percent(share)} of the breasts have the very same probability as another breast, which no "
+        "threshold can part from them: the training may have collapsed, or the arithmetic be too coarse."
+    )
+
+
+def explain_no_stability(evaluation: Evaluation) -> str:
+    """Says why no threshold was moved; empty where one was."""
+    if not evaluation.stability.empty:
+        return ""
+    if evaluation.threshold is None:
+        return "There is no threshold to move, since no breast has cancer."
+    return "No threshold was moved, since every breast has cancer: recalling all of them is right."
+
+
+def describe_selection(run: Run, histories: dict[int, pd.DataFrame]) -> str:
+    """Says what choosing the best epoch by the held-out images has bought; empty if none was chosen."""
+    try:
+        settings = load_recipe(run.settings).train
+    except UserError:  # the page shows them as they are
+        return ""
+    if settings.select == "last" or not histories:
+        return ""
+    columns = [history[settings.select_by] for history in histories.values()]
+    best = pd.Series([column.max() for column in columns]).mean()
+    last = pd.Series([column.iloc[-1] for column in columns]).mean()
+    return (
+        f"Each fold predicts with the epoch whose {settings.select_by} was the highest on the very patients "
+        f"it is judged by: {format_figure(best)} on average, against {format_figure(last)} at the last epoch."
+        " All figures here are too good by up to about that difference."
+    )
+
+
+def describe_separation(evaluation: Evaluation) -> str:
+    """Proves that no patient is in two folds, from the predictions themselves."""
+    table = evaluation.fold_table
+    counts = " + ".join(f"{count:,}" for count in table["num_patients"])
+    num_patients = evaluation.breasts.pooled.num_patients
+    shared = int(table["num_patients_elsewhere"].sum())
+    if shared:
+        return f"{shared:,} times a patient is in another fold too: the figures flatter the model."
+    return (
+        f"No patient is in two folds: the folds hold {counts} = {table['num_patients'].sum():,} patients, "
+        f"and the predictions name {num_patients:,} different ones."
+    )
+
+
+def explain_undefined(evaluation: Evaluation) -> list[str]:
+    """Says which figures have no value, where and why, and what the intervals leave out."""
+    sets = {
+        **{f"Fold {fold}": subset.metrics for fold, subset in evaluation.breasts.folds.items()},
+        "Pooled": evaluation.breasts.pooled.metrics,
+        "Pooled, per image": evaluation.images.pooled.metrics,
+    }
+    sentences = []
+    for where, metrics in sets.items():
+        for reason in dict.fromkeys(metrics.undefined.values()):
+            if reason == SEVERAL_THRESHOLDS:
+                continue
+            names = [FIGURE_NAMES[name] for name, why in metrics.undefined.items() if why == reason]
+            sentences.append(f"{where}: {reason}, so there is no {', no '.join(names)}.")
+    intervals = evaluation.breasts.pooled.intervals
+    left_out = {name: interval.num_undefined for name, interval in intervals.items()}
+    counts = [f"{count:,} for {FIGURE_NAMES[name]}" for name, count in left_out.items() if count]
+    if counts:
+        sentences.append(f"Replicates without a value, which the intervals leave out: {', '.join(counts)}.")
+    return sentences

@@ -1,0 +1,55 @@
+"""What a training has recorded for people to read, and a report can do without."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from data_prep.errors import UserError
+
+HISTORY_FIGURES = ["pf1", "auc", "average_precision"]
+"""What a fold's `history.csv` follows, per breast (`val_`) and per image (`val_image_`)."""
+
+
+def read_environment(path: Path) -> dict[str, str]:
+    """Reads `environment.json` as names and values, nested names joined by a dot; empty without the file.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    try:
+        return dict(_flatten(json.loads(path.read_text("utf-8")))) if path.exists() else {}
+    except (ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}): remove it; it describes the machine and names the cache, and a "
+            "report goes without them and without the cases' pictures"
+        ) from error
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            rows += _flatten(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", str(value)))
+    return rows
+
+
+def read_numbers(path: Path, columns: list[str]) -> pd.DataFrame:
+    """Reads the columns of a table that a training has written for people, such as `history.csv`.
+
+    Raises:
+        UserError: if it is damaged; the way out is to do without it.
+    """
+    way_out = f"remove it, and the report goes without it, or train again to have it ({', '.join(columns)})"
+    try:
+        table = pd.read_csv(path)[columns].astype(float)
+    except (ValueError, KeyError) as error:  # pandas's own errors are among them
+        raise UserError(
+            f"{path} is damaged, it does not hold the numbers of a training: {way_out}"
+        ) from error
+    if table.empty:
+        raise UserError(f"{path} is damaged, it has no row: {way_out}")
+    return table

@@ -1,0 +1,256 @@
+"""The run folder: names, columns and formats of every file in it, in one place."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from data_prep.errors import UserError
+
+FOLDS_COLUMNS = ["patient_id", "fold", "num_images", "num_cancers"]
+OOF_COLUMNS = ["fold", "image_id", "patient_id", "laterality", "cancer", "probability"]
+OOF_EXAM_COLUMNS = ["view", "site_id", "machine_id", "age", "density", "implant"]
+"""What `oof.csv` has besides, where the exam table has it: the slices of an evaluation."""
+Kind = Literal["cross_validation", "classification"]
+START_TABLES: dict[Kind, str] = {"cross_validation": "folds.csv", "classification": "images.csv"}
+"""What a run of each kind was started with; a run has one of these tables."""
+EvaluationTable = Literal["fold_table", "slices", "calibration", "threshold_stability"]
+ID_TYPES = {"patient_id": "str", "image_id": "str"}
+OOF_TYPES = ID_TYPES | {name: "str" for name in OOF_EXAM_COLUMNS if name != "age"}
+
+
+@dataclass(frozen=True)
+class TrainingFolder:
+    """What the training of one model leaves; some of it in a folder of its own, some in the run's."""
+
+    folder: Path
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.folder / "last.pt"
+
+    @property
+    def previous(self) -> Path:
+        """The checkpoint before it."""
+        return self.folder / "previous.pt"
+
+    @property
+    def weights(self) -> Path:
+        """The model that predicts."""
+        return self.folder / "model.safetensors"
+
+    @property
+    def history(self) -> Path:
+        """One row per epoch: losses, learning rate, metrics of the held-out images."""
+        return self.folder / "history.csv"
+
+    @property
+    def throughput(self) -> Path:
+        """One row per epoch: images and seconds."""
+        return self.folder / "throughput.csv"
+
+    @property
+    def events(self) -> Path:
+        """History and throughput for TensorBoard, if `train.tensorboard` is true."""
+        return self.folder / "events"
+
+    @property
+    def initial_weights(self) -> Path:
+        """What became of each tensor of `train.init`: tensor, outcome, detail."""
+        return self.folder / "initial_weights.csv"
+
+    @property
+    def attention(self) -> Path:
+        """Mean attention distance in pixels of each layer's heads."""
+        return self.folder / "attention.csv"
+
+    @property
+    def predictions(self) -> Path:
+        """Predictions of the held-out images; the last file that a finished training writes."""
+        return self.folder / "predictions.csv"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether this training has ended."""
+        return self.predictions.exists()
+
+
+@dataclass(frozen=True)
+class FoldFolder(TrainingFolder):
+    """`fold_<k>/` of a run: what one fold's training leaves."""
+
+    @property
+    def oof(self) -> Path:
+        """Out-of-fold predictions of this fold's images; the last file that a finished fold writes."""
+        return self.folder / "oof.csv"
+
+    @property
+    def predictions(self) -> Path:
+        """The same, by the name that every training has for it."""
+        return self.oof
+
+    @property
+    def log(self) -> Path:
+        """What its training said on a machine of a cluster."""
+        return self.folder / "log.txt"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`reports/<name>/`: what every training run leaves."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.folder.resolve().name
+
+    @property
+    def kind(self) -> Kind | None:
+        """What the run does; None where it has not been started."""
+        return next((kind for kind, name in START_TABLES.items() if (self.folder / name).exists()), None)
+
+    @property
+    def settings(self) -> Path:
+        """The resolved recipe, itself a valid CONFIG."""
+        return self.folder / "settings.toml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, machine and device."""
+        return self.folder / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        """All figures, with intervals."""
+        return self.folder / "metrics.json"
+
+    @property
+    def report(self) -> Path:
+        """The page that people read."""
+        return self.folder / "report.html"
+
+
+@dataclass(frozen=True)
+class Run(RunFolder):
+    """A cross-validation on mammograms."""
+
+    @property
+    def folds(self) -> Path:
+        """One row per patient: patient_id, fold, num_images, num_cancers."""
+        return self.folder / "folds.csv"
+
+    @property
+    def oof(self) -> Path:
+        """Out-of-fold predictions of all training images."""
+        return self.folder / "oof.csv"
+
+    @property
+    def fold_metrics(self) -> Path:
+        """One row of metrics per fold."""
+        return self.folder / "fold_metrics.csv"
+
+    def table(self, name: EvaluationTable) -> Path:
+        """One of the other tables that an evaluation writes."""
+        return self.folder / f"{name}.csv"
+
+    @property
+    def submission(self) -> Path:
+        """prediction_id, cancer."""
+        return self.folder / "submission.csv"
+
+    @property
+    def report_text(self) -> Path:
+        """The report's numbers and sentences as Markdown."""
+        return self.folder / "report.md"
+
+    @property
+    def model_card(self) -> Path:
+        """What the models are, what they were made of and what they are not for."""
+        return self.folder / "model_card.md"
+
+    def fold(self, fold: int) -> FoldFolder:
+        """The folder of one fold."""
+        return FoldFolder(self.folder / f"fold_{fold}")
+
+    def read_folds(self) -> pd.DataFrame:
+        """Reads `folds.csv`.
+
+        Raises:
+            UserError: if the folder is no run, or one of another kind.
+        """
+        if self.kind not in {None, "cross_validation"}:
+            raise UserError(
+                f"{self.folder} is no cross-validation on mammograms and has no folds and no submission: its "
+                f"predictions stand in {TrainingFolder(self.folder).predictions}"
+            )
+        if not self.folds.exists():
+            raise UserError(f"{self.folder} is no run folder: it has no folds.csv; `mammo train` makes one")
+        table = read_table(self.folds, FOLDS_COLUMNS, dtype=ID_TYPES)[FOLDS_COLUMNS]
+        if not all(pd.api.types.is_integer_dtype(table[name]) for name in FOLDS_COLUMNS[1:]):
+            raise UserError(f"{self.folds} is damaged: a fold or count in it is no number; train again")
+        return table
+
+    def list_folds(self) -> list[int]:
+        """Returns all folds' numbers.
+
+        Raises:
+            UserError: if the folder is no run.
+        """
+        return sorted(int(fold) for fold in self.read_folds()["fold"].unique())
+
+    def unfinished_folds(self) -> list[int]:
+        """Returns the numbers of the folds that are still to be trained, or to be finished."""
+        return [fold for fold in self.list_folds() if not self.fold(fold).is_finished]
+
+    def require_finished(self) -> list[int]:
+        """Returns all folds' numbers.
+
+        Raises:
+            UserError: if a fold has not finished training.
+        """
+        folds, missing = self.list_folds(), self.unfinished_folds()
+        if missing:
+            names = ", ".join(str(fold) for fold in missing)
+            raise UserError(
+                f"{self.folder} is not finished: of {len(folds)} folds, {names} still to be trained; "
+                f"go on with `mammo train {self.settings} --run {self.folder}` and the same --cache"
+            )
+        return folds
+
+
+def select_oof(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the columns of `oof.csv`: all that it must have, and those of the exam table that are there."""
+    return table[[*OOF_COLUMNS, *(name for name in OOF_EXAM_COLUMNS if name in table)]]
+
+
+def read_oof(path: Path) -> pd.DataFrame:
+    """Reads a table of out-of-fold predictions, one row per image.
+
+    Raises:
+        UserError: if a needed column is missing or an image stands there twice.
+    """
+    table = select_oof(read_table(path, OOF_COLUMNS, dtype=OOF_TYPES))
+    twice = table["image_id"][table["image_id"].duplicated()]
+    if len(twice):
+        raise UserError(f"{path} holds image {twice.iloc[0]} twice; each image is predicted exactly once")
+    return table
+
+
+def read_table(path: Path, columns: list[str], **options: Any) -> pd.DataFrame:
+    """Reads a table of a run with at least these columns.
+
+    Raises:
+        UserError: if it is damaged or lacks one.
+    """
+    try:
+        table: pd.DataFrame = pd.read_csv(path, **options)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}): remove it and train again") from error
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise UserError(f"{path} lacks the column {', '.join(missing)}; it needs {', '.join(columns)}")
+    return table

@@ -1,0 +1,1 @@
+"""The machine under a training: precision, processes, signals, progress."""

@@ -1,0 +1,47 @@
+"""Checkpoints that a training goes on from: after a kill, at least one of the last two is whole."""
+
+import io
+import logging
+from typing import Any
+
+import torch
+
+from data_prep.errors import TrainingStopped
+from data_prep.storage.atomic import write_bytes
+from pipeline.runs.run_folder import TrainingFolder
+
+Checkpoint = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+
+def save_checkpoint(folder: TrainingFolder, checkpoint: Checkpoint) -> None:
+    """Writes `last.pt`; what was there becomes `previous.pt`. A kill leaves at least one of them whole."""
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    if folder.last.exists():
+        folder.last.replace(folder.previous)
+    write_bytes(folder.last, buffer.getbuffer())
+
+
+def load_checkpoint(folder: TrainingFolder) -> Checkpoint | None:
+    """Reads the newest readable checkpoint onto the CPU; None where training has not begun.
+
+    Raises:
+        TrainingStopped: if there are checkpoints and none can be read.
+    """
+    candidates = [path for path in (folder.last, folder.previous) if path.exists()]
+    for path in candidates:
+        try:
+            checkpoint: Checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load names no set of errors for damaged files
+            log.warning("%s cannot be read (%s); trying the checkpoint before it", path, type(error).__name__)
+        else:
+            if path == folder.previous:
+                folder.last.unlink(missing_ok=True)  # else the next save would put it in this one's place
+            return checkpoint
+    if candidates:
+        raise TrainingStopped(
+            f"no checkpoint in {folder.folder} can be read: remove that folder to train the fold anew"
+        )
+    return None

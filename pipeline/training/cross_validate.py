@@ -1,0 +1,186 @@
+"""All folds of a run: starts the run folder or goes on with it, fold after fold."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from data_prep.cache.folder import Cache
+from data_prep.errors import UserError
+from data_prep.rsna.exam_table import Split
+from data_prep.rsna.folds import make_folds
+from data_prep.settings import differences
+from data_prep.storage.locks import require_unlocked
+from pipeline.runs.recipe import Recipe
+from pipeline.runs.run_folder import FOLDS_COLUMNS, Run
+from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup
+from pipeline.runtime.progress import Reporter
+from pipeline.runtime.signals import StopRequest
+from pipeline.training.fold_task import FoldImages, FoldTask
+from pipeline.training.run_setup import (
+    locked_by_group,
+    require_space_for,
+    resolve,
+    say_if_world_size_changed,
+    start_run,
+)
+from pipeline.training.trainer import Trainer
+
+TRAIN: Split = "train"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that has begun: all that the training of a fold must know of it.
+
+    Attributes:
+        recipe: with device and precision resolved.
+        exams: the cache's exam table.
+        fold_table: as `folds.csv` holds it.
+        folds: those to train.
+    """
+
+    recipe: Recipe
+    cache: Cache
+    run: Run
+    exams: pd.DataFrame
+    fold_table: pd.DataFrame
+    folds: list[int]
+
+
+def cross_validate(
+    recipe: Recipe,
+    cache: Cache,
+    run: Run,
+    *,
+    reporter: Reporter,
+    folds: Sequence[int] | None = None,
+    group: ProcessGroup = SINGLE_PROCESS,
+) -> None:
+    """Trains all folds, or some; finished ones are left as they are, a broken-off one goes on.
+
+    Several ranks train each fold together; the first has begun or checked the run before the others look.
+
+    Raises:
+        UserError: if recipe, cache and run folder do not fit together, or folds cannot be made.
+        Interrupted: after a signal; a checkpoint is saved.
+        TrainingStopped: if a loss is not finite or no checkpoint can be read.
+    """
+    with group.main_process_first():
+        plan = begin(recipe, cache, run, folds=folds, group=group)
+        if group.is_main:
+            say_if_world_size_changed(run, group, reporter)
+    with StopRequest() as stop:
+        for fold in plan.folds:
+            train_fold(plan, fold, stop=stop, reporter=reporter, group=group)
+
+
+def begin(
+    recipe: Recipe,
+    cache: Cache,
+    run: Run,
+    *,
+    folds: Sequence[int] | None = None,
+    group: ProcessGroup = SINGLE_PROCESS,
+) -> Plan:
+    """Makes the run folder, or makes sure that the same run goes on; trains nothing.
+
+    Raises:
+        UserError: if recipe, cache and run folder do not fit together, or folds cannot be made.
+    """
+    recipe = resolve(recipe)
+    exams = _read_exams(recipe, cache)
+    fold_table = _tabulate_folds(exams, recipe)
+    wanted = _check_folds(folds, recipe.train.num_folds)
+    if group.is_main:
+        _start(recipe, cache, run, fold_table, world_size=group.world_size)
+        require_space_for(recipe, run.folder, [run.fold(fold) for fold in wanted])
+    return Plan(recipe, cache, run, exams, fold_table, wanted)
+
+
+def train_fold(
+    plan: Plan, fold: int, *, stop: StopRequest, reporter: Reporter, group: ProcessGroup = SINGLE_PROCESS
+) -> None:
+    """Trains one fold, or goes on with it; a finished one is left as it is.
+
+    Raises:
+        FolderInUse: if another training holds the fold.
+        Interrupted: after a signal; a checkpoint is saved.
+        TrainingStopped: if a loss is not finite or no checkpoint can be read.
+    """
+    folder = plan.run.fold(fold)
+    with locked_by_group(folder.folder, group):
+        with group.main_process_first():
+            is_finished = folder.is_finished
+        if is_finished:
+            reporter.say(f"fold {fold}: finished before")
+            return
+        with group.main_process_first():
+            images = FoldImages.split(plan.exams, plan.fold_table, fold, plan.cache)
+            task = FoldTask(plan.recipe, images, fold=fold)
+        Trainer(plan.recipe, task, folder, reporter=reporter, group=group).run(stop)
+
+
+def make_fold_tasks(recipe: Recipe, cache: Cache, folds: Sequence[int] | None = None) -> Iterator[FoldTask]:
+    """Yields the task of each fold, or of some, as `cross_validate` trains it.
+
+    Raises:
+        UserError: if recipe and cache do not fit together, or folds cannot be made.
+    """
+    exams = _read_exams(recipe, cache)
+    fold_table = _tabulate_folds(exams, recipe)
+    for fold in _check_folds(folds, recipe.train.num_folds):
+        yield FoldTask(recipe, FoldImages.split(exams, fold_table, fold, cache), fold=fold)
+
+
+def _read_exams(recipe: Recipe, cache: Cache) -> pd.DataFrame:
+    made_with = cache.settings()
+    if made_with.split != TRAIN:
+        raise UserError(f"{cache.folder} holds the {made_with.split} split, which has no labels to train on")
+    changed = differences(made_with.prepare, recipe.prepare)
+    if changed:
+        raise UserError(
+            f"{cache.folder} was made with other settings than the recipe's (prepare: {'; '.join(changed)}): "
+            "prepare another cache, or change the recipe's [prepare]"
+        )
+    _require_mammogram_model(recipe)
+    return cache.read_exams()
+
+
+def _require_mammogram_model(recipe: Recipe) -> None:
+    model = recipe.model
+    if model.image_size != recipe.prepare.side:
+        raise UserError(
+            f"model.image_size {model.image_size} and prepare.side {recipe.prepare.side} must be equal"
+        )
+    for name, value in {"in_channels": model.in_channels, "num_classes": model.num_classes}.items():
+        if value != 1:
+            raise UserError(
+                f"model.{name} is {value} and must be 1 for mammograms, which are grey and have one logit: "
+                f"add --set model.{name}=1, or give a folder of classes with --data instead of the cache"
+            )
+
+
+def _tabulate_folds(exams: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
+    """Returns `folds.csv`; its counts show when images or labels of the cache have changed."""
+    folds = make_folds(exams, num_folds=recipe.train.num_folds, seed=recipe.train.seed)
+    cancer = exams.groupby("patient_id")["cancer"]
+    counts = pd.DataFrame({"num_images": cancer.size(), "num_cancers": cancer.sum()})
+    return folds.join(counts, on="patient_id")[FOLDS_COLUMNS]
+
+
+def _check_folds(folds: Sequence[int] | None, num_folds: int) -> list[int]:
+    wanted = sorted(set(folds)) if folds else list(range(num_folds))
+    wrong = [fold for fold in wanted if not 0 <= fold < num_folds]
+    if wrong:
+        raise UserError(f"there is no fold {wrong[0]}: this recipe has the folds 0 to {num_folds - 1}")
+    return wanted
+
+
+def _start(recipe: Recipe, cache: Cache, run: Run, fold_table: pd.DataFrame, *, world_size: int) -> None:
+    """Makes the run folder, or checks that it was made by the same recipe on the same patients."""
+    require_unlocked(run.folder)  # a run on an image folder may train in it
+    origin = {"cache": str(cache.folder), "processes": world_size}
+    start_run(run, recipe, table=fold_table, path=run.folds, origin=origin)
+    if not run.read_folds().equals(fold_table):
+        raise UserError(f"{run.folder} has other images or labels than {cache.folder}: choose another --run")

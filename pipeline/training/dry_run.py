@@ -1,0 +1,110 @@
+"""What a cross-validation would do, how long and with how much memory, before it is begun."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from data_prep.cache.folder import Cache
+from pipeline.runs.recipe import Recipe
+from pipeline.runs.run_folder import FoldFolder
+from pipeline.runtime.progress import Reporter
+from pipeline.training.cross_validate import make_fold_tasks
+from pipeline.training.run_setup import resolve
+from pipeline.training.throughput import Meter
+from pipeline.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """The plan of a cross-validation.
+
+    Attributes:
+        folds: one row per fold: fold, images, positives, steps_per_epoch, held_out, held_out_positives.
+        num_parameters: of the model.
+        num_tokens: of an image, with the class token.
+        device: "cpu" or "cuda".
+        precision: of the forward pass.
+        seconds: an estimate for all these folds, from a few steps of the first.
+        memory_mb: the most that those steps took, in this process or on the GPU.
+    """
+
+    folds: pd.DataFrame
+    num_parameters: int
+    num_tokens: int
+    device: str
+    precision: str
+    seconds: float
+    memory_mb: float
+
+
+def make_dry_run(
+    recipe: Recipe, cache: Cache, *, reporter: Reporter, folds: Sequence[int] | None = None
+) -> DryRun:
+    """Draws the folds and takes a few steps with a model that is thrown away.
+
+    The estimate takes a prediction for a third of a training step's time per image.
+
+    Raises:
+        UserError: if recipe and cache do not fit together, or folds cannot be made.
+    """
+    recipe = resolve(recipe)
+    tasks = list(make_fold_tasks(recipe, cache, folds))
+    rows = []
+    for task in tasks:
+        held_out = task.images.validation["cancer"]
+        rows.append(
+            {
+                "fold": task.fold,
+                "images": len(task.labels),
+                "positives": int(task.labels.sum()),
+                "steps_per_epoch": len(task.plan(0)),
+                "held_out": len(held_out),
+                "held_out_positives": int(held_out.sum()),
+            }
+        )
+    table = pd.DataFrame(rows)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(recipe, tasks[0], FoldFolder(Path(folder)), reporter=reporter)
+        step = time_steps(trainer)
+    predicting = step.seconds / step.num_images / 3
+    model = trainer.state.model
+    return DryRun(
+        folds=table,
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        num_tokens=model.num_tokens,
+        device=trainer.compute.device,
+        precision=trainer.compute.precision,
+        seconds=recipe.train.epochs
+        * float((table["steps_per_epoch"] * step.seconds + table["held_out"] * predicting).sum()),
+        memory_mb=step.memory_mb,
+    )
+
+
+class StepTime(NamedTuple):
+    """What a step costs: seconds, images, and the most memory so far."""
+
+    seconds: float
+    num_images: float
+    memory_mb: float
+
+
+def time_steps(trainer: Trainer, num_steps: int = 3) -> StepTime:
+    """Takes some steps after a first one; the trainer is of no other use then."""
+    settings, ahead = trainer.settings, 2 * trainer.settings.workers  # loaded while the first step is taken
+    num_skipped = -(-ahead // settings.accumulation)
+    first, *plan = islice(cycle(trainer.task.plan(0)), 1 + num_skipped + num_steps)
+    parts, others = trainer.load_parts([first, *plan]), plan[num_skipped:]
+    trainer.take_step(parts, len(first))
+    for _ in range(num_skipped * settings.accumulation):
+        next(parts)
+    meter = Meter()
+    for rows in others:
+        trainer.take_step(parts, len(rows))
+        meter.num_images += len(rows)
+    row = trainer.summarise(meter)
+    return StepTime(row["seconds"] / num_steps, row["images"] / num_steps, row["peak_memory_mb"])

@@ -1,0 +1,154 @@
+"""One fold of a cross-validation as a task for the trainer: mammograms in balanced batches."""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import log_loss
+from torch import Tensor
+
+from data_prep.cache.folder import Cache
+from data_prep.cache.images import PreparedImages, open_images
+from data_prep.errors import UserError
+from pipeline.data.augmentation import Augmentation
+from pipeline.data.loader import CachedImages
+from pipeline.data.sampler import ALL, Rows, log_odds, plan_balanced, plan_natural, plan_weighted
+from pipeline.evaluation.estimates import measure_levels
+from pipeline.evaluation.formulas import clip_probabilities
+from pipeline.runs.recipe import Recipe
+from pipeline.runs.records import HISTORY_FIGURES
+from pipeline.runs.run_folder import Run, select_oof
+from pipeline.training.losses import auxiliary_loss, binary_loss, count_logits, encode_auxiliaries
+from pipeline.training.task import Judgement
+
+
+@dataclass(frozen=True)
+class FoldImages:
+    """The images of one fold's training and validation.
+
+    Attributes:
+        training, validation: exam tables.
+        training_images, validation_images: each row's image.
+    """
+
+    training: pd.DataFrame
+    validation: pd.DataFrame
+    training_images: PreparedImages
+    validation_images: PreparedImages
+
+    @classmethod
+    def split(cls, exams: pd.DataFrame, folds: pd.DataFrame, fold: int, cache: Cache) -> "FoldImages":
+        """Takes a fold's patients for validation and all others for training."""
+        held_out = set(folds.loc[folds["fold"] == fold, "patient_id"])
+        is_held_out = exams["patient_id"].isin(held_out)
+        training, validation = (exams[rows].reset_index(drop=True) for rows in (~is_held_out, is_held_out))
+        return cls(training, validation, open_images(cache, training), open_images(cache, validation))
+
+
+class FoldTask:
+    """Learns cancer from the other folds' patients; `Task` says what each part is for."""
+
+    def __init__(self, recipe: Recipe, images: FoldImages, *, fold: int) -> None:
+        self.settings = recipe.train
+        self.images = images
+        self.fold = fold
+        self.name = f"fold {fold}"
+        self.seed = int(np.random.SeedSequence([recipe.train.seed, fold]).generate_state(1)[0])
+        self.held_out = images.validation_images
+        self.labels = images.training["cancer"].to_numpy()
+        self.init = recipe.train.init.replace("{fold}", str(fold))
+        require_unseen(self.init, images.validation, fold=fold)
+        self.dataset = CachedImages(
+            images.training_images, augmentation=Augmentation(recipe.augment), seed=recipe.train.seed
+        )
+        share_of_batches = self._find_log_odds_of_batches()
+        self.auxiliary_targets = encode_auxiliaries(images.training, recipe.train.auxiliaries)
+        num_outputs = 1 + count_logits(recipe.train.auxiliaries)
+        self.model = recipe.model.model_copy(update={"num_classes": num_outputs})
+        self.first_logits: NDArray[np.float64] = np.zeros(num_outputs)
+        self.first_logits[0] = share_of_batches
+        self.logit_shift = log_odds(self.labels) - share_of_batches
+
+    def plan(self, epoch: int) -> list[Rows]:
+        """Returns the rows of each batch of an epoch."""
+        settings = self.settings
+        if settings.sampling == "natural":
+            entropy = [settings.seed, self.fold, ALL, epoch]
+            return plan_natural(len(self.labels), batch_size=settings.batch_size, entropy=entropy)
+        make_plan = plan_balanced if settings.sampling == "balanced" else plan_weighted
+        return make_plan(
+            self.labels,
+            batch_size=settings.batch_size,
+            positive_share=settings.positive_share,
+            seed=settings.seed,
+            fold=self.fold,
+            epoch=epoch,
+        )
+
+    def _find_log_odds_of_batches(self) -> float:
+        """Returns log(positives / negatives) of what the plan gives, the same in every epoch."""
+        if self.settings.sampling == "weighted":
+            return math.log(self.settings.positive_share / (1 - self.settings.positive_share))
+        return log_odds(self.labels[np.concatenate(self.plan(0))])
+
+    def losses(self, logits_BK: Tensor, rows_B: Tensor) -> Tensor:
+        """Returns each image's loss: of cancer, the first output, and of the auxiliary targets."""
+        rows, settings = rows_B.numpy(), self.settings
+        labels_B = torch.as_tensor(self.labels[rows], dtype=torch.float32, device=logits_BK.device)
+        losses_B = binary_loss(
+            logits_BK[:, 0],
+            labels_B,
+            positive_label=settings.positive_label,
+            positive_weight=settings.positive_weight,
+            focal_gamma=settings.focal_gamma,
+        )
+        if not settings.auxiliaries:
+            return losses_B
+        targets_BN = torch.as_tensor(self.auxiliary_targets[rows], device=logits_BK.device)
+        extra_B = auxiliary_loss(logits_BK[:, 1:], targets_BN, settings.auxiliaries)
+        return losses_B + settings.auxiliary_weight * extra_B
+
+    def name_rows(self, rows: list[int]) -> list[str]:
+        """Returns image ids."""
+        return list(self.images.training["image_id"].iloc[rows])
+
+    def to_probabilities(self, logits_BK: Tensor) -> NDArray[np.float64]:
+        """Returns the probability of cancer, [B, 1]; auxiliary outputs predict nothing."""
+        return torch.sigmoid(logits_BK[:, :1] + self.logit_shift).cpu().numpy()
+
+    def judge(self, probabilities_MN: NDArray[np.float64]) -> Judgement:
+        """Returns an OOF table, the loss per image, and figures per breast and per image."""
+        oof = select_oof(self.images.validation.assign(fold=self.fold, probability=probabilities_MN[:, 0]))
+        clipped = clip_probabilities(oof["probability"].to_numpy())
+        figures = {"val_loss": float(log_loss(oof["cancer"], clipped, labels=[0, 1]))}
+        for prefix, metrics in zip(("val", "val_image"), measure_levels(oof), strict=True):
+            for name in HISTORY_FIGURES:
+                value = metrics.figures[name]
+                figures[f"{prefix}_{name}"] = math.nan if value is None else value
+        return Judgement(oof, figures)
+
+
+def require_unseen(init: str, held_out: pd.DataFrame, *, fold: int) -> None:
+    """Makes sure that first weights of another run have not learned from patients that this fold holds out.
+
+    A file that has been moved away from its run's folds.csv cannot be judged.
+
+    Raises:
+        UserError: if they have.
+    """
+    folder = Path(init).parent
+    number, run = re.fullmatch(r"fold_(\d+)", folder.name), Run(folder.parent)
+    if number is None or not run.folds.exists():
+        return
+    folds = run.read_folds()
+    seen = set(held_out["patient_id"]) & set(folds.loc[folds["fold"] != int(number[1]), "patient_id"])
+    if seen:
+        raise UserError(
+            f"train.init {init} was trained on {len(seen)} of the patients that fold {fold} holds out: write "
+            "{fold} for the fold's number in its path, and give both runs the same images and train.seed"
+        )

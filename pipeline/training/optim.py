@@ -1,0 +1,97 @@
+"""Optimizer, frozen layers, learning rate and averaged weights."""
+
+import math
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from pipeline.models.vit import VisionTransformer
+from pipeline.runs.recipe import TrainSettings
+from pipeline.runtime.torchvision_compat import allow_torchvision_import
+
+allow_torchvision_import()
+
+from timm.optim import create_optimizer_v2  # noqa: E402  after the line above
+from timm.utils import ModelEmaV3  # noqa: E402
+
+Average: TypeAlias = ModelEmaV3
+"""The type of averaged weights, for modules that leave timm's import to this one."""
+TOKENS = ("cls_token", "pos_embed")
+EMBEDDING = ("patch_embed.", *TOKENS)
+
+
+def make_optimizer(model: VisionTransformer, settings: TrainSettings) -> torch.optim.Optimizer:
+    """Returns the optimizer of the settings over all parameters that are to be trained."""
+    return create_optimizer_v2(
+        group_parameters(model, settings), settings.optimizer, lr=settings.learning_rate, momentum=0.9
+    )
+
+
+def group_parameters(model: VisionTransformer, settings: TrainSettings) -> list[dict[str, Any]]:
+    """Returns parameters that share decay and learning rate; frozen ones are left out.
+
+    Biases, norms, position and class tokens are not decayed. A layer's learning rate is `lr_scale` times the
+    model's: `layer_decay` to the power of the layers above it (Clark et al. 2020, arXiv:2003.10555). What is
+    no matrix inside the encoder is left to Muon's AdamW.
+    """
+    groups: dict[tuple[float, bool, bool], dict[str, Any]] = {}
+    top = model.settings.depth + 1
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        is_decayed = parameter.ndim > 1 and name not in TOKENS
+        scale = settings.layer_decay ** (top - find_layer(name, top))
+        is_matrix = is_decayed and name.startswith("blocks.")
+        group = groups.setdefault(
+            (scale, is_decayed, is_matrix),
+            {
+                "params": [],
+                "weight_decay": settings.weight_decay if is_decayed else 0.0,
+                "lr_scale": scale,
+                "use_fallback": not is_matrix,
+            },
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def find_layer(name: str, top: int) -> int:
+    """Returns 0 for a parameter of the embedding, 1 and up for the encoder's layers, `top` for the head."""
+    if name.startswith(EMBEDDING):
+        return 0
+    return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else top
+
+
+def freeze(model: VisionTransformer, settings: TrainSettings) -> None:
+    """Makes parameters constant: the embedding and the first layers, or all but the head."""
+    top = model.settings.depth + 1
+    for name, parameter in model.named_parameters():
+        if settings.linear_probe:
+            parameter.requires_grad = name.startswith(("head.", "pre_logits."))
+        else:
+            is_frozen = settings.frozen_layers and find_layer(name, top) <= settings.frozen_layers
+            parameter.requires_grad = not is_frozen
+
+
+def learning_rate_at(step: int, *, num_steps: int, warmup_steps: int, peak: float) -> float:
+    """Returns the learning rate of a step: linear up to the peak, then along a cosine to 0."""
+    if step < warmup_steps:
+        return peak * (step + 1) / (warmup_steps + 1)
+    progress = (step - warmup_steps) / max(1, num_steps - warmup_steps)
+    return peak * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Sets the learning rate; layers take their scale of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group["lr_scale"]
+
+
+def make_average(model: nn.Module, settings: TrainSettings) -> Average:
+    """Returns the exponential moving average of the weights; `update(model, step)` after each step.
+
+    Its decay at step t is 1 - (1 + t)**(-2/3), up to `ema_decay`, so that a short run is not held by its
+    first weights.
+    """
+    return ModelEmaV3(model, decay=settings.ema_decay, use_warmup=True)

@@ -1,0 +1,168 @@
+"""The start of every training run: makes its folder, or checks that the same run goes on."""
+
+import importlib.metadata
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from data_prep.errors import FolderInUse, UserError
+from data_prep.parallel.resource_limits import count_cores
+from data_prep.settings import differences, dump_settings
+from data_prep.storage.atomic import (
+    make_folder,
+    remove_temporaries,
+    require_space,
+    write_csv,
+    write_json,
+    write_text,
+)
+from data_prep.storage.locks import locked, require_unlocked
+from pipeline.models.vit import VisionTransformer
+from pipeline.runs.recipe import Recipe, load_recipe
+from pipeline.runs.records import read_environment
+from pipeline.runs.run_folder import START_TABLES, FoldFolder, Run, RunFolder, TrainingFolder
+from pipeline.runtime.distributed import ProcessGroup
+from pipeline.runtime.precision import ComputeSettings
+from pipeline.runtime.progress import Reporter
+from pipeline.training.tensorboard import require_tensorboard
+
+WEIGHTS_KEPT = 7
+"""How often a training holds its weights on disk at least: in each of two checkpoints as they are, averaged
+and as an optimizer's moment, and in the model that predicts."""
+RECORDED_PACKAGES = [
+    "torch",
+    "timm",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "albumentations",
+    "opencv-python-headless",
+    "pillow",
+    "pydicom",
+]
+
+
+def resolve(recipe: Recipe) -> Recipe:
+    """Returns the recipe with device and precision as this machine has them, which is what a run keeps.
+
+    Raises:
+        UserError: if it lacks a GPU or a package that the recipe asks for by name.
+    """
+    if recipe.train.tensorboard:
+        require_tensorboard()
+    chosen = ComputeSettings.choose(recipe.train.device, recipe.train.precision)
+    train = recipe.train.model_copy(update={"device": chosen.device, "precision": chosen.precision})
+    return recipe.model_copy(update={"train": train})
+
+
+def start_run(
+    run: RunFolder, recipe: Recipe, *, table: pd.DataFrame, path: Path, origin: dict[str, Any]
+) -> None:
+    """Makes the run folder, or makes sure that it was made by the same recipe.
+
+    A new run keeps in `path` the table that it starts with, which the caller compares when the run goes on,
+    and in `environment.json` where its images come from and how many processes train it. A run that has not
+    begun is new, whatever an attempt that failed at its start has left.
+
+    Raises:
+        UserError: if the run has begun with other settings.
+    """
+    make_folder(run.folder)
+    if not (run.settings.exists() and has_begun(run.folder)):
+        _remove_remains(run.folder, table=path)
+        write_csv(path, table)
+        write_json(run.environment, describe_environment(recipe, origin))
+        write_text(run.settings, dump_settings(recipe))
+        return
+    changed = differences(load_recipe(run.settings), recipe)
+    if changed:
+        raise UserError(
+            f"{run.folder} was started with other settings ({'; '.join(changed)}): "
+            f"choose another --run, or go on with {run.settings} as the recipe"
+        )
+
+
+def require_space_for(recipe: Recipe, folder: Path, trainings: Sequence[TrainingFolder]) -> None:
+    """Makes sure, before the first epoch, that the weights of trainings that have none yet will have space.
+
+    Raises:
+        DiskFull: if the disk has less.
+    """
+    new = [each for each in trainings if not (each.last.exists() or each.is_finished)]
+    with torch.device("meta"):  # counts, and takes no memory
+        model = VisionTransformer(recipe.model)
+    num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    trained = "1 training" if len(new) == 1 else f"{len(new)} trainings"
+    require_space(folder, len(new) * WEIGHTS_KEPT * num_bytes, f"to keep the weights of {trained}")
+
+
+def say_if_world_size_changed(run: RunFolder, group: ProcessGroup, reporter: Reporter) -> None:
+    """Says that a run goes on with another number of processes, which rounds differently."""
+    before = read_environment(run.environment).get("processes", "1")
+    if before != str(group.world_size):
+        reporter.say(
+            f"{run.name} was begun by {before} processes and goes on with {group.world_size}: its weights "
+            "will differ by rounding, and with dropout or mixup by other draws"
+        )
+
+
+@contextmanager
+def locked_by_group(folder: Path, group: ProcessGroup) -> Iterator[None]:
+    """Holds a folder while all ranks train in it; what a killed writer left there is removed.
+
+    Raises:
+        FolderInUse: if another training holds it.
+    """
+    if not group.is_main:
+        yield
+        return
+    with locked(folder):
+        remove_temporaries(folder)
+        yield
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a training of the run has left what it can go on from, or another process trains a fold."""
+    for training in _find_trainings(folder):
+        left = (training.last, training.previous, training.weights, training.predictions)
+        if any(path.exists() for path in left):
+            return True
+    return Run(folder).oof.exists() or any(map(_is_held, folder.glob("fold_*")))
+
+
+def _find_trainings(folder: Path) -> list[TrainingFolder]:
+    return [TrainingFolder(folder), *map(FoldFolder, sorted(folder.glob("fold_*")))]
+
+
+def _is_held(folder: Path) -> bool:
+    try:
+        require_unlocked(folder)
+    except FolderInUse:
+        return True
+    return False
+
+
+def _remove_remains(folder: Path, *, table: Path) -> None:
+    """Removes what an attempt of the other kind of run, or from other first weights, has left."""
+    tables = [folder / name for name in START_TABLES.values() if name != table.name]
+    for path in (*tables, *(training.initial_weights for training in _find_trainings(folder))):
+        path.unlink(missing_ok=True)
+
+
+def describe_environment(recipe: Recipe, origin: dict[str, Any]) -> dict[str, Any]:
+    """Returns versions, machine and the run's origin, for people who want to repeat a run."""
+    device = recipe.train.device
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "cores": count_cores(),
+        "threads": torch.get_num_threads(),
+        **origin,
+        "versions": {name: importlib.metadata.version(name) for name in ["mammo-vit", *RECORDED_PACKAGES]},
+    }

@@ -1,0 +1,76 @@
+"""What the trainer asks of a task: what is learned, from which images, and how it is judged."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data_prep.cache.images import PreparedImages
+from pipeline.data.loader import CachedImages
+from pipeline.data.sampler import Rows
+from pipeline.runs.recipe import ModelSettings
+
+
+class Judgement(NamedTuple):
+    """What became of the held-out images.
+
+    Attributes:
+        predictions: a row per image, as the training's table of predictions holds it.
+        figures: for `history.csv`; NaN is undefined.
+    """
+
+    predictions: pd.DataFrame
+    figures: dict[str, float]
+
+
+class Task(Protocol):
+    """What is learned from which images: all that the trainer does not know."""
+
+    @property
+    def name(self) -> str:
+        """What progress and errors call this training."""
+
+    @property
+    def seed(self) -> int:
+        """Draws the first weights and all that is random inside the model."""
+
+    @property
+    def init(self) -> str:
+        """`train.init`, as it is meant for this training."""
+
+    @property
+    def dataset(self) -> CachedImages:
+        """The training images."""
+
+    @property
+    def model(self) -> ModelSettings:
+        """What is trained; outputs beyond those of the recipe's model are dropped at the end."""
+
+    @property
+    def first_logits(self) -> NDArray[np.float64]:
+        """What the head's biases start at, one per output."""
+
+    @property
+    def logit_shift(self) -> float:
+        """What is added to the trained model's logits, and kept beside its weights."""
+
+    @property
+    def held_out(self) -> PreparedImages:
+        """The images that the model is judged by."""
+
+    def plan(self, epoch: int) -> list[Rows]:
+        """Returns the rows of each batch of an epoch, the same number of batches in each."""
+
+    def losses(self, logits_BK: Tensor, rows_B: Tensor) -> Tensor:
+        """Returns each image's loss, loss_B."""
+
+    def name_rows(self, rows: list[int]) -> list[str]:
+        """Returns the names by which a user finds training images."""
+
+    def to_probabilities(self, logits_BK: Tensor) -> NDArray[np.float64]:
+        """Returns what the model says of held-out images, [B, N], given its logits, float64."""
+
+    def judge(self, probabilities_MN: NDArray[np.float64]) -> Judgement:
+        """Returns table and figures, given the probabilities of all M held-out images in their order."""

@@ -1,0 +1,256 @@
+"""The engine on a Ray cluster: what nodes, processes and files do to it, and that it equals the local one."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from data_prep.parallel import executor
+from data_prep.parallel import ray_cluster as cluster_module
+from data_prep.parallel.executor import Outcome, map_unordered
+from data_prep.parallel.ray_cluster import Cluster, connect
+from tests.campaigns.load import find_left
+from tests.data_prep.data_folder import make_data, snapshot, spoil
+from tests.ray_nodes import Nodes, wait_until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def cluster(nodes: Nodes) -> Iterator[Cluster]:
+    nodes.have(2)
+    with connect(nodes.address) as cluster:
+        yield cluster
+
+
+@dataclass(frozen=True)
+class Misbehave:
+    """Does something bad to the process that works on some numbers, and leaves a mark for each try."""
+
+    folder: Path
+
+    def __call__(self, number: int) -> int:
+        with (self.folder / str(number)).open("a") as stream:
+            stream.write("x")
+        if number == 3:
+            os._exit(7)
+        if number == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if number == 7:
+            time.sleep(60)
+        if number == 11:  # what Ray's memory monitor does: it kills Ray's own process
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(60)
+        return number
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Waits for a file, with a mark for each try."""
+
+    folder: Path
+
+    def __call__(self, number: int) -> int:
+        with (self.folder / str(number)).open("a") as stream:
+            stream.write("x")
+        while not (self.folder / "go").exists():
+            time.sleep(0.05)
+        return number
+
+
+def fail_at_three(number: int) -> int:
+    if number == 3:
+        raise ValueError("three is not to be had")
+    return number
+
+
+def surroundings(number: int) -> dict[str, object]:
+    threads = [os.environ[name] for name in cluster_module.SINGLE_THREADED]
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED")
+    return {"threads": threads, "ray": "ray" in sys.modules, **{name: os.environ[name] for name in names}}
+
+
+def test_poison_is_tried_twice_and_costs_no_other_item(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen items go in one task; what the local engine knows too is told in the same words."""
+    monkeypatch.setattr(executor, "TIMEOUT_S", 3.0)
+    outcomes = {o.item: o for o in cluster.map_unordered(Misbehave(tmp_path), range(64), workers=2)}
+    assert sorted(outcomes) == list(range(64))
+    lost = {item: (o.reason, o.message) for item, o in outcomes.items() if o.result is None}
+    here = tmp_path / "here"
+    here.mkdir()
+    local = list(map_unordered(Misbehave(here), [3, 5, 7], workers=1))
+    assert lost.pop(11) == lost[5]
+    assert lost == {o.item: (o.reason, o.message) for o in local}
+    tries = {number: len((tmp_path / str(number)).read_text()) for number in range(64)}
+    assert {number: tries[number] for number in (3, 5, 7, 11)} == dict.fromkeys((3, 5, 7, 11), 2)
+    assert max(tries.values()) == 2
+
+
+def test_a_lost_node_costs_time_and_no_try(
+    nodes: Nodes, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two nodes hold an item each; one is lost, and a late one takes what it had, without a retry."""
+    monkeypatch.setattr(cluster_module, "MAX_ATTEMPTS", 1)
+    outcomes: list[Outcome[int, int]] = []
+    work = partial(cluster.map_unordered, Wait(tmp_path), range(2), workers=0)
+    worker = threading.Thread(target=lambda: outcomes.extend(work()))
+    worker.start()
+    wait_until(lambda: count_tries(tmp_path) == 2)
+    nodes.lose()
+    nodes.have(2)
+    wait_until(lambda: count_tries(tmp_path) == 3)
+    (tmp_path / "go").touch()
+    worker.join(timeout=120)
+    assert sorted((o.item, o.result) for o in outcomes) == [(0, 0), (1, 1)]
+
+
+def count_tries(folder: Path) -> int:
+    return sum(len(path.read_text()) for path in folder.iterdir())
+
+
+def test_an_exception_of_the_function_is_raised_here(cluster: Cluster) -> None:
+    with pytest.raises(ValueError, match="three is not to be had"):
+        list(cluster.map_unordered(fail_at_three, range(6), workers=0))
+
+
+@dataclass(frozen=True)
+class HangAtOne:
+    """Tells which processes work on the number one, which takes very long."""
+
+    folder: Path
+
+    def __call__(self, number: int) -> int:
+        if number == 1:
+            for pid in (os.getpid(), os.getppid()):
+                (self.folder / str(pid)).touch()
+            time.sleep(600)
+        return number
+
+
+def test_what_still_works_ends_with_the_connection(nodes: Nodes, tmp_path: Path) -> None:
+    nodes.have(2)
+    with connect(nodes.address) as cluster:
+        outcomes = cluster.map_unordered(HangAtOne(tmp_path), range(2), workers=0)
+        assert next(outcomes).item == 0
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+        outcomes.close()  # type: ignore[attr-defined]
+    wait_until(lambda: not any(is_running(path.name) for path in tmp_path.iterdir()))
+
+
+def is_running(pid: str) -> bool:
+    try:
+        return "State:\tZ" not in Path("/proc", pid, "status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_items_work_in_single_threaded_processes_that_know_no_ray(cluster: Cluster) -> None:
+    (outcome,) = cluster.map_unordered(surroundings, [1], workers=0)
+    assert outcome.result == {
+        "threads": ["1"] * 4,
+        "ray": False,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": os.environ["RAY_AUTH_TOKEN"],
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+# The command
+
+OPTIONS = ["--set", "prepare.side=32", "--allow-failures"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some images, one of them spoilt."""
+    folder = make_data(tmp_path_factory.mktemp("cluster") / "data", 200)
+    spoil(folder, "97")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What the local engine leaves."""
+    cache = tmp_path_factory.mktemp("local") / "cache"
+    return finish(start(data, cache, "--workers", "1"), cache)
+
+
+def start(data: Path, cache: Path, *options: str) -> "subprocess.Popen[str]":
+    """Starts the command in a session of its own."""
+    command = [sys.executable, "-m", "pipeline", "prepare", str(data), "--cache", str(cache), *OPTIONS]
+    return subprocess.Popen(
+        [*command, *options],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(run: "subprocess.Popen[str]", cache: Path) -> dict[str, bytes]:
+    """Waits for the end and returns what is left, the page apart, which shows times."""
+    _, errors = run.communicate(timeout=240)
+    assert run.returncode == 0, errors
+    assert "failed: 1 not_dicom" in errors
+    return snapshot(cache)
+
+
+def test_prepare_leaves_the_same_bytes_though_a_node_is_lost(
+    nodes: Nodes, data: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    nodes.have(2)
+    cache = tmp_path / "cache"
+    with start(data, cache, "--engine", "ray", "--address", nodes.address) as run:
+        wait_until(lambda: len(list(cache.rglob("[!.]*.png"))) >= 8)
+        nodes.lose()
+        assert finish(run, cache) == expected
+
+
+def test_prepare_that_is_stopped_goes_on(
+    nodes: Nodes, data: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    nodes.have(2)
+    cache = tmp_path / "cache"
+    options = ("--engine", "ray", "--address", nodes.address)
+    with start(data, cache, *options) as run:
+        wait_until(lambda: len(list(cache.rglob("[!.]*.png"))) >= 8)
+        run.send_signal(signal.SIGTERM)
+        _, errors = run.communicate(timeout=120)
+    assert run.returncode == 143, errors
+    assert "what was done is kept, go on with: mammo prepare" in errors
+    assert finish(start(data, cache, *options), cache) == expected
+
+
+def test_without_an_address_ray_runs_here_for_as_long_as_the_command(
+    data: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    run = start(data, cache, "--engine", "ray", "--workers", "1")
+    assert finish(run, cache) == expected
+    assert find_left(run.pid) == []
+
+
+def test_a_wrong_token_is_one_sentence(nodes: Nodes, data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline", "prepare", str(data), "--cache", str(tmp_path / "cache")]
+    finished = subprocess.run(
+        [*command, "--engine", "ray", "--address", nodes.address],
+        env=os.environ | {"RAY_AUTH_TOKEN": "0" * 64},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert finished.returncode == 2, finished.stderr
+    assert "RAY_AUTH_TOKEN" in finished.stderr
+    assert "Traceback" not in finished.stderr

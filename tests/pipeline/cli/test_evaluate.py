@@ -1,0 +1,114 @@
+"""`mammo evaluate` and `mammo compare` on finished runs: what is printed, written and refused."""
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from data_prep.errors import UserError
+from pipeline.cli.app import app
+from pipeline.cli.evaluate import SHOWN_FIGURES
+from pipeline.evaluation.compare import COMPARED, COMPARISON_COLUMNS
+from pipeline.reporting.formatting import FIGURE_NAMES
+from tests.pipeline.synthetic_run import make_oof, write_run
+
+
+def mammo(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [*map(str, arguments)], env={"COLUMNS": "200"})
+
+
+def refuse(*arguments: object) -> str:
+    """Returns the one sentence that ends a command."""
+    ended = mammo(*arguments)
+    assert isinstance(ended.exception, UserError), ended.output
+    assert "\n" not in str(ended.exception)
+    return str(ended.exception)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    """Two runs on the same breasts, the second with more skill."""
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder, skill in zip(folders, (0.0, 3.0), strict=True):
+        write_run(folder, make_oof(skill=skill))
+    return folders
+
+
+def test_evaluate_prints_folds_intervals_and_where_the_rest_stands(runs: list[Path]) -> None:
+    shown = CliRunner().invoke(app, ["evaluate", str(runs[1])], env={"COLUMNS": "80"})
+    assert shown.exit_code == 0, shown.output
+    assert re.search(r"^AUC 0\.\d{3}, 95 % interval 0\.\d{3} to ", shown.stdout, re.MULTILINE)
+    lines = [re.split(r"  +", line.strip()) for line in shown.stdout.splitlines()]
+    start = lines.index(["per breast", "fold 0", "fold 1", "fold 2", "pooled"])
+    table = lines[start : start + 3 + len(SHOWN_FIGURES)]
+    content = json.loads((runs[1] / "metrics.json").read_text())
+    for name, *cells in table[3:]:
+        (figure,) = [figure for figure, title in FIGURE_NAMES.items() if title == name]
+        assert cells == [f"{subset[figure]:.3f}" for subset in [*content["folds"], content["pooled"]]]
+    assert f"all figures, also per image and slice: {runs[1] / 'metrics.json'}" in shown.stdout
+    assert shown.stdout.splitlines()[-1] == f"report: {runs[1] / 'report.html'}"
+    assert "undefined" not in shown.stdout
+    assert "no slices by site, machine, view, density, age, implant: the predictions" in shown.stdout
+
+
+def test_evaluate_says_what_is_undefined_and_why_in_one_line(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", make_oof(num_cancers=0))
+    shown = mammo("evaluate", run.folder)
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.count("undefined, since there is no breast with cancer: pF1 of the raw") == 1
+
+
+def test_compare_prints_a_verdict_per_figure_and_writes_the_table(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out = tmp_path / "differences.csv"
+    shown = mammo("compare", *runs, "--out", out)
+    assert shown.exit_code == 0, shown.output
+    assert f"{runs[1]} compared with {runs[0]}, per breast" in shown.stdout
+    verdicts = {line.split("  ")[0].strip(): line.split()[-1] for line in shown.stdout.splitlines()[2:-1]}
+    assert set(verdicts) == {FIGURE_NAMES[name] for name in COMPARED}
+    assert verdicts["AUC"] == "better"
+    table = pd.read_csv(out)
+    assert list(table) == COMPARISON_COLUMNS
+    assert table.set_index("figure").loc["auc", "verdict"] == "better"
+
+
+def test_compare_changes_no_run(runs: list[Path]) -> None:
+    before = {path: path.read_bytes() for run in runs for path in run.rglob("*") if path.is_file()}
+    assert mammo("compare", *runs).exit_code == 0
+    after = {path: path.read_bytes() for run in runs for path in run.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_compare_refuses_other_patients_one_run_and_an_unfinished_run(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    other = write_run(tmp_path / "other", make_oof(num_patients=50)).folder
+    assert f"{other} has no prediction of 20 breasts of {runs[0]}" in refuse("compare", runs[0], other)
+    assert "needs two different runs or more" in refuse("compare", runs[0], runs[0])
+    (runs[1] / "fold_1/oof.csv").unlink()
+    assert "of 3 folds, 1 still to be trained" in refuse("compare", *runs)
+
+
+def test_compare_refuses_a_place_that_cannot_be_written_before_it_reads_a_run(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    """A run that is not finished is not even looked at."""
+    (runs[1] / "fold_1/oof.csv").unlink()
+    (tmp_path / "file").write_text("")
+    assert "is no folder; remove it or name another" in refuse(
+        "compare", *runs, "--out", tmp_path / "file/x.csv"
+    )
+
+
+def test_compare_overwrites_nothing_but_a_comparison(runs: list[Path]) -> None:
+    before = (runs[0] / "folds.csv").read_bytes()
+    ended = mammo("compare", *runs, "--out", runs[0] / "folds.csv")
+    assert ended.exit_code != 0
+    assert "would be overwritten" in str(ended.exception)
+    assert (runs[0] / "folds.csv").read_bytes() == before

@@ -1,0 +1,126 @@
+"""Comparison of runs: paired, on the same breasts, with a verdict that can be trusted."""
+
+import numpy as np
+import pytest
+
+from data_prep.errors import UserError
+from pipeline.evaluation.compare import COMPARED, COMPARISON_COLUMNS, compare, tabulate_differences
+from pipeline.evaluation.metrics import LOWER_IS_BETTER, measure
+from tests.pipeline.synthetic_run import make_oof
+
+
+def blur(oof, amount, seed=9):
+    """The same predictions with noise on the logit."""
+    logits = np.log(oof["probability"] / (1 - oof["probability"]))
+    noise = np.random.default_rng(seed).normal(0, amount, len(oof))
+    return oof.assign(probability=1 / (1 + np.exp(-logits - noise)))
+
+
+def by_figure(differences):
+    return {found.figure: found for found in differences}
+
+
+def test_the_difference_is_that_of_the_runs_own_figures():
+    first = make_oof(num_patients=300, num_cancers=80)
+    second = blur(first, 2.0)
+    found = by_figure(compare({"a": first, "b": second}, num_replicates=200))
+    assert list(found) == COMPARED
+    aucs = []
+    for oof in (first, second):
+        means = oof.groupby(["patient_id", "laterality"])[["cancer", "probability"]].mean()
+        aucs.append(measure(means["cancer"], means["probability"]).auc)
+    assert (found["auc"].reference_value, found["auc"].value) == pytest.approx(tuple(aucs))
+    assert found["auc"].difference == pytest.approx(aucs[1] - aucs[0])
+    assert found["auc"].interval.low < found["auc"].difference < found["auc"].interval.high
+
+
+def test_the_verdict_turns_with_the_order_of_the_runs():
+    good = make_oof(num_patients=300, num_cancers=80, skill=2.0)
+    bad = blur(good, 3.0)
+    forth, back = (
+        by_figure(compare(runs, num_replicates=300))
+        for runs in ({"good": good, "bad": bad}, {"bad": bad, "good": good})
+    )
+    assert forth["auc"].verdict == "worse"
+    assert back["auc"].verdict == "better"
+    assert "brier" in LOWER_IS_BETTER
+    assert forth["brier"].difference > 0
+    assert forth["brier"].verdict == "worse"
+    assert back["brier"].verdict == "better"
+    for name in COMPARED:
+        assert back[name].interval.low == pytest.approx(-forth[name].interval.high)
+
+
+def test_a_run_cannot_be_told_apart_from_its_copy():
+    oof = make_oof()
+    for found in compare({"a": oof, "b": oof.copy()}, num_replicates=50):
+        assert (found.difference, found.interval.low, found.interval.high) == (0, 0, 0)
+        assert found.verdict == "unclear"
+
+
+def test_pairing_makes_the_interval_narrower_than_two_independent_ones():
+    first = make_oof(num_patients=300, num_cancers=60)
+    paired = by_figure(compare({"a": first, "b": blur(first, 0.2)}, num_replicates=300))["auc"].interval
+    other = make_oof(num_patients=300, num_cancers=60, seed=0)
+    other["probability"] = other["probability"].sample(frac=1, random_state=0).to_numpy()
+    unlike = by_figure(compare({"a": first, "b": other}, num_replicates=300))["auc"].interval
+    assert paired.high - paired.low < (unlike.high - unlike.low) / 3
+
+
+def test_every_run_is_compared_with_the_first():
+    oof = make_oof()
+    differences = compare({"a": oof, "b": blur(oof, 1), "c": blur(oof, 2)}, num_replicates=5)
+    assert [(found.run, found.reference) for found in differences[:: len(COMPARED)]] == [
+        ("b", "a"),
+        ("c", "a"),
+    ]
+
+
+def test_folds_may_differ_and_the_order_of_rows_does_not_matter():
+    oof = make_oof()
+    other = blur(make_oof(num_folds=5), 1)
+    assert len(set(other["fold"])) == 5
+    first = compare({"a": oof, "b": other}, num_replicates=20)
+    second = compare({"a": oof, "b": other.sample(frac=1, random_state=2)}, num_replicates=20)
+    assert first == second
+
+
+def test_an_undefined_figure_has_no_difference():
+    oof = make_oof(num_cancers=0)
+    differences = compare({"a": oof, "b": blur(oof, 1)}, num_replicates=5)
+    found = by_figure(differences)
+    assert (found["auc"].difference, found["auc"].verdict) == (None, "undefined")
+    assert found["brier"].verdict != "undefined"
+    table = tabulate_differences(differences).set_index("figure")
+    assert table.reset_index()[COMPARISON_COLUMNS].shape == (len(COMPARED), len(COMPARISON_COLUMNS))
+    assert table.loc["auc", ["value", "difference", "low", "high"]].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda oof: oof[oof["patient_id"] != "7"], "b has no prediction of 2 breasts of a, 7_L for one"),
+        (
+            lambda oof: oof.assign(patient_id=oof["patient_id"].replace("7", "70")),
+            "b has no prediction of 2 breasts of a, 7_L for one",
+        ),
+        (lambda oof: oof.assign(cancer=1), "they give 105 breasts different labels"),
+    ],
+)
+def test_runs_on_other_patients_or_labels_are_refused_in_one_sentence(change, message):
+    oof = make_oof()
+    with pytest.raises(UserError, match=message) as caught:
+        compare({"a": oof, "b": change(oof)})
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("a and b cannot be compared: ")
+
+
+def test_extra_patients_are_refused_too():
+    oof = make_oof()
+    with pytest.raises(UserError, match="a has no prediction of 2 breasts of b, 7_L for one"):
+        compare({"a": oof[oof["patient_id"] != "7"], "b": oof})
+
+
+def test_one_run_is_no_comparison():
+    with pytest.raises(UserError, match="needs two different runs or more"):
+        compare({"a": make_oof()})

@@ -1,0 +1,75 @@
+"""Sets of predictions: counts, transferred thresholds, intervals, and what a validation needs."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.evaluation.estimates import estimate_all, measure_levels, transfer_thresholds
+from pipeline.evaluation.metrics import NO_TRANSFER, measure
+from tests.pipeline.synthetic_run import make_oof
+from tests.pipeline.synthetic_tables import make_breasts, shuffle
+
+
+def test_a_threshold_is_transferred_from_the_other_folds():
+    breasts = transfer_thresholds(make_breasts())
+    for fold, part in breasts.groupby("fold"):
+        others = breasts[breasts["fold"] != fold]
+        expected = measure(others["cancer"], others["probability"]).threshold_best
+        assert (part["threshold"] == expected).all()
+    assert len(set(breasts["threshold"])) > 1
+
+
+def test_a_threshold_chosen_elsewhere_is_no_better_than_the_best_one():
+    for seed in range(5):
+        breasts = transfer_thresholds(make_breasts(seed=seed))
+        found = estimate_all({"all": breasts}, num_replicates=2)["all"].metrics
+        assert found.pf1_transferred <= found.pf1_best
+
+
+def test_where_the_other_folds_have_no_cancer_nothing_is_transferred():
+    breasts = make_breasts(num_folds=2)
+    breasts.loc[breasts["fold"] == 1, "cancer"] = 0
+    breasts = transfer_thresholds(breasts)
+    tables = {"pooled": breasts} | dict(iter(breasts.groupby("fold")))
+    found = estimate_all(tables, num_replicates=50)
+    assert found[0].metrics.undefined["pf1_transferred"] == NO_TRANSFER
+    assert found["pooled"].metrics.undefined["pf1_transferred"] == NO_TRANSFER
+    assert "pf1_transferred" not in found[0].intervals
+    assert "pf1_transferred" not in found["pooled"].intervals
+
+
+def test_a_slice_has_its_own_counts_and_the_figures_of_its_rows_alone():
+    breasts = make_breasts()
+    left = breasts[breasts["laterality"] == "L"]
+    found = estimate_all({"all": breasts, "left": left}, num_replicates=50)["left"]
+    assert (found.num_patients, found.num_breasts, found.num_images) == (200, 200, 400)
+    assert found.num_cancers == left["cancer"].sum()
+    assert found.metrics == measure(
+        left["cancer"], left["probability"], patients=left["patient_id"], thresholds=left["threshold"]
+    )
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1_000_000))
+def test_the_order_of_the_rows_changes_no_bit_of_figures_and_intervals(seed):
+    breasts = make_breasts(num_patients=40, num_cancers=9)
+    tables = {"all": breasts, "left": breasts[breasts["laterality"] == "L"]}
+    shuffled = {key: shuffle(table, seed) for key, table in tables.items()}
+    assert estimate_all(tables, num_replicates=20) == estimate_all(shuffled, num_replicates=20)
+
+
+def test_a_validation_gets_both_levels_without_intervals():
+    oof = make_oof()
+    of_breasts, of_images = measure_levels(oof)
+    assert of_images.auc == measure(oof["cancer"], oof["probability"]).auc
+    means = oof.groupby(["patient_id", "laterality"])[["cancer", "probability"]].mean()
+    assert of_breasts.auc == pytest.approx(measure(means["cancer"], means["probability"]).auc)
+    assert of_breasts.pf1_transferred is None
+
+
+def test_an_image_level_table_counts_breasts_and_images():
+    oof = make_oof(num_patients=10, num_cancers=3).assign(threshold=np.nan)
+    found = estimate_all({"all": pd.DataFrame(oof)}, num_replicates=5)["all"]
+    assert (found.num_patients, found.num_breasts, found.num_images, found.num_cancers) == (10, 20, 40, 6)

@@ -1,0 +1,99 @@
+"""Batches of a test set on the machines of a Ray cluster: the same CSV, whatever becomes of a node."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_prep.storage.atomic import Journal
+from pipeline.runs.run_folder import Run
+from tests.pipeline.tiny import make_exams, write_cache, write_test_data
+from tests.ray_nodes import Nodes, wait_until
+
+pytestmark = pytest.mark.slow
+
+EXAMS = make_exams(120, split="test")  # fifteen batches
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One image has no file, one is broken."""
+    folder = write_test_data(tmp_path_factory.mktemp("spread") / "data", EXAMS)
+    (folder / "test_images/1/101.png").unlink()
+    (folder / "test_images/3/110.png").write_bytes(b"no image")
+    return folder
+
+
+def predict(run: Run, out: Path, *options: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "pipeline", "predict", str(run.folder), "--out", str(out), *options]
+    return subprocess.Popen(
+        [*command, "--probabilities", "--allow-failures"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(prediction: "subprocess.Popen[str]", place: Path) -> dict[str, bytes]:
+    with prediction:
+        _, errors = prediction.communicate(timeout=240)
+    assert prediction.returncode == 0, errors
+    return {path.name: path.read_bytes() for path in place.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def expected(unbroken: Run, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What one machine writes."""
+    place = tmp_path_factory.mktemp("whole")
+    return finish(predict(unbroken, place / "out.csv", "--data", str(folder), "--workers", "0"), place)
+
+
+def wait_for_batches(prediction: "subprocess.Popen[str]", out: Path) -> None:
+    """Waits until a batch is answered, and others are not."""
+    journal = Journal(out.with_name(f"{out.name}.partial"))
+    wait_until(lambda: prediction.poll() is not None or len(journal.read()) > 1)
+    assert prediction.poll() is None, prediction.communicate()
+
+
+def test_a_prediction_ends_with_the_same_bytes_though_a_node_is_lost(
+    nodes: Nodes, unbroken: Run, folder: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    nodes.have(2)
+    out = tmp_path / "out.csv"
+    options = ("--data", str(folder), "--engine", "ray", "--address", nodes.address)
+    prediction = predict(unbroken, out, *options)
+    wait_for_batches(prediction, out)
+    nodes.lose()
+    assert finish(prediction, tmp_path) == expected
+
+
+def test_a_prediction_that_is_stopped_goes_on_to_the_same_bytes(
+    nodes: Nodes, unbroken: Run, folder: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    nodes.have(1)
+    out = tmp_path / "out.csv"
+    options = ("--data", str(folder), "--engine", "ray", "--address", nodes.address)
+    with predict(unbroken, out, *options) as prediction:
+        wait_for_batches(prediction, out)
+        prediction.send_signal(signal.SIGTERM)
+        _, errors = prediction.communicate(timeout=120)
+    assert prediction.returncode == 143, errors
+    assert "what was done is kept, go on with: mammo predict" in errors
+    assert finish(predict(unbroken, out, *options), tmp_path) == expected
+
+
+def test_a_cache_is_predicted_to_the_same_bytes(nodes: Nodes, unbroken: Run, tmp_path: Path) -> None:
+    nodes.have(1)
+    exams = EXAMS[:80]
+    cache = write_cache(tmp_path / "cache", exams, failed=[exams["image_id"].iloc[3]])
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "here").mkdir()
+    options = ("--cache", str(cache.folder))
+    here = finish(predict(unbroken, tmp_path / "here/out.csv", *options), tmp_path / "here")
+    options = (*options, "--engine", "ray", "--address", nodes.address)
+    assert finish(predict(unbroken, tmp_path / "ray/out.csv", *options), tmp_path / "ray") == here

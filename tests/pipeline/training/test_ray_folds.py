@@ -1,0 +1,135 @@
+"""Folds on the machines of a Ray cluster: nodes get lost, people stop them, and the bytes are the same."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from data_prep.cache.folder import Cache
+from data_prep.parallel.executor import Outcome
+from pipeline.runs.run_folder import Run
+from pipeline.training import cross_validate, ray_folds
+from pipeline.training.checkpoint import load_checkpoint
+from tests.campaigns.load import find_left
+from tests.pipeline.tiny import heard, make_recipe, quiet, results
+from tests.ray_nodes import Nodes, wait_until
+
+pytestmark = pytest.mark.slow
+
+RECIPE = make_recipe(epochs=60, num_folds=3)
+FOLDS = [0, 1]  # of three, so that no command goes on to an evaluation
+
+
+@pytest.fixture(scope="module")
+def one_after_another(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The same recipe without a cluster."""
+    run = Run(tmp_path_factory.mktemp("sequence") / "run")
+    cross_validate(RECIPE, cache, run, reporter=quiet(), folds=FOLDS)
+    return run
+
+
+def train(cache: Cache, run: Run, *options: str) -> "subprocess.Popen[str]":
+    config = run.folder.parent / "config.toml"
+    config.write_text(tomli_w.dumps(RECIPE.model_dump()))
+    command = [sys.executable, "-m", "pipeline", "train", str(config), "--cache", str(cache.folder)]
+    command += [f"--fold={fold}" for fold in FOLDS]
+    return subprocess.Popen(
+        [*command, "--run", str(run.folder), "--engine", "ray", *options],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_a_fold(run: Run, training: "subprocess.Popen[str]") -> None:
+    """Waits until a fold is in the midst of its training."""
+    wait_until(lambda: training.poll() is not None or any(run.fold(fold).previous.exists() for fold in FOLDS))
+    assert training.poll() is None, training.communicate()
+
+
+class Machines:
+    """A cluster whose machines are told to stop under the first try of each fold."""
+
+    def __init__(self) -> None:
+        self.given: list[object] = []
+
+    def count(self, resource: str) -> int:
+        return 0
+
+    def largest(self, resource: str, beside: str) -> float:
+        return 1.0
+
+    def map_whole(self, function, items, *, needs, on_wait):
+        for item in items:
+            is_first = item not in self.given
+            self.given.append(item)
+            yield Outcome(item, False if isinstance(item, int) and is_first else function(item))
+
+
+def test_a_fold_whose_machine_alone_is_told_to_stop_goes_on_elsewhere(cache: Cache, tmp_path: Path) -> None:
+    machines, run, reporter = Machines(), Run(tmp_path / "run"), quiet()
+    ray_folds.spread_folds(machines, make_recipe(epochs=1), cache, run, reporter=reporter, gpus=0.0)
+    assert machines.given == [None, 0, 1, 0, 1]
+    assert [heard(reporter).count(f"fold {fold} epoch 1/1") for fold in (0, 1)] == [1, 1]
+    assert all(run.fold(fold).is_finished for fold in (0, 1))
+
+
+def test_folds_whose_nodes_are_lost_go_on_elsewhere_to_the_same_bytes(
+    nodes: Nodes, cache: Cache, one_after_another: Run, tmp_path: Path
+) -> None:
+    nodes.have(2)
+    run = Run(tmp_path / "run")
+    with train(cache, run, "--address", nodes.address) as training:
+        wait_for_a_fold(run, training)
+        for _ in range(2):  # wherever the folds are
+            nodes.lose()
+        nodes.have(2)
+        said, errors = training.communicate(timeout=240)
+    assert training.returncode == 0, errors
+    assert "goes on after epoch" in said
+    assert "fold 0 epoch 1/60" in said
+    assert "fold 1 epoch 1/60" in said
+    assert results(run) == results(one_after_another)
+
+
+def test_a_stop_saves_all_folds_and_the_same_command_goes_on(
+    nodes: Nodes, cache: Cache, one_after_another: Run, tmp_path: Path
+) -> None:
+    """Ctrl-C reaches all processes of a terminal; those of a Ray on this machine are among them."""
+    run = Run(tmp_path / "run")
+    with train(cache, run) as training:
+        wait_for_a_fold(run, training)
+        os.killpg(training.pid, signal.SIGINT)
+        _, errors = training.communicate(timeout=120)
+    assert training.returncode == 130, errors
+    assert "what was done is kept, go on with: mammo train" in errors
+    assert find_left(training.pid) == []
+    assert not all(run.fold(fold).is_finished for fold in FOLDS)
+    counters = [load_checkpoint(run.fold(fold))["counters"] for fold in FOLDS if run.fold(fold).last.exists()]
+    nodes.have(2)
+    with train(cache, run, "--address", nodes.address) as training:
+        said, errors = training.communicate(timeout=240)
+    assert training.returncode == 0, errors
+    assert all(f"goes on after epoch {c['epoch']}, batch {c['batch']}" in said for c in counters)
+    assert results(run) == results(one_after_another)
+
+
+def test_an_error_in_a_fold_is_one_sentence_here(nodes: Nodes, cache: Cache, tmp_path: Path) -> None:
+    """A checkpoint that cannot be read, found on another machine."""
+    nodes.have(1)
+    run = Run(tmp_path / "run")
+    cross_validate(RECIPE, cache, run, reporter=quiet(), folds=[0])
+    run.fold(0).oof.unlink()
+    run.fold(0).last.write_bytes(b"no checkpoint")
+    run.fold(0).previous.write_bytes(b"no checkpoint")
+    with train(cache, run, "--address", nodes.address) as training:
+        _, errors = training.communicate(timeout=120)
+    assert training.returncode == 3, errors
+    assert "mammo: " in errors
+    assert "Traceback" not in errors
