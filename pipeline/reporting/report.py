@@ -33,6 +33,7 @@ from pipeline.reporting.tables import (
 )
 from pipeline.reporting.text import (
     ONE_PROBABILITY,
+    RECALL,
     describe_ceilings,
     describe_separation,
     explain_no_stability,
@@ -116,6 +117,7 @@ def collect_content(run: Run, evaluation: Evaluation, selection: CaseSelection) 
         "ceilings": describe_ceilings(evaluation),
         "names": FIGURE_NAMES,
         "selection": selection,
+        "recall": RECALL,
         "one_probability": ONE_PROBABILITY,
         "figures": tabulate_figures(evaluation),
         "folds": tabulate_folds(evaluation),

@@ -14,6 +14,11 @@ FEW_CANCERS = 100
 """Below this number of cancers a report warns that intervals are wide."""
 MANY_TIES = 0.1
 """From this share of breasts on, a report warns that their probabilities are those of other breasts."""
+RECALL = (
+    "A woman is recalled if she is invited for further examination, and the recall rate is the share of the "
+    "women who are. It is not the recall of a classifier, which is called sensitivity here."
+)
+"""What is meant by the words, as the report says once."""
 ONE_PROBABILITY = (
     "A breast is shown with the probability of one model, that of its own fold, which never saw the patient; "
     "the other folds' models have learned from her label, and their probabilities would be a leak dressed up "

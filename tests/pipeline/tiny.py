@@ -157,10 +157,10 @@ def results(run: RunFolder) -> dict[str, bytes]:
     return {str(path.relative_to(run.folder)): path.read_bytes() for path in paths}
 
 
-def torchrun(*arguments: str, group=2, timeout=300) -> subprocess.CompletedProcess[str]:
-    """Runs torchrun on one machine as README says, and returns how it ended."""
+def torchrun(*arguments: str, processes=2, timeout=300) -> subprocess.CompletedProcess[str]:
+    """Runs torchrun on one machine as configs/cluster/README.md says, and returns how it ended."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={group}"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     return subprocess.run(
         [*command, *arguments],
         env=environment,

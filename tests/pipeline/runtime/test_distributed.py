@@ -45,10 +45,10 @@ def write_recipe(path: Path, recipe: Recipe) -> Path:
     return path
 
 
-def train(recipe: Recipe, cache: Cache, run: Run, *, group=2) -> subprocess.CompletedProcess[str]:
+def train(recipe: Recipe, cache: Cache, run: Run, *, processes=2) -> subprocess.CompletedProcess[str]:
     config = write_recipe(run.folder.parent / f"{run.name}.toml", recipe)
     arguments = ["--cache", str(cache.folder), "--run", str(run.folder), "--fold", "0"]
-    return torchrun("-m", "--", "pipeline", "train", str(config), *arguments, group=group)
+    return torchrun("-m", "--", "pipeline", "train", str(config), *arguments, processes=processes)
 
 
 def largest_difference(first: TrainingFolder, second: TrainingFolder) -> float:
@@ -117,15 +117,15 @@ def test_two_ranks_end_like_one_process(cache: Cache, unbroken: Run, unbroken_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("group", [2, 3])
-def test_ranks_and_parts_are_the_same_thing(cache: Cache, tmp_path: Path, group: int) -> None:
+@pytest.mark.parametrize("processes", [2, 3])
+def test_ranks_and_parts_are_the_same_thing(cache: Cache, tmp_path: Path, processes: int) -> None:
     """With dropout, stochastic depth and mixup: each is drawn for a part of a batch, whoever takes it."""
     recipe = make_recipe(**RANDOM)
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=DROPPING)})
-    in_parts = recipe.model_copy(update={"train": recipe.train.model_copy(update={"accumulation": group})})
+    in_parts = recipe.model_copy(update={"train": recipe.train.model_copy(update={"accumulation": processes})})
     one, several = Run(tmp_path / "one"), Run(tmp_path / "several")
     cross_validate(in_parts, cache, one, reporter=quiet(), folds=[0])
-    ended = train(recipe, cache, several, group=group)
+    ended = train(recipe, cache, several, processes=processes)
     assert ended.returncode == 0, ended.stderr
     assert largest_difference(one.fold(0), several.fold(0)) < 1e-6
 
@@ -193,7 +193,7 @@ def test_a_stop_of_torchrun_is_saved_said_once_and_leaves_no_trace(
 
 
 def test_a_mistake_is_said_once(cache: Cache, tmp_path: Path) -> None:
-    ended = train(make_recipe(batch_size=9, accumulation=4), cache, Run(tmp_path / "run"), group=3)
+    ended = train(make_recipe(batch_size=9, accumulation=4), cache, Run(tmp_path / "run"), processes=3)
     assert ended.returncode != 0
     assert ended.stderr.count("mammo: ") == 1
     assert "too few for 3 processes x 4 parts" in ended.stderr

@@ -1,0 +1,92 @@
+"""The tree stays one to live in: small modules and folders, no circles, tests that mirror it."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("data_prep", "pipeline")
+MODULES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
+FOLDERS = sorted({path.parent for path in MODULES})
+MOST_LINES, MOST_MODULES, MOST_LINES_OF_A_COMMAND = 320, 16, 30
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """The modules of ours that a module names in its imports, at the top or within."""
+    names = {name_of(module) for module in MODULES}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            found = {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+            yield from found & names
+
+
+def commands() -> Iterator[tuple[str, ast.FunctionDef]]:
+    for path in sorted((ROOT / "pipeline/cli").glob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                yield path.name, node
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_is_short_and_says_in_a_sentence_what_it_holds(path: Path) -> None:
+    assert len(path.read_text().splitlines()) < MOST_LINES
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    assert docstring
+    assert docstring.splitlines()[0].endswith(".")
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_a_folder_holds_few_modules(folder: Path) -> None:
+    assert 1 < len(list(folder.glob("*.py"))) <= MOST_MODULES
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    remaining = {name_of(path): set(imports_of(path)) - {name_of(path)} for path in MODULES}
+    assert sum(map(len, remaining.values())) > 300
+    while free := [name for name, needed in remaining.items() if not needed & remaining.keys()]:
+        for name in free:
+            del remaining[name]
+    assert not remaining
+
+
+def test_commands_are_short() -> None:
+    """They parse, call and print; what they do is a function that knows no terminal."""
+    lengths = {}
+    for file, command in commands():
+        first = command.body[1] if len(command.body) > 1 else command.body[0]
+        last = command.body[-1].end_lineno
+        assert last is not None
+        lengths[f"{file}: {command.name}"] = last - first.lineno + 1
+    assert len(lengths) > 15
+    assert {name: length for name, length in lengths.items() if length >= MOST_LINES_OF_A_COMMAND} == {}
+
+
+def test_tests_mirror_the_tree() -> None:
+    ours = {path.relative_to(ROOT) for path in FOLDERS}
+    tested = {path.parent.relative_to(ROOT / "tests") for name in PACKAGES for path in _tests_of(name)}
+    assert tested <= ours
+    assert ours - tested <= {Path("pipeline/reporting/plots")}  # its drawings are tested with the report
+
+
+def _tests_of(package: str) -> Iterator[Path]:
+    return (ROOT / "tests" / package).rglob("test_*.py")
+
+
+def test_classification_can_be_deleted_and_the_rest_loads(tmp_path: Path) -> None:
+    for name in PACKAGES:
+        ignored = shutil.ignore_patterns("classification", "__pycache__")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+    rest = [name_of(path) for path in MODULES if "classification" not in path.parts]
+    program = f"import importlib\nfor name in {rest}: importlib.import_module(name)"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True, timeout=300)
