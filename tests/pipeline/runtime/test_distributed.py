@@ -122,7 +122,8 @@ def test_ranks_and_parts_are_the_same_thing(cache: Cache, tmp_path: Path, proces
     """With dropout, stochastic depth and mixup: each is drawn for a part of a batch, whoever takes it."""
     recipe = make_recipe(**RANDOM)
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=DROPPING)})
-    in_parts = recipe.model_copy(update={"train": recipe.train.model_copy(update={"accumulation": processes})})
+    train_in_parts = recipe.train.model_copy(update={"accumulation": processes})
+    in_parts = recipe.model_copy(update={"train": train_in_parts})
     one, several = Run(tmp_path / "one"), Run(tmp_path / "several")
     cross_validate(in_parts, cache, one, reporter=quiet(), folds=[0])
     ended = train(recipe, cache, several, processes=processes)
