@@ -1,4 +1,4 @@
-"""Work on the machines of a Ray cluster, from the process that gives it away: the one door to ray.
+"""Work on the machines of a Ray cluster, from the process that gives it away: with `ray_worker` ray's door.
 
 This process alone decides what is tried again. A task that dies with its machine costs only time; one whose
 process dies, for lack of memory for instance, is tried a second time and no more, item by item. Ray itself

@@ -78,15 +78,15 @@ def show_evaluation(run: "Run", evaluation: "Evaluation") -> None:
     from pipeline.reporting.formatting import FIGURE_NAMES, format_figure, format_interval
 
     pooled = evaluation.breasts.pooled
-    subsets = {
-        **{f"fold {fold}": subset for fold, subset in evaluation.breasts.folds.items()},
+    estimates = {
+        **{f"fold {fold}": estimate for fold, estimate in evaluation.breasts.folds.items()},
         "pooled": pooled,
     }
-    table = Table(Column("per breast", no_wrap=True), *subsets, box=None, padding=(0, 2, 0, 0))
+    table = Table(Column("per breast", no_wrap=True), *estimates, box=None, padding=(0, 2, 0, 0))
     for count in ("breasts", "cancers"):
-        table.add_row(count, *(f"{getattr(subset, f'num_{count}'):,}" for subset in subsets.values()))
+        table.add_row(count, *(f"{getattr(estimate, f'num_{count}'):,}" for estimate in estimates.values()))
     for name in SHOWN_FIGURES:
-        figures = (format_figure(subset.metrics.figures[name]) for subset in subsets.values())
+        figures = (format_figure(estimate.metrics.figures[name]) for estimate in estimates.values())
         table.add_row(FIGURE_NAMES[name], *figures)
     console.print(table)
     for name in ("pf1_transferred", "auc"):

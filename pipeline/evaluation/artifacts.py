@@ -68,20 +68,20 @@ def tabulate_slice_metrics(evaluation: Evaluation) -> pd.DataFrame:
     rows = []
     for name, level in {"breast": evaluation.breasts, "image": evaluation.images}.items():
         for part in level.slices:
-            counts = {count: getattr(part.subset, count) for count in ["num_patients", *COUNTS]}
+            counts = {count: getattr(part.estimate, count) for count in ["num_patients", *COUNTS]}
             slice_of = {"level": name, "slice": part.kind, "value": part.value, **counts}
-            rows += [{**slice_of, **row} for row in list_figures(part.subset)]
+            rows += [{**slice_of, **row} for row in list_figures(part.estimate)]
     return pd.DataFrame(rows, columns=SLICES_COLUMNS)
 
 
-def list_figures(subset: Estimate) -> list[dict[str, Any]]:
+def list_figures(estimate: Estimate) -> list[dict[str, Any]]:
     """Returns each figure with its interval and the reason if it is undefined; None where there is none."""
     rows = []
-    for name, estimate in subset.metrics.figures.items():
-        interval = subset.intervals.get(name)
+    for name, value in estimate.metrics.figures.items():
+        interval = estimate.intervals.get(name)
         found = asdict(interval) if interval else dict.fromkeys(("low", "high", "num_undefined"))
-        reason = subset.metrics.undefined.get(name)
-        rows.append({"figure": name, "estimate": estimate, **found, "undefined": reason})
+        reason = estimate.metrics.undefined.get(name)
+        rows.append({"figure": name, "estimate": value, **found, "undefined": reason})
     return rows
 
 
@@ -95,7 +95,7 @@ def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
         "images": _level_to_json(evaluation.images),
         "missing_slices": evaluation.missing_slices,
         "calibration": {
-            "methods": {name: _subset_to_json(subset) for name, subset in calibration.methods.items()},
+            "methods": {name: _estimate_to_json(estimate) for name, estimate in calibration.methods.items()},
             "parameters": calibration.parameters,
             "undefined": calibration.undefined or None,
         },
@@ -112,23 +112,24 @@ def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
 
 def _level_to_json(level: Level) -> dict[str, Any]:
     return {
-        "folds": [{"fold": fold, **_subset_to_json(subset)} for fold, subset in level.folds.items()],
-        "pooled": _subset_to_json(level.pooled),
+        "folds": [{"fold": fold, **_estimate_to_json(estimate)} for fold, estimate in level.folds.items()],
+        "pooled": _estimate_to_json(level.pooled),
         "slices": [
-            {"slice": part.kind, "value": part.value, **_subset_to_json(part.subset)} for part in level.slices
+            {"slice": part.kind, "value": part.value, **_estimate_to_json(part.estimate)}
+            for part in level.slices
         ],
     }
 
 
-def _subset_to_json(subset: Estimate) -> dict[str, Any]:
-    intervals = subset.intervals
+def _estimate_to_json(estimate: Estimate) -> dict[str, Any]:
+    intervals = estimate.intervals
     left_out = {
         name: interval.num_undefined for name, interval in intervals.items() if interval.num_undefined
     }
     return {
-        **{name: getattr(subset, name) for name in ["num_patients", *COUNTS]},
-        **subset.metrics.figures,
-        "undefined": subset.metrics.undefined,
+        **{name: getattr(estimate, name) for name in ["num_patients", *COUNTS]},
+        **estimate.metrics.figures,
+        "undefined": estimate.metrics.undefined,
         "interval_95": {name: [interval.low, interval.high] for name, interval in intervals.items()},
         "undefined_replicates": left_out,
     }

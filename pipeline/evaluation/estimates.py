@@ -19,7 +19,7 @@ from pipeline.evaluation.patient_stats import PatientSums
 
 @dataclass(frozen=True)
 class Estimate:
-    """A set of predictions, such as a fold or a slice.
+    """What is known of a set of predictions, such as those of a fold or a slice.
 
     Attributes:
         num_cancers: predictions with cancer: breasts at breast level, images at image level.
@@ -41,7 +41,7 @@ def estimate_all(
     """Computes figures and intervals of several sets, with the same bootstrap draws for all."""
     sums = add_up_patients(tables)
     replicates = replicate(sums, seed=seed, num_replicates=num_replicates)
-    subsets = {}
+    estimates = {}
     for key, table in tables.items():
         metrics = measure_sums(sums[key], table["threshold"].to_numpy(), unit=_find_unit(table))
         found = {name: find_interval(values) for name, values in replicates[key].items()}
@@ -50,8 +50,8 @@ def estimate_all(
             for name, interval in found.items()
             if interval is not None and name not in metrics.undefined
         }
-        subsets[key] = Estimate(**_count(table), metrics=metrics, intervals=intervals)
-    return subsets
+        estimates[key] = Estimate(**_count(table), metrics=metrics, intervals=intervals)
+    return estimates
 
 
 def add_up_patients(tables: Mapping[SetKey, pd.DataFrame]) -> dict[SetKey, PatientSums]:

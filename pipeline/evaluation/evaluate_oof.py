@@ -27,7 +27,7 @@ class Slice:
 
     kind: str
     value: str
-    subset: Estimate
+    estimate: Estimate
 
 
 @dataclass(frozen=True)
@@ -115,13 +115,13 @@ def estimate_level(table: pd.DataFrame, kinds: pd.DataFrame) -> Level:
     tables: dict[tuple[str, str], pd.DataFrame] = {POOLED: table}
     tables |= {("fold", str(fold)): part for fold, part in folds.items()}
     tables |= {(kind, value): table[kinds[kind] == value] for kind, value in values}
-    subsets = estimate_all(tables)
+    estimates = estimate_all(tables)
     return Level(
         table=table,
         kinds=kinds,
-        folds={fold: subsets["fold", str(fold)] for fold in folds},
-        pooled=subsets[POOLED],
-        slices=[Slice(kind, value, subsets[kind, value]) for kind, value in values],
+        folds={fold: estimates["fold", str(fold)] for fold in folds},
+        pooled=estimates[POOLED],
+        slices=[Slice(kind, value, estimates[kind, value]) for kind, value in values],
     )
 
 

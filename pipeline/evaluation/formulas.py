@@ -79,8 +79,8 @@ def sensitivity_at_recall_rate(totals: Totals, rate: float) -> Floats:
 
 
 def transferred_f1(totals: Totals) -> Floats:
-    """F1 of the answers; 0 if none is yes, undefined where they are not known."""
-    f1_R = f1(totals.scalars["found"], totals.scalars["answers"], totals.num_cancers)
+    """F1 of those who are recalled; 0 if nobody is, undefined where that is not known."""
+    f1_R = f1(totals.scalars["found"], totals.scalars["recalled"], totals.num_cancers)
     return np.where(totals.num_cancers > 0, f1_R, np.nan)
 
 

@@ -204,7 +204,7 @@ def _explain(name: str, totals: Totals, unit: Unit) -> str:
     if not totals.scalars["predictions"][0]:
         return NO_PREDICTION
     if name == "threshold_transferred":
-        return NO_TRANSFER if np.isnan(totals.scalars["answers"][0]) else SEVERAL_THRESHOLDS
+        return NO_TRANSFER if np.isnan(totals.scalars["recalled"][0]) else SEVERAL_THRESHOLDS
     if not totals.num_cancers[0]:
         return NO_CANCER[unit]
     if name == "pf1_transferred":

@@ -21,7 +21,7 @@ Integers = NDArray[np.int64]
 NUM_BINS = 10
 """Bins of the calibration error, each with a tenth of the predictions; equal probabilities share a bin."""
 
-SCALARS = ["predictions", "probability", "probability_of_cancers", "squared_error", "answers", "found"]
+SCALARS = ["predictions", "probability", "probability_of_cancers", "squared_error", "recalled", "found"]
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class PatientSums:
             "probability": clipped_N,
             "probability_of_cancers": clipped_N * labels_N,
             "squared_error": (self.probabilities_N - labels_N) ** 2,
-            "answers": recalled_N,
+            "recalled": recalled_N,
             "found": recalled_N * labels_N,
         }
         num_thresholds, everyone_N = len(self.thresholds_T), self._patients_N

@@ -38,14 +38,14 @@ BEGINNING = b'{"run": '
 FAILURES_COLUMNS = ["patient_id", "image_id", "reason", "message"]
 
 BatchRecord = dict[str, Any]
-"""A line of the journal: a batch, the answers by image_id, and reason and message of its failures."""
+"""A line of the journal: a batch, its probabilities by image_id, and reason and message of its failures."""
 
 PredictGroups = Callable[[Sequence[RowGroup]], Generator[BatchRecord, None, None]]
 """Yields a record for each of some groups of a source's rows, in any order."""
 
 
 class Predictor(Protocol):
-    """Where the models are asked."""
+    """Where a run's models predict."""
 
     def __call__(self, run: Run, source: ImageSource, *, flip: bool) -> PredictGroups:
         """Gets a run's models ready for the images of a source."""
@@ -81,7 +81,7 @@ def predict_locally(run: Run, source: ImageSource, *, flip: bool, device: str = 
     """Gets a run's models ready in this process; a `Predictor`.
 
     Raises:
-        UserError: if a fold's weights cannot be read, and by the answer if one of them is no number.
+        UserError: if a fold's weights cannot be read, and on the way if one of them says no number.
     """
     ensemble = load_ensemble(run, flip=flip, device=device)
     image_ids = source.exams["image_id"].tolist()
@@ -195,16 +195,18 @@ def _group(source: ImageSource) -> Iterator[list[int]]:
 
 
 def _predict_batch(ensemble: Ensemble, batch: SourceBatch, image_ids: list[str]) -> BatchRecord:
-    answers = [] if batch.images_BCHW is None else ensemble.predict(batch.images_BCHW).tolist()
+    probabilities = [] if batch.images_BCHW is None else ensemble.predict(batch.images_BCHW).tolist()
     names = [image_ids[row] for row in batch.rows]
-    undefined = [name for name, answer in zip(names, answers, strict=True) if not math.isfinite(answer)]
+    undefined = [
+        name for name, probability in zip(names, probabilities, strict=True) if not math.isfinite(probability)
+    ]
     if undefined:
         raise UserError(
             f"the models answer image {undefined[0]} with no number: their weights have diverged, or fp16 is "
             "too coarse for them; look at history.csv and train again with a lower train.learning_rate"
         )
     failures = {image_ids[row]: [error.reason, str(error)] for row, error in batch.failures.items()}
-    return {"probabilities": dict(zip(names, answers, strict=True)), "failures": failures}
+    return {"probabilities": dict(zip(names, probabilities, strict=True)), "failures": failures}
 
 
 def _image_ids_of(record: BatchRecord) -> list[str]:
@@ -212,11 +214,11 @@ def _image_ids_of(record: BatchRecord) -> list[str]:
 
 
 def _tabulate(exams: pd.DataFrame, records: list[BatchRecord], *, prior: float) -> RunPredictions:
-    """Puts answers and failures into the order of the exam table, whatever order they came in."""
-    answers = {key: value for record in records for key, value in record.get("probabilities", {}).items()}
+    """Puts probabilities and failures into the order of the exam table, whatever order they came in."""
+    known = {key: value for record in records for key, value in record.get("probabilities", {}).items()}
     failed = {key: value for record in records for key, value in record["failures"].items()}
     images = exams[["patient_id", "image_id", "laterality", "prediction_id"]]
-    probabilities = [answers.get(image_id, np.nan) for image_id in exams["image_id"]]
+    probabilities = [known.get(image_id, np.nan) for image_id in exams["image_id"]]
     failures = exams.loc[exams["image_id"].isin(list(failed)), ["patient_id", "image_id"]]
     reasons = [failed[image_id] for image_id in failures["image_id"]]
     return RunPredictions(

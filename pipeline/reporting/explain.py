@@ -90,8 +90,8 @@ def explain(run: Run, path: ImagePath) -> Explanation:
     for fold in folds:
         model, shift = load_weights(run.fold(fold), recipe.model)
         model.to(compute.device)
-        answer = predict_batch(model, images_BCHW, logit_shift=shift, compute=compute)
-        probabilities[fold] = float(answer[0])
+        probability_1 = predict_batch(model, images_BCHW, logit_shift=shift, compute=compute)
+        probabilities[fold] = float(probability_1[0])
         for name, square_gg in _find_squares(model, images_BCHW).items():
             squares[name].append(relative_to_box(square_gg, placement, recipe.prepare.side))
     mammogram = read_mammogram(path, placement.box)

@@ -41,7 +41,7 @@ SIDES_PX = (384, 320, 256, 192, 128)
 MOST_CHARACTERS = 1_100_000
 """Of all pictures together, so that the page stays small."""
 LARGEST_DIFFERENCE = 0.05
-"""Between a probability and the same model's answer now; other arithmetic stays far below."""
+"""Between a probability and what the same model says now; other arithmetic stays far below."""
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,8 @@ def tabulate_figures(evaluation: Evaluation) -> Table:
     rows = []
     for name, title in FIGURE_NAMES.items():
         cells = [title]
-        for subset in levels:
-            cells += [_show(subset, name), format_interval(subset.intervals.get(name))]
+        for estimate in levels:
+            cells += [_show(estimate, name), format_interval(estimate.intervals.get(name))]
         rows.append(cells)
     return Table(
         "All figures, pooled over the folds", ["figure", "per breast", "95 %", "per image", "95 %"], rows
@@ -72,7 +72,7 @@ def tabulate_figures(evaluation: Evaluation) -> Table:
 def tabulate_folds(evaluation: Evaluation) -> Table:
     """Returns the main figures of each fold, of all together, and the intervals of those."""
     pooled = evaluation.breasts.pooled
-    rows = [[str(fold), *_describe(subset)] for fold, subset in evaluation.breasts.folds.items()]
+    rows = [[str(fold), *_describe(estimate)] for fold, estimate in evaluation.breasts.folds.items()]
     intervals = [format_interval(pooled.intervals.get(name)) for name in FOLD_FIGURES]
     return Table(
         "Figures per breast of each fold",
@@ -111,16 +111,20 @@ def tabulate_slices(evaluation: Evaluation) -> Table:
         ("all", evaluation.breasts.pooled, evaluation.breasts.slices),
         ("all (images)", evaluation.images.pooled, of_images),
     ]
-    subsets = [subset for _, pooled, parts in groups for subset in (pooled, *(part.subset for part in parts))]
-    lows = [subset.intervals["auc"].low for subset in subsets if "auc" in subset.intervals]
+    estimates = [
+        estimate for _, pooled, parts in groups for estimate in (pooled, *(part.estimate for part in parts))
+    ]
+    lows = [estimate.intervals["auc"].low for estimate in estimates if "auc" in estimate.intervals]
     start = min([0.5, *(int(5 * low) / 5 for low in lows if low < 0.5)])
     step = 0.1 if start == 0.5 else 0.2
     rows, bars = [], []
     for title, pooled, parts in groups:
         unit = title.removeprefix("all")
         rows.append([title, "", *_describe_slice(pooled)])
-        rows += [[f"{part.kind}{unit}", part.value, *_describe_slice(part.subset)] for part in parts]
-        bars += [make_bar(subset, start, pooled) for subset in (pooled, *(part.subset for part in parts))]
+        rows += [[f"{part.kind}{unit}", part.value, *_describe_slice(part.estimate)] for part in parts]
+        bars += [
+            make_bar(estimate, start, pooled) for estimate in (pooled, *(part.estimate for part in parts))
+        ]
     ticks = [start + step * number for number in range(round((1 - start) / step) + 1)]
     return Table(
         "AUC by kind of breast",
@@ -138,9 +142,9 @@ def to_markdown(table: Table) -> Verbatim:
     return Verbatim("\n".join(f"| {line} |" for line in cells))
 
 
-def make_bar(subset: Estimate, start: float, pooled: Estimate) -> Bar | None:
+def make_bar(estimate: Estimate, start: float, pooled: Estimate) -> Bar | None:
     """Returns the AUC's interval on an axis from `start` to 1, beside the pooled AUC; None without one."""
-    auc, interval, guide = subset.metrics.auc, subset.intervals.get("auc"), pooled.metrics.auc
+    auc, interval, guide = estimate.metrics.auc, estimate.intervals.get("auc"), pooled.metrics.auc
     if auc is None or interval is None or guide is None or not interval.has_width:
         return None
     ends = [_place(value, start) for value in (interval.low, auc, interval.high, guide)]
@@ -150,10 +154,10 @@ def make_bar(subset: Estimate, start: float, pooled: Estimate) -> Bar | None:
 def tabulate_calibration(evaluation: Evaluation) -> Table:
     """Returns what each method makes of the probabilities."""
     rows = []
-    for name, subset in evaluation.calibration.methods.items():
+    for name, estimate in evaluation.calibration.methods.items():
         cells = [name]
         for figure in METHOD_FIGURES:
-            cells += [_show(subset, figure), format_interval(subset.intervals.get(figure))]
+            cells += [_show(estimate, figure), format_interval(estimate.intervals.get(figure))]
         rows.append([*cells, _describe_parameters(evaluation.calibration.parameters.get(name, {}))])
     columns = [title for figure in METHOD_FIGURES for title in (FIGURE_NAMES[figure], "95 %")]
     return Table("Probabilities as they are and calibrated", ["method", *columns, "for new patients"], rows)
@@ -226,19 +230,19 @@ def tabulate_throughput(throughputs: dict[int, pd.DataFrame]) -> Table:
     return Table("Training, medians over the epochs", columns, rows)
 
 
-def _describe(subset: Estimate) -> list[str]:
-    figures = [_show(subset, name) for name in FOLD_FIGURES]
-    return [*figures, *_count([subset.num_breasts, subset.num_cancers])]
+def _describe(estimate: Estimate) -> list[str]:
+    figures = [_show(estimate, name) for name in FOLD_FIGURES]
+    return [*figures, *_count([estimate.num_breasts, estimate.num_cancers])]
 
 
-def _describe_slice(subset: Estimate) -> list[str]:
-    interval = subset.intervals.get("auc")
+def _describe_slice(estimate: Estimate) -> list[str]:
+    interval = estimate.intervals.get("auc")
     why = "no replicate has both classes" if interval is None else ""
     if interval and not interval.has_width:
         why = "too few cancers for an interval"
-    reason = subset.metrics.undefined.get("auc", why)
-    counts = _count([subset.num_breasts, subset.num_cancers])
-    return [*counts, _show(subset, "auc"), format_interval(interval), reason]
+    reason = estimate.metrics.undefined.get("auc", why)
+    counts = _count([estimate.num_breasts, estimate.num_cancers])
+    return [*counts, _show(estimate, "auc"), format_interval(interval), reason]
 
 
 def _describe_ages(row: dict[Any, Any]) -> str:
@@ -254,10 +258,10 @@ def _describe_parameters(parameters: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
 
 
-def _show(subset: Estimate, name: str) -> str:
-    if subset.metrics.undefined.get(name) == SEVERAL_THRESHOLDS:
+def _show(estimate: Estimate, name: str) -> str:
+    if estimate.metrics.undefined.get(name) == SEVERAL_THRESHOLDS:
         return "one per fold"
-    return format_figure(subset.metrics.figures[name])
+    return format_figure(estimate.metrics.figures[name])
 
 
 def _count(numbers: list[int]) -> list[str]:

@@ -85,14 +85,14 @@ def describe_ceilings(evaluation: Evaluation) -> str:
 
 def describe_pf1(evaluation: Evaluation) -> str:
     """Says what the pooled pF1 is to be compared with."""
-    subset, pooled = evaluation.breasts.pooled, evaluation.breasts.pooled.metrics
+    estimate, pooled = evaluation.breasts.pooled, evaluation.breasts.pooled.metrics
     if pooled.pf1_best is None or pooled.threshold_best is None:
         return f"pF1 is undefined: {pooled.undefined['pf1_best']}."
-    all_ones = all_ones_pf1(subset.num_cancers / subset.num_breasts)
+    all_ones = all_ones_pf1(estimate.num_cancers / estimate.num_breasts)
     best = f"at the best threshold, {pooled.threshold_best:.3f}, is {pooled.pf1_best:.3f}"
     start = "pF1"
     if pooled.pf1_transferred is not None:
-        interval = format_interval(subset.intervals.get("pf1_transferred"))
+        interval = format_interval(estimate.intervals.get("pf1_transferred"))
         start = (
             f"{FIGURE_NAMES['pf1_transferred']} is {pooled.pf1_transferred:.3f}"
             f"{f' ({interval})' if interval else ''}: each fold's breasts are recalled by the threshold "
@@ -193,7 +193,7 @@ def describe_separation(evaluation: Evaluation) -> str:
 def explain_undefined(evaluation: Evaluation) -> list[str]:
     """Says which figures have no value, where and why, and what the intervals leave out."""
     sets = {
-        **{f"Fold {fold}": subset.metrics for fold, subset in evaluation.breasts.folds.items()},
+        **{f"Fold {fold}": estimate.metrics for fold, estimate in evaluation.breasts.folds.items()},
         "Pooled": evaluation.breasts.pooled.metrics,
         "Pooled, per image": evaluation.images.pooled.metrics,
     }

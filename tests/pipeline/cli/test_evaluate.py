@@ -48,7 +48,7 @@ def test_evaluate_prints_folds_intervals_and_where_the_rest_stands(runs: list[Pa
     content = json.loads((runs[1] / "metrics.json").read_text())
     for name, *cells in table[3:]:
         (figure,) = [figure for figure, title in FIGURE_NAMES.items() if title == name]
-        assert cells == [f"{subset[figure]:.3f}" for subset in [*content["folds"], content["pooled"]]]
+        assert cells == [f"{estimate[figure]:.3f}" for estimate in [*content["folds"], content["pooled"]]]
     assert f"all figures, also per image and slice: {runs[1] / 'metrics.json'}" in shown.stdout
     assert shown.stdout.splitlines()[-1] == f"report: {runs[1] / 'report.html'}"
     assert "undefined" not in shown.stdout

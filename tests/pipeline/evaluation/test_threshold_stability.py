@@ -36,15 +36,15 @@ def test_another_prevalence_is_a_weight_of_the_cancers():
 
 def test_unchanged_is_the_run_s_own_figure_and_interval():
     breasts = make_breasts()
-    subset = estimate_all({"all": breasts}, num_replicates=100)["all"]
-    found = sweep(breasts, subset.metrics.threshold_best, num_replicates=100)
+    estimate = estimate_all({"all": breasts}, num_replicates=100)["all"]
+    found = sweep(breasts, estimate.metrics.threshold_best, num_replicates=100)
     same = found[((found["change"] == "threshold") & (found["by"] == 0)) | (found["by"] == 1.0)]
-    same = same[(same["threshold"] == subset.metrics.threshold_best)]
-    interval = subset.intervals["pf1_best"]
+    same = same[(same["threshold"] == estimate.metrics.threshold_best)]
+    interval = estimate.intervals["pf1_best"]
     assert len(same) == 2
     for row in same.itertuples():
         assert (row.pf1, row.low, row.high) == pytest.approx(
-            (subset.metrics.pf1_best, interval.low, interval.high)
+            (estimate.metrics.pf1_best, interval.low, interval.high)
         )
 
 
