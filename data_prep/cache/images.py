@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,11 @@ from data_prep.cache.folder import Cache
 from data_prep.cache.tables import damaged, select_prepared
 from data_prep.errors import UserError
 from data_prep.imageio.frame import Image
-from data_prep.preprocessing.settings import PrepareSettings
+from data_prep.imageio.raster import PNG_SIGNATURE
+from data_prep.preprocessing.settings import LARGEST_SIDE, PrepareSettings
 from data_prep.storage.atomic import make_folder, write_bytes
+
+PNG_HEADER = struct.Struct(">8s4x4s2I2B")  # signature, name of the chunk, width, height, depth, colour type
 
 
 class PreparedImages(Protocol):
@@ -209,10 +213,18 @@ def decode_image(content: bytes, path: Path) -> Image:
     Raises:
         UserError: if it is damaged.
     """
-    try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:  # the file is empty
-        raise damaged(path) from error
+    if not _is_ours(content):
+        raise damaged(path)
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise damaged(path)
     return np.asarray(image, np.uint16) if image.dtype == np.uint16 else np.asarray(image, np.uint8)
+
+
+def _is_ours(content: bytes) -> bool:
+    """Whether it begins like a grey PNG of a size that `prepare` makes; OpenCV would decode anything."""
+    if len(content) < PNG_HEADER.size:
+        return False
+    signature, chunk, width, height, depth, colour_type = PNG_HEADER.unpack_from(content)
+    is_grey = (signature, chunk, colour_type) == (PNG_SIGNATURE, b"IHDR", 0) and depth in {8, 16}
+    return is_grey and 0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE

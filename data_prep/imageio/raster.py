@@ -14,6 +14,7 @@ from data_prep.imageio.frame import Frame, Grid, VoiLutFunction, Window
 from data_prep.storage.byte_source import ByteSource
 from data_prep.storage.places import ImagePath
 
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 RASTER_SUFFIXES = (".png", ".jpg", ".jpeg", ".pgm")
 FORMATS = ("PNG", "JPEG", "PPM")
 

@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 from data_prep.errors import UserError
 from data_prep.imageio import codecs
 from data_prep.imageio.frame import PhotometricInterpretation
+from data_prep.imageio.raster import PNG_SIGNATURE
 from data_prep.preprocessing.preprocess import Stages
 from data_prep.preprocessing.quality_checks import LOW_CONTRAST, SATURATED, WARNINGS
 
@@ -43,7 +44,6 @@ GREYS = {
     PhotometricInterpretation.MONOCHROME2: "MONOCHROME2: large values are bright, shown as they are",
 }
 BOX_COLOUR = "#ffb000"  # seen on black and on white
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PICTURE_INCHES, DOTS_PER_INCH = (12.0, 5.2), 120
 
 

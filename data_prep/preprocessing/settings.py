@@ -6,6 +6,8 @@ from pydantic import Field
 
 from data_prep.settings import StrictSettings
 
+LARGEST_SIDE = 4096  # pixels, of a prepared image
+
 
 class CodecSettings(StrictSettings):
     """`[prepare.codecs]`: how much of a file is read and decoded."""
@@ -25,7 +27,7 @@ class CodecSettings(StrictSettings):
 class PrepareSettings(StrictSettings):
     """`[prepare]`: from an image file to a square image. The cache keeps these and refuses others."""
 
-    side: int = Field(default=512, ge=16, le=4096)
+    side: int = Field(default=512, ge=16, le=LARGEST_SIDE)
     """Rows and columns of the image, in pixels."""
 
     fit: Literal["letterbox", "stretch"] = "letterbox"

@@ -21,6 +21,9 @@ from data_prep.parallel.resource_limits import count_cores
 from pipeline.classification.class_run import IMAGES_COLUMNS
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+PHOTO_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
+"""By content; Pillow knows others, some of which run programs."""
+MOST_PHOTO_PIXELS = 2**26
 TRAIN, TEST = "train", "test"
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 OFFICIAL_LISTS = {TRAIN: Path("annotations/trainval.txt"), TEST: Path("annotations/test.txt")}
@@ -97,9 +100,12 @@ def read_square(path: Path, *, side: int, channels: int) -> Image:
         UserError: if the file cannot be read.
     """
     try:
-        with Pillow.open(path) as file:
+        with Pillow.open(path, formats=PHOTO_FORMATS) as file:
+            _require_few_pixels(path, *file.size)
             file.draft(None, (2 * side, 2 * side))  # a large JPEG is decoded at a half, quarter or eighth
             picture = _to_colours(ImageOps.exif_transpose(file)).convert(MODES[channels])
+    except UserError:
+        raise
     except Exception as error:  # Pillow names no set of errors for damaged files
         raise UserError(
             f"{path} cannot be read as an image ({type(error).__name__}): remove it, and its line in any list"
@@ -110,6 +116,14 @@ def read_square(path: Path, *, side: int, channels: int) -> Image:
         (side, side), Pillow.Resampling.BICUBIC, box=(left, top, left + shorter, top + shorter)
     )
     return np.array(square)
+
+
+def _require_few_pixels(path: Path, width: int, height: int) -> None:
+    if width * height > MOST_PHOTO_PIXELS:
+        raise UserError(
+            f"{path} has {width} x {height} pixels, and at most {MOST_PHOTO_PIXELS:,} are read: make it "
+            "smaller"
+        )
 
 
 def _to_colours(picture: Pillow.Image) -> Pillow.Image:
@@ -201,7 +215,13 @@ def _parse_line(line: str, where: str) -> tuple[str, str, int]:
     """Returns image, class name and class id; "great_pyrenees_12" is of the class "great_pyrenees"."""
     name, *numbers = line.split()
     label, _, number = name.rpartition("_")
-    if not (label and number.isdecimal() and len(numbers) == 3 and all(map(str.isdecimal, numbers))):
+    if not (
+        label
+        and "/" not in name
+        and number.isdecimal()
+        and len(numbers) == 3
+        and all(map(str.isdecimal, numbers))
+    ):
         raise UserError(
             f"{where} reads {line!r} and must read `NAME_NUMBER CLASS-ID SPECIES BREED-ID`, such as "
             "`Abyssinian_100 1 1 1`"

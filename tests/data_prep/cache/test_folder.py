@@ -1,9 +1,13 @@
 """The cache folder: images, tables, and the outcomes that a killed run leaves in its journal."""
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import cv2
+import imagecodecs
 import numpy as np
 import pandas as pd
 import pytest
@@ -53,6 +57,36 @@ def test_a_missing_or_damaged_image_is_named(tmp_path: Path, content: bytes | No
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"70\.png .*mammo prepare"):
+        read_image(path)
+
+
+def jpeg_2000() -> bytes:
+    return imagecodecs.jpeg2k_encode(np.zeros((64, 64), np.uint8), codecformat="jp2")
+
+
+def colour_png() -> bytes:
+    return cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+
+
+def huge_png() -> bytes:
+    """Says that it is 32,000 pixels wide and high, in 70 bytes."""
+    content = cv2.imencode(".png", np.zeros((8, 8), np.uint8))[1].tobytes()
+    header = b"IHDR" + struct.pack(">2I", 32_000, 32_000) + content[24:29]
+    return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+
+
+@pytest.mark.parametrize(
+    "content", [".bmp", ".jpg", ".tiff", ".webp", jpeg_2000(), colour_png(), huge_png()], ids=range(7)
+)
+def test_what_prepare_does_not_write_is_never_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | bytes
+) -> None:
+    path = tmp_path / "70.png"
+    path.write_bytes(
+        cv2.imencode(content, np.zeros((8, 8), np.uint8))[1] if isinstance(content, str) else content
+    )
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(UserError, match=r"70\.png is damaged"):
         read_image(path)
 
 

@@ -340,6 +340,12 @@ def a_line_cut_short(folder: Path) -> Path:
     return folder / "pets"
 
 
+def a_line_that_leads_elsewhere(folder: Path) -> Path:
+    path = write_pets(folder / "pets") / "annotations/test.txt"
+    path.write_text("../../secret/Bengal_1 3 1 2")
+    return folder / "pets"
+
+
 def an_image_in_both_lists(folder: Path) -> Path:
     pets = write_pets(folder / "pets")
     with (pets / "annotations/test.txt").open("a") as stream:
@@ -429,6 +435,7 @@ def mammograms(folder: Path) -> Path:
             "2 of the 15 images listed in {folder}/pets/annotations are missing, the first is images/Benga",
         ),
         (a_line_cut_short, "test.txt, line 2 reads 'Bengal_5 3' and must read `NAME_NUMBER CLASS-ID SPECIES"),
+        (a_line_that_leads_elsewhere, "test.txt, line 1 reads '../../secret/Bengal_1 3 1 2' and must read"),
         (an_image_in_both_lists, "images/Bengal_1.jpg is listed twice in {folder}/pets/annotations"),
         (a_class_of_two_ids, "knows the class Bengal as 3, 4: a class has one id and one name"),
         (two_classes_of_one_id, "knows the class 1 as Abyssinian, Bengal: a class has one id and one name"),
@@ -456,7 +463,14 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, mistake: Callable[[Path], Pat
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no image", Path(__file__).read_bytes()[:500]], ids=["empty", "text", "longer text"]
+    "content",
+    [
+        b"",
+        b"no image",
+        Path(__file__).read_bytes()[:500],
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    ],
+    ids=["empty", "text", "longer text", "a program that Ghostscript would run"],
 )
 def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.png"
@@ -464,6 +478,13 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes) -> Non
     with pytest.raises(
         UserError, match=r"broken\.png cannot be read as an image \(\w+\): remove it, and its"
     ):
+        read_square(path, side=SIDE, channels=3)
+
+
+def test_an_image_of_more_pixels_than_fit_into_memory_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "huge.png"
+    Image.new("1", (9000, 9000)).save(path)
+    with pytest.raises(UserError, match=r"huge\.png has 9000 x 9000 pixels, and at most 67,108,864 are read"):
         read_square(path, side=SIDE, channels=3)
 
 
