@@ -49,8 +49,8 @@ COMPATIBLE = "from pipeline.runtime.torchvision_compat import allow_torchvision_
 TORCHVISION = "import torchvision; print(torchvision.__version__)"
 CODECS = """
 import numpy as np
-from data_prep import codecs
-from data_prep.source import Span
+from data_prep.imageio import codecs
+from data_prep.storage.byte_source import Span
 pixels = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
 names = {
     "JPEG 2000": codecs.JPEG_2000_LOSSLESS,

@@ -92,12 +92,14 @@ def train(
     with in_process_group() as group:
         with group.main_process_first():
             recipe = load_recipe(config, overrides or ())
+            if dry_run and group.world_size > 1:
+                raise UserError("--dry-run times one process: give the command without torchrun")
         if data is not None:
             _train_classes(recipe, data, folder, group)
             return
         assert cache is not None
         if dry_run:
-            _show_dry_run(recipe, Cache(cache), fold, group)
+            _show_dry_run(recipe, Cache(cache), fold)
             return
         evaluation = train_and_evaluate(
             recipe,
@@ -163,11 +165,9 @@ def _train_classes(recipe: "Recipe", data: Path, folder: Path, group: "ProcessGr
         show_class_evaluation(run, evaluation)
 
 
-def _show_dry_run(recipe: "Recipe", cache: "Cache", folds: list[int] | None, group: "ProcessGroup") -> None:
+def _show_dry_run(recipe: "Recipe", cache: "Cache", folds: list[int] | None) -> None:
     from pipeline.training.dry_run import make_dry_run
 
-    if group.world_size > 1:
-        raise UserError("--dry-run times one process: give the command without torchrun")
     plan = make_dry_run(recipe, cache, reporter=Reporter(console), folds=folds)
     table = Table(*(str(name).replace("_", " ") for name in plan.folds))
     for row in plan.folds.itertuples(index=False):
