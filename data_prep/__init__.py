@@ -1,1 +1,1 @@
-"""DICOM or PNG mammograms in; a cache of square images, exam tables and folds out. Knows nothing of torch."""
+"""DICOM or PNG mammograms in; a cache of square images, exam tables and folds out."""

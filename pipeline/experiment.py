@@ -1,12 +1,13 @@
-"""A whole experiment: trains the folds of a run, here or on a cluster, then evaluates it."""
+"""A whole experiment: the folds of a run are trained, here or on a cluster, evaluated and reported."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from data_prep.cache.folder import Cache
+from pipeline.evaluation.artifacts import evaluate_run
+from pipeline.evaluation.bootstrap import NUM_REPLICATES
 from pipeline.evaluation.evaluate_oof import Evaluation
-from pipeline.reporting.report import evaluate_and_report
+from pipeline.reporting.report import write_report
 from pipeline.runs.recipe import Recipe
 from pipeline.runs.run_folder import Run
 from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup
@@ -25,7 +26,7 @@ def train_and_evaluate(
     reporter: Reporter,
     folds: Sequence[int] | None = None,
     group: ProcessGroup = SINGLE_PROCESS,
-    cluster: "AbstractContextManager[Cluster | None] | None" = None,
+    cluster: "Cluster | None" = None,
     gpus_per_fold: float | None = None,
 ) -> Evaluation | None:
     """Trains all folds, or some, and evaluates the run once all are trained; goes on with what is there.
@@ -37,7 +38,7 @@ def train_and_evaluate(
         reporter: shows the progress.
         folds: None trains all.
         group: the processes that train each fold together.
-        cluster: is entered to train several folds at once; None, given or yielded, is this machine.
+        cluster: trains several folds at once; None is this machine.
         gpus_per_fold: on a cluster; None is one where there are any.
 
     Returns:
@@ -48,15 +49,24 @@ def train_and_evaluate(
         Interrupted: after a signal; checkpoints are saved.
         TrainingStopped: if a loss is not finite or no checkpoint can be read.
     """
-    with cluster or nullcontext() as connected:
-        if connected is None:
-            cross_validate(recipe, cache, run, reporter=reporter, folds=folds, group=group)
-        else:
-            from pipeline.training.ray_folds import cross_validate_on_ray  # noqa: PLC0415  an optional extra
+    if cluster is None:
+        cross_validate(recipe, cache, run, reporter=reporter, folds=folds, group=group)
+    else:
+        from pipeline.training.ray_folds import cross_validate_on_ray  # noqa: PLC0415  an optional extra
 
-            cross_validate_on_ray(
-                connected, recipe, cache, run, reporter=reporter, folds=folds, gpus=gpus_per_fold
-            )
+        cross_validate_on_ray(cluster, recipe, cache, run, reporter=reporter, folds=folds, gpus=gpus_per_fold)
     if not group.is_main or run.unfinished_folds():
         return None
     return evaluate_and_report(run, reporter=reporter)
+
+
+def evaluate_and_report(run: Run, *, reporter: Reporter) -> Evaluation:
+    """Computes all figures of a finished run and writes tables and reports.
+
+    Raises:
+        UserError: if a fold is missing, its predictions do not fit the run, or a file is damaged.
+    """
+    reporter.say(f"figures and intervals from {NUM_REPLICATES:,} bootstrap replicates, then the report")
+    evaluation = evaluate_run(run)
+    write_report(run, evaluation, reporter=reporter)
+    return evaluation

@@ -25,7 +25,7 @@ WRITING_METHODS = {  # of paths, tables, arrays, pictures and modules, whatever 
     *{"tofile", "savetxt", "savez", "imwrite", "makedirs", "mkstemp", "mkdtemp", "NamedTemporaryFile"},
     *{"TemporaryDirectory", "copyfile", "copytree", "rmtree", "save_file", "to_json", "to_html"},
 }
-INTO_MEMORY = {"savefig", "save", "dump"}  # allowed into a stream that is no file
+INTO_MEMORY = {"savefig", "save", "dump"}  # allowed into a stream that is not a file
 STREAMS = {"buffer", "stream"}
 ALLOWED = {  # a call of one of these names, in one of these modules, writes nothing or nothing half
     "to_csv": {"image_sources.py"},  # to a text

@@ -1,8 +1,8 @@
-"""A data set to a cache, over many processes; and a stream of prepared images without one."""
+"""A data set to a cache, over many processes."""
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,15 +14,14 @@ from data_prep.cache.images import write_image
 from data_prep.cache.qc_report import write_qc_report
 from data_prep.cache.tables import is_whole
 from data_prep.errors import ImageError
-from data_prep.imageio.frame import Image
 from data_prep.parallel.executor import Executor, Outcome, map_unordered
 from data_prep.parallel.progress import Track, untracked
-from data_prep.preprocessing.preprocess import ManifestRow, Stages, preprocess
+from data_prep.preprocessing.preprocess import ManifestRow, identify_source, try_preprocess
 from data_prep.preprocessing.settings import PrepareSettings
 from data_prep.rsna.exam_table import read_exams, require_images, select_patients
 from data_prep.storage.atomic import remove_temporaries, require_space
 from data_prep.storage.locks import locked
-from data_prep.storage.places import ImagePath, Place, RemoteFile
+from data_prep.storage.places import ImagePath, Place
 
 LEAST_SHARE = 0.1  # of a PNG's size in that of its pixels: RSNA's images have 0.13 to 0.6
 
@@ -104,12 +103,12 @@ def prepare_dataset(
     num_failed = 0
     with track("prepare", len(located.exams)) as advance:
 
-        def on_image(is_failure: bool) -> None:  # noqa: FBT001
+        def on_image(is_failure: bool) -> None:  # noqa: FBT001  a callback
             nonlocal num_failed
             num_failed += is_failure
             advance(note=f"{num_failed} failed" if num_failed else "")
 
-        summary = prepare(
+        summary = build_cache(
             located.exams,
             located.paths,
             cache,
@@ -123,7 +122,7 @@ def prepare_dataset(
     return replace(summary, num_absent=located.num_absent)
 
 
-def prepare(
+def build_cache(
     exams: pd.DataFrame,
     paths: "pd.Series[Any]",
     cache: Cache,
@@ -191,18 +190,6 @@ def _is_done(job: ImageJob, cache: Cache, records: dict[str, ManifestRow]) -> bo
     return same and cache.image_path(job.patient_id, job.image_id).is_file()
 
 
-def identify_source(path: ImagePath) -> ManifestRow:
-    """Returns what changes with a file, as far as can be told without reading it.
-
-    Raises:
-        OSError: if the file is gone.
-    """
-    if isinstance(path, RemoteFile):
-        return {"source_bytes": path.size, "source_etag": path.etag}
-    status = path.stat()
-    return {"source_bytes": status.st_size, "source_mtime_ns": status.st_mtime_ns}
-
-
 def _prepare_into(cache: Cache, settings: PrepareSettings, job: ImageJob) -> ManifestRow | ImageError:
     """Prepares one image, in a worker; what is wrong with the image is returned, not raised."""
     start = time.perf_counter()
@@ -211,7 +198,7 @@ def _prepare_into(cache: Cache, settings: PrepareSettings, job: ImageJob) -> Man
         identity = identify_source(job.path)
     except OSError as error:
         return ImageError("io_error", f"the file cannot be read: {error.strerror}")
-    stages = _try_preprocess(job.path, settings, job.laterality)
+    stages = try_preprocess(job.path, settings, job.laterality)
     if isinstance(stages, ImageError):
         target.unlink(missing_ok=True)  # an image of what the file held before
         return stages
@@ -228,16 +215,6 @@ def _prepare_into(cache: Cache, settings: PrepareSettings, job: ImageJob) -> Man
     )
 
 
-def _try_preprocess(
-    path: ImagePath, settings: PrepareSettings, laterality: str | None = None
-) -> Stages | ImageError:
-    """Returns what is made of a file, or what is wrong with it: no file stops the others."""
-    try:
-        return preprocess(path, settings, laterality=laterality)
-    except ImageError as error:
-        return error
-
-
 def _to_record(outcome: Outcome[ImageJob, ManifestRow | ImageError]) -> ManifestRow:
     ids = {"patient_id": outcome.item.patient_id, "image_id": outcome.item.image_id}
     if isinstance(outcome.result, ImageError):
@@ -245,28 +222,3 @@ def _to_record(outcome: Outcome[ImageJob, ManifestRow | ImageError]) -> Manifest
     if outcome.result is None:
         return ids | {"reason": outcome.reason, "message": outcome.message}
     return ids | outcome.result
-
-
-def stream_images(
-    paths: Sequence[ImagePath],
-    settings: PrepareSettings,
-    *,
-    workers: int,
-    ahead: int = 0,
-    executor: Executor = map_unordered,
-) -> Iterator[tuple[int, Image | ImageError]]:
-    """Yields (index in `paths`, image or what is wrong with it) as they get ready, without a cache.
-
-    Not in order: while one file hangs, those behind it would fill the memory. `ahead` is as `map_unordered`
-    takes it, which `executor` may replace.
-    """
-    prepare_at = partial(_prepare_at, settings)
-    workers = min(workers, len(paths))
-    for outcome in executor(prepare_at, enumerate(paths), workers=workers, ahead=ahead):
-        lost = ImageError(outcome.reason, outcome.message)
-        yield outcome.item[0], lost if outcome.result is None else outcome.result
-
-
-def _prepare_at(settings: PrepareSettings, numbered_path: tuple[int, ImagePath]) -> Image | ImageError:
-    stages = _try_preprocess(numbered_path[1], settings)
-    return stages if isinstance(stages, ImageError) else stages.image

@@ -103,7 +103,7 @@ class Cache:
         """Reads the cache's settings.
 
         Raises:
-            UserError: if the folder is no cache, or its settings are damaged.
+            UserError: if the folder is not a cache, or its settings are damaged.
         """
         if not self.settings_path.exists():
             raise UserError(
@@ -141,7 +141,8 @@ class Cache:
             is_half_written = is_temporary(path) and path.name.endswith(f"-{self.settings_path.name}")
             if path.name != LOCK_NAME and not is_half_written:
                 raise UserError(
-                    f"{self.folder} is no cache and holds {path.name}: name an empty or new folder as --cache"
+                    f"{self.folder} is not a cache and holds {path.name}: name an empty or new folder "
+                    "as --cache"
                 )
 
     def read_records(self) -> dict[str, dict[str, Any]]:
@@ -185,7 +186,7 @@ class Cache:
         `source_etag` is always there, and empty for images from local files.
 
         Raises:
-            UserError: if the folder is no finished cache, or its manifest is damaged.
+            UserError: if the folder is not a finished cache, or its manifest is damaged.
         """
         self.settings()
         if not self.manifest_path.exists() or not self.exams_path.exists():
@@ -217,7 +218,7 @@ class Cache:
         """Returns the exam table, sorted by id, without the images that could not be prepared.
 
         Raises:
-            UserError: if the folder is no finished cache, or a table is damaged.
+            UserError: if the folder is not a finished cache, or a table is damaged.
         """
         manifest = self.read_manifest()
         exams = read_cached_exams(self.exams_path)
@@ -230,7 +231,7 @@ class Cache:
         """Returns the exam table with the rows that it leaves out, sorted by id.
 
         Raises:
-            UserError: if the folder is no finished cache, or a table is damaged.
+            UserError: if the folder is not a finished cache, or a table is damaged.
         """
         exams = self.read_exams(prepared_only=False)
         if not self.left_out_path.exists():

@@ -98,7 +98,7 @@ def open_images(cache: Cache, exams: pd.DataFrame) -> PreparedImages:
     """Returns each row's prepared image: from the pack where a current one holds them, else from the PNGs.
 
     Raises:
-        UserError: if the folder is no finished cache, or its pack cannot be read.
+        UserError: if the folder is not a finished cache, or its pack cannot be read.
     """
     if is_packed(cache):
         packed = pd.Index(select_prepared(cache.read_manifest())["image_id"])

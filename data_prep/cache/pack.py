@@ -28,13 +28,13 @@ from data_prep.storage.locks import locked
 
 
 def find_pack_problem(cache: Cache) -> str | None:
-    """Returns what is wrong with a pack but for its pixels; no pack is no problem."""
+    """Returns what is wrong with a pack but for its pixels; no pack is not a problem."""
     path, seal = pack_path(cache), seal_path(cache)
     if not path.exists() and not seal.exists():
         return None
     if not is_packed(cache):
         return (
-            f"{path.name} is no whole pack of this manifest and is not used: give `mammo pack` again, "
+            f"{path.name} is not a whole pack of this manifest and is not used: give `mammo pack` again, "
             f"or remove {path.name} and {seal.name}"
         )
     settings = cache.settings().prepare

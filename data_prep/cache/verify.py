@@ -1,4 +1,4 @@
-"""Whether a cache agrees with itself and with the files it was made of. Changes nothing."""
+"""Checks that a cache agrees with itself and with the files it was made of; changes nothing."""
 
 import hashlib
 import os
@@ -158,13 +158,13 @@ def _compare_tables(cache: Cache, manifest: pd.DataFrame, exams: pd.DataFrame) -
 
 
 def _find_strays(cache: Cache, manifest: pd.DataFrame) -> Iterator[str]:
-    """Looks for files that are no prepared image; after a broken-off run they may become one."""
+    """Looks for files that are not prepared images; after a broken-off run they may become one."""
     way_out = "" if cache.journal.path.exists() else "; remove it"
     known = set(cache.image_paths(select_prepared(manifest)))
     for folder, _, names in sorted(os.walk(cache.folder / "images")):
         for path in sorted(Path(folder, name) for name in names):
             if path not in known and not is_temporary(path):
-                yield f"{path.relative_to(cache.folder)} is no prepared image of manifest.csv{way_out}"
+                yield f"{path.relative_to(cache.folder)} is not a prepared image of manifest.csv{way_out}"
 
 
 # The cache against the data folder

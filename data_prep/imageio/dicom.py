@@ -109,7 +109,7 @@ def open_dicom(path: ImagePath, *, whole: bool = True) -> DicomFile:
     """Reads a file's header and finds its encoded frame; `whole` reads the frame too, in one go.
 
     Raises:
-        ImageError: if the file is no DICOM image that can be used; the reason code says why.
+        ImageError: if the file is not a DICOM image that can be used; the reason code says why.
     """
     source = ByteSource.open(path, whole=whole)
     try:

@@ -105,7 +105,7 @@ class Frame:
         rows, columns: size of the full matrix in pixels.
         bits_stored: 1 to 16; stored values use that many bits.
         share_cut: of the samples, those that had something in the bits above, which were cut off, 0..1.
-        padding: lowest and highest stored value that mark what is no part of the picture; shown black.
+        padding: lowest and highest stored value that mark what is not part of the picture; shown black.
         rescale_slope, rescale_intercept: modality values are slope * stored + intercept.
         modality_lut: replaces the rescale where present.
         window: first VOI window, or None.

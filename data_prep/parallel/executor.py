@@ -45,8 +45,8 @@ def map_unordered(
     """Yields one outcome per item as they end; with 0 workers in this process, one after the other.
 
     A crash, a kill or a time-out of a worker costs the one item that it had, after a second try. What
-    `function` raises is no outcome: it is raised here, so `function` returns what may well go wrong. While
-    nobody asks for the next outcome, the workers go on with up to `ahead` items, or a few for each of them.
+    `function` raises is not an outcome: it is raised here, so `function` returns what may well go wrong.
+    While nobody asks for the next outcome, the workers go on with up to `ahead` items, or a few each.
     """
     if workers == 0:
         for item in items:

@@ -1,6 +1,6 @@
-"""Work on the machines of a Ray cluster, from the process that gives it away: with `ray_worker` ray's door.
+"""The driver of work on a Ray cluster: connects, hands out tasks, and tries again what was lost.
 
-This process alone decides what is tried again. A task that dies with its machine costs only time; one whose
+The driver alone decides what is tried again. A task that dies with its machine costs only time; one whose
 process dies, for lack of memory for instance, is tried a second time and no more, item by item. Ray itself
 retries nothing: its own way is to start what was killed for its memory again for ever.
 """

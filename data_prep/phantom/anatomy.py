@@ -1,4 +1,4 @@
-"""Synthetic mammograms: outline, gland, pectoral muscle, findings, marker text. Knows no label.
+"""Synthetic mammograms: outline, gland, pectoral muscle, findings, marker text.
 
 Pictures are drawn with the chest wall on the left, and mirrored for right breasts. Lengths are shares of the
 frame's rows unless they end in _px.

@@ -51,10 +51,10 @@ def require_png(path: Path) -> None:
     """Makes sure that a picture's path says what it will hold, and that nothing else is lost for it.
 
     Raises:
-        UserError: if it has another suffix than .png, or is a file that is no PNG.
+        UserError: if it has another suffix than .png, or is a file that is not a PNG.
     """
     if path.suffix.lower() != ".png":
-        raise UserError(f"{path} is no name for a PNG, which the picture is: end it with .png")
+        raise UserError(f"{path} is not a name for a PNG, which the picture is: end it with .png")
     if path.is_file():
         with path.open("rb") as stream:
             is_png = stream.read(len(PNG_SIGNATURE)) == PNG_SIGNATURE

@@ -107,6 +107,16 @@ def _preprocess(path: ImagePath, settings: PrepareSettings, laterality: str | No
     return Stages(file.source, overview, crop, to_integers(square, settings.bit_depth), record)
 
 
+def try_preprocess(
+    path: ImagePath, settings: PrepareSettings, laterality: str | None = None
+) -> Stages | ImageError:
+    """Returns what is made of a file, or what is wrong with it: no file stops the others."""
+    try:
+        return preprocess(path, settings, laterality=laterality)
+    except ImageError as error:
+        return error
+
+
 def read_search_frame(file: ImageFile) -> Frame:
     """Returns the frame to find the breast on, with a window.
 
@@ -148,3 +158,15 @@ def describe_frame(frame: Frame) -> ManifestRow:
         "rows": frame.rows,
         "columns": frame.columns,
     }
+
+
+def identify_source(path: ImagePath) -> ManifestRow:
+    """Returns what changes with a file, as far as can be told without reading it.
+
+    Raises:
+        OSError: if the file is gone.
+    """
+    if isinstance(path, RemoteFile):
+        return {"source_bytes": path.size, "source_etag": path.etag}
+    status = path.stat()
+    return {"source_bytes": status.st_size, "source_mtime_ns": status.st_mtime_ns}

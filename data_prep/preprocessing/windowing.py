@@ -59,7 +59,7 @@ def display_curve(frame: Frame, stored: NDArray[np.integer]) -> Values:
 
 
 def is_padding(frame: Frame, stored: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Returns which stored values mark what is no part of the picture, PS3.3 C.7.5.1.1.2."""
+    """Returns which stored values mark what is not part of the picture, PS3.3 C.7.5.1.1.2."""
     if frame.padding is None:
         return np.zeros(stored.shape, np.bool_)
     return (stored >= frame.padding[0]) & (stored <= frame.padding[1])

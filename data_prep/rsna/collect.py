@@ -27,7 +27,7 @@ def collect(files: Path, labels: Path, folder: Path, split: Split = "train") -> 
     Args:
         files: the folder that the table's `file` column is relative to.
         labels: a CSV with one row per image: file, patient_id, laterality, for the train split cancer, and
-            any other column of `exams.COLUMNS`; without image_id, images are numbered from 1 in table order.
+            any other column of `exam_table.COLUMNS`; without image_id, images are numbered from 1 in order.
         folder: where to make it.
         split: which of the two splits it becomes.
 
@@ -38,7 +38,7 @@ def collect(files: Path, labels: Path, folder: Path, split: Split = "train") -> 
         UserError: naming all rows that break a rule, or what stands in the way; nothing is written then.
     """
     if not files.is_dir():
-        what = "is no folder" if files.exists() else "does not exist"
+        what = "is not a folder" if files.exists() else "does not exist"
         raise UserError(f"{files} {what}: name the folder that holds your image files")
     rows = read_rows(labels)
     require_columns(rows, ["file", "patient_id", "laterality"], split, source=labels)

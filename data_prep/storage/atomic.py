@@ -164,7 +164,9 @@ def as_user_error(error: OSError, path: Path) -> UserError:
         return UserError(f"cannot write {path}: it is a folder; remove it or name another place")
     if error.errno in {errno.EEXIST, errno.ENOTDIR}:
         in_the_way = next((place for place in (path, *path.parents) if place.is_file()), path)
-        return UserError(f"cannot write {path}: {in_the_way} is no folder; remove it or name another place")
+        return UserError(
+            f"cannot write {path}: {in_the_way} is not a folder; remove it or name another place"
+        )
     return UserError(f"cannot write {path}: {error.strerror}; name a place that you may write to")
 
 
@@ -178,7 +180,7 @@ class Journal:
         """Returns all whole records; a torn last line is dropped.
 
         Raises:
-            UserError: if another line is no record.
+            UserError: if another line is not a record.
         """
         if not self.path.exists():
             return []
@@ -287,6 +289,6 @@ def require_replaceable(path: Path, columns: list[str]) -> None:
     """
     if path.is_file() and path.stat().st_size and read_header(path) != columns:
         raise UserError(
-            f"{path} is no table of {', '.join(columns[:4])} and would be overwritten: "
+            f"{path} is not a table of {', '.join(columns[:4])} and would be overwritten: "
             "move it, or choose another --out"
         )

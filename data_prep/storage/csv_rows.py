@@ -23,7 +23,7 @@ def read_rows(path: Place) -> pd.DataFrame:
     """Reads a CSV as text cells just as they stand; the index holds spreadsheet rows, without blank ones.
 
     Raises:
-        UserError: if the file cannot be read, is not UTF-8, is no rectangle, or names a column twice.
+        UserError: if the file cannot be read, is not UTF-8, is not a rectangle, or names a column twice.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -31,7 +31,7 @@ def read_rows(path: Place) -> pd.DataFrame:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: save it as 'CSV UTF-8'") from error
     except csv.Error as error:
-        raise UserError(f"{path} is no CSV ({error}): look for an open quote and save it again") from error
+        raise UserError(f"{path} is not a CSV ({error}): look for an open quote and save it again") from error
     except OSError as error:
         raise UserError(
             f"cannot read {path} ({error.strerror}): name a CSV file that you may read"

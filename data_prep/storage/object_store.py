@@ -154,7 +154,7 @@ def _connect(protocol: str, host: str, _process: int) -> Any:
         ) from error
     except ValueError as error:
         raise UserError(
-            f"{protocol}:// is no storage that fsspec knows: give a folder, or a URL such as s3://BUCKET/FOLDER"
+            f"{protocol}:// is not storage that fsspec knows: give a folder, or a URL such as s3://BUCKET/FOLDER"
         ) from error
     if protocol in S3:
         store.retries = 1  # s3fs's own; `ask` tries again
@@ -164,7 +164,7 @@ def _connect(protocol: str, host: str, _process: int) -> Any:
 def _choose_options(protocol: str) -> dict[str, Any]:
     """Time limits, and no retries but ours, where we know how to ask for them."""
     if protocol in HTTP:
-        import aiohttp  # noqa: PLC0415
+        import aiohttp  # noqa: PLC0415  an optional extra
 
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=REQUEST_TIMEOUT_S, sock_read=REQUEST_TIMEOUT_S

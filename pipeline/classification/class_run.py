@@ -39,11 +39,11 @@ class ClassRun(RunFolder):
         """Reads `images.csv`.
 
         Raises:
-            UserError: if the folder is no such run.
+            UserError: if the folder is not such a run.
         """
         if not self.exists:
             raise UserError(
-                f"{self.folder} is no run on an image folder: it has no images.csv; "
+                f"{self.folder} is not a run on an image folder: it has no images.csv; "
                 "`mammo train CONFIG --data FOLDER` makes one"
             )
         return read_table(self.images, IMAGES_COLUMNS, **AS_WRITTEN)[IMAGES_COLUMNS]

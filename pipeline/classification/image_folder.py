@@ -1,35 +1,26 @@
-"""Folders of images with classes: which image has which label in which split, and its pixels.
+"""Folders of images with classes: which image has which label in which split.
 
 Two layouts are read. Oxford-IIIT Pet's (https://www.robots.ox.ac.uk/~vgg/data/pets/): images/NAME.jpg, and
 lists annotations/trainval.txt and annotations/test.txt of lines `NAME CLASS-ID SPECIES BREED-ID`. And one
 sub-folder per class, inside train/ and test/, or on top: then a fifth of each class is drawn for the test.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image as Pillow
-from PIL import ImageOps
 
 from data_prep.errors import UserError
-from data_prep.imageio.frame import Image
-from data_prep.parallel.resource_limits import count_cores
 from pipeline.classification.class_run import IMAGES_COLUMNS
+from pipeline.classification.square_images import SquareImages
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
-PHOTO_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
-"""By content; Pillow knows others, some of which run programs."""
-MOST_PHOTO_PIXELS = 2**26
 TRAIN, TEST = "train", "test"
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 OFFICIAL_LISTS = {TRAIN: Path("annotations/trainval.txt"), TEST: Path("annotations/test.txt")}
 TEST_SHARE = 0.2
-WHITE = (255, 255, 255, 255)
-MODES = {1: "L", 3: "RGB"}
 
 
 @dataclass(frozen=True)
@@ -54,86 +45,9 @@ class ImageFolder:
         """Returns the rows of one split, numbered from 0."""
         return self.images[self.images["split"] == name].reset_index(drop=True)
 
-    def open_images(self, table: pd.DataFrame, *, side: int, channels: int) -> "SquareImages":
+    def open_images(self, table: pd.DataFrame, *, side: int, channels: int) -> SquareImages:
         """Returns the image of each row."""
         return SquareImages([self.folder / image for image in table["image"]], side, channels)
-
-
-@dataclass(frozen=True)
-class SquareImages:
-    """Images of any size, read as squares of one size and number of channels."""
-
-    paths: Sequence[Path]
-    side: int
-    channels: int
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, row: int, /) -> Image:
-        return read_square(self.paths[row], side=self.side, channels=self.channels)
-
-    def find_unreadable(self) -> Iterator[Path | None]:
-        """Reads all images, several at a time; yields None for each, or its path if it cannot be read."""
-        Pillow.init()  # else a format that one thread is loading would be unknown to the others
-        pool = ThreadPoolExecutor(count_cores())
-        try:
-            yield from pool.map(self._path_if_unreadable, range(len(self)))
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _path_if_unreadable(self, row: int) -> Path | None:
-        try:
-            self[row]
-        except UserError:
-            return self.paths[row]
-        return None
-
-
-def read_square(path: Path, *, side: int, channels: int) -> Image:
-    """Reads the central square of an image, [side, side, 3], or [side, side] for one channel; 0..255.
-
-    The camera's orientation is applied, and what is transparent becomes white. The shorter side is scaled to
-    `side` with a filter that averages (bicubic), whatever the file's size.
-
-    Raises:
-        UserError: if the file cannot be read.
-    """
-    try:
-        with Pillow.open(path, formats=PHOTO_FORMATS) as file:
-            _require_few_pixels(path, *file.size)
-            file.draft(None, (2 * side, 2 * side))  # a large JPEG is decoded at a half, quarter or eighth
-            picture = _to_colours(ImageOps.exif_transpose(file)).convert(MODES[channels])
-    except UserError:
-        raise
-    except Exception as error:  # Pillow names no set of errors for damaged files
-        raise UserError(
-            f"{path} cannot be read as an image ({type(error).__name__}): remove it, and its line in any list"
-        ) from error
-    shorter = min(picture.size)
-    left, top = (picture.width - shorter) / 2, (picture.height - shorter) / 2
-    square = picture.resize(
-        (side, side), Pillow.Resampling.BICUBIC, box=(left, top, left + shorter, top + shorter)
-    )
-    return np.array(square)
-
-
-def _require_few_pixels(path: Path, width: int, height: int) -> None:
-    if width * height > MOST_PHOTO_PIXELS:
-        raise UserError(
-            f"{path} has {width} x {height} pixels, and at most {MOST_PHOTO_PIXELS:,} are read: make it "
-            "smaller"
-        )
-
-
-def _to_colours(picture: Pillow.Image) -> Pillow.Image:
-    """Returns 8 bits per channel and no transparency, whatever the file's mode."""
-    if picture.mode.startswith("I"):  # a PNG of 16 bits; Pillow itself would cut at 255
-        return Pillow.fromarray((np.asarray(picture) // 257).astype(np.uint8))
-    if picture.has_transparency_data:
-        with_alpha = picture.convert("RGBA")
-        return Pillow.alpha_composite(Pillow.new("RGBA", picture.size, WHITE), with_alpha).convert("RGB")
-    return picture.convert("RGB")
 
 
 def read_image_folder(folder: Path, *, seed: int) -> ImageFolder:
@@ -145,7 +59,7 @@ def read_image_folder(folder: Path, *, seed: int) -> ImageFolder:
         UserError: if there are no images, a listed one is missing, or there are fewer than two classes.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder: name one with a sub-folder of images per class")
+        raise UserError(f"{folder} is not a folder: name one with a sub-folder of images per class")
     if (folder / "train.csv").exists() and (folder / "train_images").is_dir():
         raise UserError(
             f"{folder} holds mammograms: make a cache with `mammo prepare` and train with --cache"
@@ -202,7 +116,7 @@ def _read_list(path: Path, split: str) -> pd.DataFrame:
     try:
         lines = path.read_text("utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text in UTF-8: save it as that, or unpack the list again") from error
+        raise UserError(f"{path} is not text in UTF-8: save it as that, or unpack the list again") from error
     rows = [
         _parse_line(line, f"{path}, line {number}")
         for number, line in enumerate(lines, start=1)

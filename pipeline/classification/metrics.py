@@ -21,6 +21,7 @@ ClassProbabilities = NDArray[np.float64]
 """[N, K], rows sum to 1."""
 
 TOP = 5
+SUM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def number_labels(names: pd.Series, labels: list[str]) -> Classes:
 
 
 def compute_cross_entropy(classes: Classes, probabilities_NK: ClassProbabilities) -> float:
-    """Returns the mean of -log(probability of the true class), in nats; 0 counts as the smallest float."""
+    """Returns the mean of -log(probability of the true class), in nats; 0 counts as 2.2e-16."""
     return float(log_loss(classes, probabilities_NK, labels=range(probabilities_NK.shape[1])))
 
 
@@ -198,9 +199,10 @@ def _require_fit(run: ClassRun, images: pd.DataFrame, predictions: pd.DataFrame,
     columns = ["probability", *map(probability_column, labels)]
     values = predictions[columns].apply(pd.to_numeric, errors="coerce")
     wrong = ~(values.ge(0) & values.le(1)).all(axis=1) | ~predictions["predicted"].isin(labels)
+    wrong |= (values[columns[1:]].sum(axis=1) - 1).abs() > SUM_TOLERANCE
     if wrong.any():
         raise UserError(
             f"{path}: image {predictions['image'][wrong].iloc[0]} must have one of the classes and "
-            "probabilities from 0 to 1; delete the file and give the `mammo train` command again, which "
-            "writes it anew"
+            "probabilities from 0 to 1 that sum to 1; delete the file and give the `mammo train` command "
+            "again, which writes it anew"
         )

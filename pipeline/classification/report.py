@@ -15,7 +15,7 @@ from pipeline.runs.records import read_numbers
 CLASS_HISTORY_COLUMNS = ["epoch", "train_loss", "test_loss", "test_accuracy"]
 MOST_PAIRS = 15
 MANY_CLASSES = 12
-"""The page that people read of a classification: `report.html`."""
+"""Above this number of classes the matrix takes the page's whole width."""
 
 
 def write_class_report(run: ClassRun, evaluation: ClassEvaluation) -> Path:
@@ -45,7 +45,7 @@ def write_class_report(run: ClassRun, evaluation: ClassEvaluation) -> Path:
 
 
 def describe_accuracy(evaluation: ClassEvaluation) -> str:
-    """The page that people read of a classification: `report.html`."""
+    """Says in plain words what the accuracy is and what it is to be compared with."""
     low, high = evaluation.accuracy_interval
     guess = evaluation.guess_accuracy
     sentence = (
@@ -61,7 +61,7 @@ def describe_accuracy(evaluation: ClassEvaluation) -> str:
 
 
 def make_class_learning_curves(path: Path, evaluation: ClassEvaluation) -> list[Picture]:
-    """The page that people read of a classification: `report.html`."""
+    """Returns how loss and test accuracy changed over the epochs; nothing where no history is kept."""
     if not path.exists():
         return []
     history = read_numbers(path, CLASS_HISTORY_COLUMNS)

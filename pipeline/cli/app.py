@@ -39,6 +39,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     help="Screening mammograms in; a cross-validated Vision Transformer and a submission out.",
 )
 for command in COMMANDS:

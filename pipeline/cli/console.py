@@ -38,6 +38,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=C", help="Change a setting, e.g. train.epochs=3; may be repeated."),
 ]
+PrepareOverrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Change a setting, e.g. prepare.side=256; may be repeated."),
+]
 Workers = Annotated[
     int | None,
     typer.Option(min=0, max=1024, help="Processes; 0 works in this one.", show_default="one per core"),
@@ -75,14 +79,14 @@ def choose_picture(image: ImagePath, out: Path | None, ending: str) -> Path:
     """Returns where the picture of an image goes, by default `<name of the image>_<ending>.png`.
 
     Raises:
-        UserError: if there is no such image, or the picture would replace something that is no picture.
+        UserError: if there is no such image, or the picture would replace something that is not a picture.
     """
     from data_prep.preprocessing.inspection import require_png  # only here: it draws, and is slow to import
 
     target = out or Path(f"{image.stem}_{ending}.png")
     if isinstance(image, Path):
         if not image.is_file():
-            raise UserError(f"{image} is no file: name one mammogram")
+            raise UserError(f"{image} is not a file: name one mammogram")
         if target.exists() and target.samefile(image):
             raise UserError(f"{target} is the mammogram itself: choose another --out")
     require_png(target)

@@ -16,7 +16,7 @@ from pipeline.cli.console import (
     AllowFailures,
     CacheArgument,
     DataArgument,
-    Overrides,
+    PrepareOverrides,
     Seed,
     Workers,
     choose_picture,
@@ -91,10 +91,10 @@ def collect(
 
 def prepare(
     data: DataArgument,
-    cache: Annotated[Path, typer.Option(help="Folder for the images; made, or gone on with.")],
+    cache: Annotated[Path, typer.Option(help="Folder for the images; created, or resumed.")],
     split: Annotated[Split, typer.Option(help="Which CSV to read.")] = "train",
-    config: Annotated[Path | None, typer.Option(help="Recipe; only its table prepare is used.")] = None,
-    overrides: Overrides = None,
+    config: Annotated[Path | None, typer.Option(help="Recipe; only its [prepare] settings are used.")] = None,
+    overrides: PrepareOverrides = None,
     workers: Workers = None,
     patients: Annotated[int | None, typer.Option(help="Only so many patients, stratified by label.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws the patients of --patients.")] = 0,
@@ -165,8 +165,8 @@ def inspect(
     out: Annotated[
         Path | None, typer.Option(help="Picture to write.", show_default="<name of FILE>_inspect.png")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="Recipe; only its table prepare is used.")] = None,
-    overrides: Overrides = None,
+    config: Annotated[Path | None, typer.Option(help="Recipe; only its [prepare] settings are used.")] = None,
+    overrides: PrepareOverrides = None,
 ) -> None:
     """Show what is understood of one mammogram.
 

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Column, Table
 
-from pipeline.cli.console import RunArgument, console, say, show_facts
+from pipeline.cli.console import RunArgument, console, say
 from pipeline.runtime.progress import Reporter
 
 if TYPE_CHECKING:
-    from pipeline.classification.class_run import ClassRun
-    from pipeline.classification.metrics import ClassEvaluation
     from pipeline.evaluation.compare import Difference
     from pipeline.evaluation.evaluate_oof import Evaluation
     from pipeline.runs.run_folder import Run
@@ -28,22 +26,20 @@ SHOWN_FIGURES = ["auc", "average_precision", "pf1", "pf1_transferred", "pf1_best
 
 
 def evaluate(run: RunArgument) -> None:
-    """Compute the figures of a run and write its report."""
-    from pipeline.reporting.report import evaluate_and_report
+    """Compute the figures of a run and write its report.
+
+    Writes metrics.json, tables of folds, slices, calibration and threshold stability, report.html, report.md
+    and model_card.md into RUN.
+    """
+    from pipeline.experiment import evaluate_and_report
     from pipeline.runs.run_folder import Run
 
     if Run(run).kind == "classification":
-        _evaluate_classes(run)
+        from pipeline.cli.classes import evaluate_classes
+
+        evaluate_classes(run)
     else:
         show_evaluation(Run(run), evaluate_and_report(Run(run), reporter=Reporter(console)))
-
-
-def _evaluate_classes(folder: Path) -> None:
-    from pipeline.classification.class_run import ClassRun
-    from pipeline.classification.experiment import evaluate_and_report_classes
-
-    run = ClassRun(folder)
-    show_class_evaluation(run, evaluate_and_report_classes(run))
 
 
 def compare(
@@ -79,10 +75,10 @@ def show_evaluation(run: "Run", evaluation: "Evaluation") -> None:
 
     pooled = evaluation.breasts.pooled
     estimates = {
-        **{f"fold {fold}": estimate for fold, estimate in evaluation.breasts.folds.items()},
+        **{str(fold): estimate for fold, estimate in evaluation.breasts.folds.items()},
         "pooled": pooled,
     }
-    table = Table(Column("per breast", no_wrap=True), *estimates, box=None, padding=(0, 2, 0, 0))
+    table = Table(Column("per breast, fold", no_wrap=True), *estimates, box=None, padding=(0, 2, 0, 0))
     for count in ("breasts", "cancers"):
         table.add_row(count, *(f"{getattr(estimate, f'num_{count}'):,}" for estimate in estimates.values()))
     for name in SHOWN_FIGURES:
@@ -125,20 +121,3 @@ def _show_difference(found: "Difference") -> str:
     if found.difference is None or found.interval is None:
         return ""
     return f"{found.difference:+.3f} ({found.interval.low:+.3f} to {found.interval.high:+.3f})"
-
-
-def show_class_evaluation(run: "ClassRun", evaluation: "ClassEvaluation") -> None:
-    """Prints the figures of a classification, and where its report is."""
-    from pipeline.reporting.formatting import format_figure
-
-    low, high = evaluation.accuracy_interval
-    rows = {
-        "test images": f"{evaluation.num_images:,}",
-        "accuracy": f"{evaluation.accuracy:.3f}, 95 % interval {low:.3f} to {high:.3f}",
-        f"always {evaluation.guess}": f"{evaluation.guess_accuracy:.3f}",
-        "top-5 accuracy": format_figure(evaluation.top_5_accuracy),
-        "balanced accuracy": f"{evaluation.balanced_accuracy:.3f}",
-        "cross-entropy": f"{evaluation.cross_entropy:.3f}",
-    }
-    show_facts(rows.items())
-    say(f"confusion matrix and report: {run.report}")

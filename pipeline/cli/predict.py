@@ -62,10 +62,10 @@ def predict(
     One row per prediction_id: 1 for a breast whose probability reaches the threshold that the run's
     evaluation found best, else 0. That is what pF1 rewards; --probabilities writes the probability itself.
     It is the mean of all folds' models and of the breast's images. An image that is missing or cannot be
-    read is listed in <OUT>_failures.csv and the exit code is 1; its breast is judged by its other images, or
-    without any gets the share of cancers in training.
+    read is listed in submission_failures.csv and the exit code is 1; its breast is judged by its other
+    images, or without any gets the share of cancers in training.
 
-    Goes on where it was stopped, to the same file: what is known stands in <OUT>.partial until the end.
+    Goes on where it was stopped, to the same file; until the end, what is known is in submission.csv.partial.
 
     With --engine ray, the machines of a Ray cluster predict the batches, to the same file: each with a GPU if
     there are any, else with as many threads as this machine would use (OMP_NUM_THREADS). RUN and the images
@@ -161,7 +161,7 @@ def export(
     run: RunArgument,
     out: Annotated[Path | None, typer.Option(help="Folder to write to.", show_default="RUN/onnx")] = None,
 ) -> None:
-    """Write a run's models for other programs: fold_<k>.onnx of each fold.
+    """Write a run's models as ONNX, one file per fold.
 
     A file takes `images`, float32 [batch, 1, side, side] with the pixels of a prepared image as they are
     (0 to 255, or 65535 with 16 bits), and gives `probability`, float32 [batch]. The mean of the folds is what

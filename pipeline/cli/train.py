@@ -4,14 +4,14 @@ Imports stand in the commands, so that `mammo --help` does not wait for torch.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.table import Table
 
 from data_prep.errors import UserError
 from pipeline.cli.console import Overrides, Seed, console, in_process_group, say
-from pipeline.cli.evaluate import show_class_evaluation, show_evaluation
+from pipeline.cli.evaluate import show_evaluation
 from pipeline.cli.ray_options import Address, EngineName, open_cluster
 from pipeline.runtime.progress import Reporter
 from pipeline.runtime.torchrun import is_under_torchrun
@@ -89,15 +89,13 @@ def train(
 
     _require_one_way(cache, data, fold, engine, gpus_per_fold, dry_run=dry_run)
     folder = run or Path("reports") / config.stem
-    with in_process_group() as group:
+    with in_process_group() as group, open_cluster(engine, address) as cluster:
         with group.main_process_first():
+            _require_one_process(group, dry_run=dry_run)
             recipe = load_recipe(config, overrides or ())
-            if dry_run and group.world_size > 1:
-                raise UserError("--dry-run times one process: give the command without torchrun")
-        if data is not None:
-            _train_classes(recipe, data, folder, group)
+        if cache is None:
+            _train_classes(recipe, cast("Path", data), folder, group)
             return
-        assert cache is not None
         if dry_run:
             _show_dry_run(recipe, Cache(cache), fold)
             return
@@ -108,7 +106,7 @@ def train(
             reporter=Reporter(console),
             folds=fold,
             group=group,
-            cluster=open_cluster(engine, address),
+            cluster=cluster,
             gpus_per_fold=gpus_per_fold,
         )
     if group.is_main:
@@ -155,14 +153,15 @@ def _require_one_way(
         )
 
 
-def _train_classes(recipe: "Recipe", data: Path, folder: Path, group: "ProcessGroup") -> None:
-    from pipeline.classification.class_run import ClassRun
-    from pipeline.classification.experiment import train_and_evaluate_classes
+def _require_one_process(group: "ProcessGroup", *, dry_run: bool) -> None:
+    if dry_run and group.world_size > 1:
+        raise UserError("--dry-run times one process: give the command without torchrun")
 
-    run = ClassRun(folder)
-    evaluation = train_and_evaluate_classes(recipe, data, run, reporter=Reporter(console), group=group)
-    if evaluation is not None:
-        show_class_evaluation(run, evaluation)
+
+def _train_classes(recipe: "Recipe", data: Path, folder: Path, group: "ProcessGroup") -> None:
+    from pipeline.cli.classes import train_classes
+
+    train_classes(recipe, data, folder, group)
 
 
 def _show_dry_run(recipe: "Recipe", cache: "Cache", folds: list[int] | None) -> None:
@@ -175,11 +174,16 @@ def _show_dry_run(recipe: "Recipe", cache: "Cache", folds: list[int] | None) -> 
     console.print(table)
     say(f"{plan.num_parameters:,} parameters, {plan.num_tokens:,} tokens, {plan.precision} on {plan.device}")
     say(
-        f"{recipe.train.epochs} epochs of {len(plan.folds)} folds: about {_show_hours(plan.seconds)} on this "
-        f"machine, {plan.memory_mb / 1000:.1f} GB of memory, by a few steps of the first fold"
+        f"{_count(recipe.train.epochs, 'epoch')} of {_count(len(plan.folds), 'fold')}: about "
+        f"{_show_hours(plan.seconds)} on this machine, {plan.memory_mb / 1000:.1f} GB of memory, by a few "
+        "steps of the first fold"
     )
 
 
 def _show_hours(seconds: float) -> str:
     minutes = max(1, round(seconds / 60))
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

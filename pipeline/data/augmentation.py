@@ -81,6 +81,6 @@ class Augmentation:
         """Returns a changed copy of [H, W] or [H, W, C], 0..255 or 0..65535, of the same shape and type."""
         generator = np.random.default_rng([seed, draw])
         # Not set_random_seed: every change would get the same stream, and an image all changes or none.
-        self._transform.set_random_state(generator, random.Random(generator.bytes(8)))  # noqa: S311
+        self._transform.set_random_state(generator, random.Random(generator.bytes(8)))  # noqa: S311  no secret
         changed: Image = self._transform(image=image)["image"]
         return changed

@@ -39,7 +39,7 @@ class Interval:
 
     @property
     def has_width(self) -> bool:
-        """Whether the replicates differ; few cancers may all give the same figure, which is no certainty."""
+        """Whether the replicates differ; few cancers may all give the same figure, which is not certainty."""
         return self.low < self.high
 
 

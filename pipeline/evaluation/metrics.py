@@ -1,6 +1,6 @@
 """Figures of merit of labels and probabilities: pF1, areas, sensitivities, calibration, thresholds.
 
-Knows no tables, files, folds or models: everything here takes 1-D arrays and forgets their order. A figure
+Everything here takes 1-D arrays, in any order. A figure
 that its formula leaves undefined is None and has its reason beside it. Each formula is written once, for R
 weightings of the patients at a time; the plain figure is the one where each counts once.
 

@@ -54,20 +54,20 @@ class Ensemble:
         self, models: Sequence[tuple[nn.Module, float]], compute: ComputeSettings, *, flip: bool = False
     ) -> None:
         self._models = [(model.to(compute.device), shift) for model, shift in models]
-        self._arithmetic = compute
+        self._compute = compute
         self._flip = flip
 
     @property
     def device(self) -> str:
         """Where the models are."""
-        return self._arithmetic.device
+        return self._compute.device
 
     def predict(self, images_BCHW: Tensor) -> Probabilities:
         """Returns one probability per image."""
-        images_BCHW = images_BCHW.to(self._arithmetic.device)
+        images_BCHW = images_BCHW.to(self._compute.device)
         seen = [images_BCHW, images_BCHW.flip(-2)] if self._flip else [images_BCHW]
         each = [
-            predict_batch(model, view_BCHW, logit_shift=shift, compute=self._arithmetic)
+            predict_batch(model, view_BCHW, logit_shift=shift, compute=self._compute)
             for model, shift in self._models
             for view_BCHW in seen
         ]

@@ -8,19 +8,20 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from data_prep.cache.build import identify_source, stream_images
 from data_prep.cache.folder import Cache, CacheSettings
 from data_prep.cache.images import open_images
 from data_prep.errors import ImageError, UserError
 from data_prep.imageio.frame import Image
 from data_prep.parallel.executor import Executor, map_unordered
+from data_prep.preprocessing.preprocess import identify_source
 from data_prep.preprocessing.settings import PrepareSettings
+from data_prep.preprocessing.stream import stream_images
 from data_prep.rsna.exam_table import locate_images, read_exams
 from data_prep.settings import differences
 from data_prep.storage.places import ImagePath, Place
@@ -99,8 +100,10 @@ class FolderSource:
         paths = [self._paths[row] for _, row in places]
         ahead = 2 * max((len(rows) for rows in groups), default=0)
         held: defaultdict[int, dict[int, Image | ImageError]] = defaultdict(dict)
-        options: dict[str, Any] = {"workers": self._workers, "ahead": ahead, "executor": self._executor}
-        for index, image in stream_images(paths, self._settings, **options):
+        images = stream_images(
+            paths, self._settings, workers=self._workers, ahead=ahead, executor=self._executor
+        )
+        for index, image in images:
             number, row = places[index]
             held[number][row] = image
             if len(held[number]) == len(groups[number]):

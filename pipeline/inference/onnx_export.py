@@ -63,9 +63,8 @@ def export_onnx(run: Run, folder: Path) -> list[Exported]:
     """
     folds, recipe = run.require_finished(), load_recipe(run.settings)
     runtime = _import_runtime()
-    models = {
-        fold: load_weights(run.fold(fold), recipe.model) for fold in folds
-    }  # all, before any is written
+    # All, before any is written.
+    models = {fold: load_weights(run.fold(fold), recipe.model) for fold in folds}
     make_folder(folder)
     exported = []
     for fold, (model, shift) in models.items():
@@ -133,8 +132,8 @@ def _make_examples(side: int, brightest: float) -> Tensor:
 def _import_runtime() -> ModuleType:
     try:
         import onnx  # noqa: F401, PLC0415  an optional extra
-        import onnxruntime  # noqa: PLC0415
-        import onnxscript  # noqa: F401, PLC0415
+        import onnxruntime  # noqa: PLC0415  an optional extra
+        import onnxscript  # noqa: F401, PLC0415  an optional extra
     except ImportError as error:
         raise UserError(
             f"ONNX needs {error.name}, which is not installed: pip install onnx onnxruntime onnxscript (or, "

@@ -202,8 +202,9 @@ def _predict_batch(ensemble: Ensemble, batch: SourceBatch, image_ids: list[str])
     ]
     if undefined:
         raise UserError(
-            f"the models answer image {undefined[0]} with no number: their weights have diverged, or fp16 is "
-            "too coarse for them; look at history.csv and train again with a lower train.learning_rate"
+            f"the models give image {undefined[0]} a value that is not a number: their weights have "
+            "diverged, or fp16 is too coarse for them; look at history.csv and train again with a lower "
+            "train.learning_rate"
         )
     failures = {image_ids[row]: [error.reason, str(error)] for row, error in batch.failures.items()}
     return {"probabilities": dict(zip(names, probabilities, strict=True)), "failures": failures}
@@ -240,7 +241,9 @@ def _recall(journal: Journal | None, header: Mapping[str, Any]) -> list[BatchRec
     if journal is None:
         return []
     if journal.path.exists() and not BEGINNING.startswith(journal.path.read_bytes()[: len(BEGINNING)]):
-        raise UserError(f"{journal.path} is no journal of `mammo predict`: move it, or choose another --out")
+        raise UserError(
+            f"{journal.path} is not a journal of `mammo predict`: move it, or choose another --out"
+        )
     journal.mend()
     records = journal.read()
     if not records:

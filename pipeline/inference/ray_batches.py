@@ -7,11 +7,11 @@ would use, and so to the same floats.
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
 
 import torch
 
 from data_prep.errors import UserError
+from data_prep.parallel.executor import Executor
 from data_prep.parallel.ray_cluster import Cluster, Needs
 from data_prep.parallel.ray_worker import map_here
 from pipeline.inference.image_sources import ImageSource, RowGroup
@@ -19,15 +19,6 @@ from pipeline.inference.predict_test_set import BatchRecord, PredictGroups, pred
 from pipeline.runs.run_folder import Run
 
 READERS_PER_GPU = 4  # processes that decode for one GPU
-
-
-def predict_on(cluster: Cluster, *, from_files: bool) -> dict[str, Any]:
-    """Returns the arguments that make `predict_folder` or `predict_cache` predict on a cluster."""
-    predictor = RayPredictor(cluster)
-    if not from_files:
-        return {"predictor": predictor, "workers": 0}
-    executor = partial(map_here, readers=predictor.num_readers)
-    return {"predictor": predictor, "executor": executor, "workers": predictor.num_readers}
 
 
 class RayPredictor:
@@ -42,6 +33,11 @@ class RayPredictor:
         self._gpus = float(cluster.count("GPU") > 0)
         wanted = READERS_PER_GPU if self._gpus else torch.get_num_threads()
         self.num_readers = min(wanted, int(cluster.largest("CPU", "GPU" if self._gpus else "CPU")) or wanted)
+
+    @property
+    def read_with_all(self) -> Executor:
+        """What decodes a batch's files where it is predicted."""
+        return partial(map_here, readers=self.num_readers)
 
     def __call__(self, run: Run, source: ImageSource, *, flip: bool) -> PredictGroups:
         """Gives run and source away; no model is loaded here."""

@@ -4,21 +4,29 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from data_prep.cache.folder import Cache
 from data_prep.errors import UserError
+from data_prep.parallel.executor import Executor, map_unordered
 from data_prep.rsna.exam_table import read_prediction_ids
 from data_prep.storage.atomic import Journal, require_replaceable, require_writable, write_csv
 from data_prep.storage.places import Place
 from pipeline.evaluation.aggregate import Views
-from pipeline.inference.predict_test_set import FAILURES_COLUMNS, predict_cache, predict_folder
+from pipeline.inference.predict_test_set import (
+    FAILURES_COLUMNS,
+    Predictor,
+    predict_cache,
+    predict_folder,
+    predict_locally,
+)
 from pipeline.runs.run_folder import Run
 from pipeline.runtime.progress import Reporter
 
@@ -36,7 +44,7 @@ class Submission:
     Attributes:
         path: of the CSV.
         table: what stands in it.
-        threshold: from which probability on a breast's answer is 1; None where it is the probability.
+        threshold: from which probability on a breast is given 1; None where its probability is written.
         failures: patient_id, image_id, reason, message of images that could not be used.
         failures_path: where these stand, if there are any.
         problems: what `check_submission` would say of it.
@@ -65,7 +73,7 @@ def predict_submission(
     """Predicts a test set and writes a submission; goes on where a call that was broken off has stopped.
 
     Args:
-        run: is finished, and for answers of 0 and 1 evaluated.
+        run: is finished, and evaluated unless probabilities are written.
         source: folder or URL with test.csv and the images, or a cache of the test split.
         path: of the CSV; what is known stands in `<path>.partial` until it is written.
         workers: processes that decode or load; 0 works in this one.
@@ -87,16 +95,35 @@ def predict_submission(
     require_replaceable(failures_path, FAILURES_COLUMNS)
     require_writable(path)
     with journal.held(), cluster or nullcontext() as connected:
-        options: dict[str, Any] = {"workers": workers}
+        predictor: Predictor = predict_locally
+        executor: Executor = map_unordered
         if connected is not None:
-            from pipeline.inference.ray_batches import predict_on  # noqa: PLC0415  an optional extra
+            from pipeline.inference.ray_batches import RayPredictor  # noqa: PLC0415  an optional extra
 
-            options = predict_on(connected, from_files=not isinstance(source, Cache))
-        options |= {"reporter": reporter, "flip": flip, "journal": journal}
+            predictor = on_ray = RayPredictor(connected)
+            executor = on_ray.read_with_all
+            workers = 0 if isinstance(source, Cache) else on_ray.num_readers
         if isinstance(source, Cache):
-            predictions = predict_cache(run, source, **options)
+            predictions = predict_cache(
+                run,
+                source,
+                workers=workers,
+                reporter=reporter,
+                flip=flip,
+                journal=journal,
+                predictor=predictor,
+            )
         else:
-            predictions = predict_folder(run, source, **options)
+            predictions = predict_folder(
+                run,
+                source,
+                workers=workers,
+                reporter=reporter,
+                flip=flip,
+                journal=journal,
+                predictor=predictor,
+                executor=executor,
+            )
         breasts, required_ids = predictions.breasts(views), predictions.required_ids
         table = write_submission(breasts, path, required_ids=required_ids, threshold=threshold)
         if len(predictions.failures):
@@ -137,7 +164,7 @@ def make_submission(
 ) -> pd.DataFrame:
     """Takes `prediction_id` and `probability` of breasts to a submission with rows in the order required.
 
-    With a threshold, the answer is 1 for a breast that reaches it, else 0; without, it is the probability.
+    With a threshold, `cancer` is 1 for a breast that reaches it, else 0; without, it is the probability.
 
     Raises:
         ValueError: if the breasts are not exactly the required ones, once each, with probabilities in 0..1.
@@ -152,8 +179,8 @@ def make_submission(
         prediction_id, probability = wrong.iloc[0][["prediction_id", "probability"]]
         raise ValueError(f"the probability of {prediction_id} is {probability}, which is not in 0..1")
     probabilities = breasts.set_index("prediction_id")["probability"].loc[list(required_ids)]
-    answers = probabilities if threshold is None else (probabilities >= threshold).astype(int)
-    return answers.rename("cancer").reset_index()
+    values = probabilities if threshold is None else (probabilities >= threshold).astype(int)
+    return values.rename("cancer").reset_index()
 
 
 def write_submission(
@@ -185,16 +212,15 @@ def find_problems(path: Path, required_ids: list[str]) -> list[str]:
     """Compares a submission with the ids that it must have, and says all that is wrong."""
     header, records, problems = _read_strictly(path)
     problems += _column_problems(header, records)
-    places = {name: place for place, name in reversed([*enumerate(map(_essence, header))])}
-    for name, find_problems in {
-        "prediction_id": lambda cells: _id_problems(cells, required_ids),
+    columns = {name: column for column, name in reversed([*enumerate(map(_essence, header))])}
+    checks: dict[str, Callable[[pd.Series[str]], list[str]]] = {
+        "prediction_id": partial(_id_problems, required_ids=required_ids),
         "cancer": _probability_problems,
-    }.items():
-        place = places.get(_essence(name))
-        if place is not None:
-            problems += find_problems(
-                pd.Series({row: cells[place] for row, cells in records.items()}, dtype="str")
-            )
+    }
+    for name, check in checks.items():
+        column = columns.get(_essence(name))
+        if column is not None:
+            problems += check(pd.Series({row: cells[column] for row, cells in records.items()}, dtype="str"))
     return problems
 
 
@@ -204,7 +230,7 @@ def _read_strictly(path: Path) -> tuple[list[str], dict[int, list[str]], list[st
         with path.open(encoding="utf-8", newline="") as stream:
             header, *records = list(csv.reader(stream, strict=True)) or [[]]
     except (UnicodeDecodeError, csv.Error) as error:
-        return [], {}, [f"it is no CSV in UTF-8 ({error})"]
+        return [], {}, [f"it is not a CSV in UTF-8 ({error})"]
     numbered = {row: cells for row, cells in enumerate(records, start=2) if cells}  # blank lines do no harm
     ragged = [row for row, cells in numbered.items() if len(cells) != len(header)]
     whole = {row: cells for row, cells in numbered.items() if len(cells) == len(header)}
@@ -262,7 +288,7 @@ def _probability_problems(cells: "pd.Series[str]") -> list[str]:
     probabilities = pd.to_numeric(cells, errors="coerce")
     is_number = probabilities.notna()
     outside = is_number & ~probabilities.between(0, 1)
-    problems = _describe(cells[~is_number], "values of cancer that are no number")
+    problems = _describe(cells[~is_number], "values of cancer that are not numbers")
     problems += _describe(cells[outside], "values of cancer outside 0..1")
     if len(cells) > BREASTS_OF_AN_EXAM and is_number.all() and (probabilities == probabilities.iloc[0]).all():
         problems.append(f"all {len(cells)} values of cancer are {cells.iloc[0]}, which tells nothing apart")

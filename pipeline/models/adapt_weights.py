@@ -106,7 +106,7 @@ def resize_positions(positions_1TD: Tensor, grid_size: int) -> Tensor:
     """
     num_patches = positions_1TD.shape[1] - 1
     if math.isqrt(num_patches) ** 2 != num_patches:
-        raise ValueError(f"its {num_patches + 1} position embeddings are no square grid and a class token")
+        raise ValueError(f"its {num_patches + 1} position embeddings are not a square grid and a class token")
     return resample_abs_pos_embed(positions_1TD, [grid_size, grid_size], num_prefix_tokens=1)
 
 
@@ -164,7 +164,7 @@ def _require_sound(found: Tensors) -> None:
     """Checks what resizing and converting rely on."""
     patch_size = found[KERNEL].shape[-1]
     problems = [
-        f"its {name} holds values that are no finite numbers of floating point"
+        f"its {name} holds values that are not finite floating-point numbers"
         for name, tensor in found.items()
         if not tensor.is_floating_point() or not tensor.isfinite().all()
     ]

@@ -27,7 +27,7 @@ NUM_FILTERS = 28  # as in figure 7 of the paper
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """Three answers to what the model looked at, each [B, g, g], and what it said, [B, K].
+    """Three measures of what the model looked at, each [B, g, g], and what it said, [B, K].
 
     Attributes:
         last_layer: the weights of the last layer, the mean of its heads.

@@ -1,4 +1,4 @@
-"""Weights of elsewhere, as they are found: a model of timm, or a file."""
+"""Pretrained weights, read from timm or from a file."""
 
 import difflib
 import json
@@ -102,7 +102,9 @@ def read_timm(name: str) -> PretrainedWeights:
     finally:
         hub.setLevel(level)
     if not isinstance(model, TimmTransformer) or not _has_exact_gelu(model):
-        raise UserError(f"timm's {name} is no plain Vision Transformer with GELU: choose another train.init")
+        raise UserError(
+            f"timm's {name} is not a plain Vision Transformer with GELU: choose another train.init"
+        )
     normalization = Normalization(model.pretrained_cfg["mean"], model.pretrained_cfg["std"])
     return PretrainedWeights(
         f"timm's {name}", model.state_dict(), normalization, model.blocks[0].attn.num_heads
@@ -122,7 +124,7 @@ def read_file(path: Path, normalization: Normalization) -> PretrainedWeights:
     """
     if not path.is_file() or path.suffix not in WEIGHTS_SUFFIXES:
         raise UserError(
-            f"train.init {path} is no file of weights: name a {' or '.join(WEIGHTS_SUFFIXES)} file, or "
+            f"train.init {path} is not a file of weights: name a {' or '.join(WEIGHTS_SUFFIXES)} file, or "
             "timm:<model>"
         )
     try:

@@ -1,6 +1,6 @@
 """Which breasts a reader should look at: the most confident right and wrong ones.
 
-Nothing here tells of a patient but the ids.
+Patients are told apart by their ids alone.
 """
 
 from dataclasses import dataclass

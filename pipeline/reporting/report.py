@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from data_prep.storage.atomic import write_text
-from pipeline.evaluation.artifacts import evaluate_run, write_evaluation
+from pipeline.evaluation.artifacts import write_evaluation
 from pipeline.evaluation.bootstrap import NUM_REPLICATES
 from pipeline.evaluation.calibration import RAW
 from pipeline.evaluation.evaluate_oof import Evaluation
@@ -57,18 +57,6 @@ FIGURE_FILTERS: Filters = {
     "colour": lambda fold: fold_line(int(fold))["color"],
 }
 TEXT_FILTERS: Filters = {**FIGURE_FILTERS, "table": to_markdown}
-
-
-def evaluate_and_report(run: Run, *, reporter: Reporter) -> Evaluation:
-    """Computes all figures of a finished run and writes tables and reports.
-
-    Raises:
-        UserError: if a fold is missing, its predictions do not fit the run, or a file is damaged.
-    """
-    reporter.say(f"figures and intervals from {NUM_REPLICATES:,} bootstrap replicates, then the report")
-    evaluation = evaluate_run(run)
-    write_report(run, evaluation, reporter=reporter)
-    return evaluation
 
 
 def write_report(run: Run, evaluation: Evaluation, *, reporter: Reporter) -> Path:

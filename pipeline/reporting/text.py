@@ -66,7 +66,7 @@ def describe_recall(evaluation: Evaluation) -> str:
     ceiling = evaluation.ceilings[rate]
     if ceiling == 1:
         return sentence
-    return f"{sentence} No model could find more than {format_percent(ceiling)} so."
+    return f"{sentence} No model could find more than {format_percent(ceiling)} that way."
 
 
 def describe_ceilings(evaluation: Evaluation) -> str:

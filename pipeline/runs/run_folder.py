@@ -180,25 +180,27 @@ class Run(RunFolder):
         """Reads `folds.csv`.
 
         Raises:
-            UserError: if the folder is no run, or one of another kind.
+            UserError: if the folder is not a run, or one of another kind.
         """
         if self.kind not in {None, "cross_validation"}:
             raise UserError(
-                f"{self.folder} is no cross-validation on mammograms and has no folds and no submission: its "
-                f"predictions stand in {TrainingFolder(self.folder).predictions}"
+                f"{self.folder} is not a cross-validation on mammograms and has no folds and no submission: "
+                f"its predictions are in {TrainingFolder(self.folder).predictions}"
             )
         if not self.folds.exists():
-            raise UserError(f"{self.folder} is no run folder: it has no folds.csv; `mammo train` makes one")
+            raise UserError(
+                f"{self.folder} is not a run folder: it has no folds.csv; `mammo train` makes one"
+            )
         table = read_table(self.folds, FOLDS_COLUMNS, dtype=ID_TYPES)[FOLDS_COLUMNS]
         if not all(pd.api.types.is_integer_dtype(table[name]) for name in FOLDS_COLUMNS[1:]):
-            raise UserError(f"{self.folds} is damaged: a fold or count in it is no number; train again")
+            raise UserError(f"{self.folds} is damaged: a fold or count in it is not a number; train again")
         return table
 
     def list_folds(self) -> list[int]:
         """Returns all folds' numbers.
 
         Raises:
-            UserError: if the folder is no run.
+            UserError: if the folder is not a run.
         """
         return sorted(int(fold) for fold in self.read_folds()["fold"].unique())
 

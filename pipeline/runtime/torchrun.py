@@ -1,4 +1,4 @@
-"""What torchrun tells the processes that it starts. Knows no torch, so that nobody waits for it."""
+"""What torchrun tells the processes that it starts. Torch is not imported, so that nobody waits for it."""
 
 import os
 

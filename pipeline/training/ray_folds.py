@@ -52,10 +52,8 @@ def cross_validate_on_ray(
         Interrupted: after a signal; each fold has saved a checkpoint.
         TrainingStopped: if a loss is not finite, no checkpoint can be read, or a fold's process dies twice.
     """
-    cache, run = (
-        Cache(cache.folder.absolute()),
-        Run(run.folder.absolute()),
-    )  # machines have other working folders
+    # Machines have other working folders.
+    cache, run = Cache(cache.folder.absolute()), Run(run.folder.absolute())
     recipe, needs = _choose(cluster, recipe, gpus)
     if needs.gpus and not cluster.count("GPU"):
         reporter.say("no machine of the cluster has a GPU: waiting for one to join")

@@ -70,9 +70,7 @@ class Trainer:
         sizes = [len(rows) for rows in task.plan(0)]
         self.batches_per_epoch = len(sizes)
         self._overflows = 0
-        with (
-            group.main_process_first()
-        ):  # it alone may remove a damaged checkpoint, or download first weights
+        with group.main_process_first():  # may remove a damaged checkpoint, or download first weights
             self._require_rows_for_all_parts(min(sizes))
             self.state = load_state(task, recipe.train, folder, self.compute, reporter=reporter, group=group)
         self._require_one_folder()
@@ -219,7 +217,7 @@ class Trainer:
         return value
 
     def _losses(self, images_BCHW: Tensor, rows_B: Tensor, *, step: int, part: int) -> Tensor:
-        """Returns each image's loss; dropout and mixing are drawn from (seed, step, part of the batch)."""
+        """Returns each image's loss; dropout and mixup are drawn from (seed, step, part of the batch)."""
         generator = np.random.default_rng([self.task.seed, step, part])
         torch.manual_seed(int(generator.integers(2**32)))
         mixup = None

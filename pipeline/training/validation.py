@@ -53,7 +53,7 @@ def predict_held_out(
     on_batch: Callable[[int], None] = lambda _count: None,
 ) -> NDArray[np.float64]:
     """Returns the probabilities of these held-out images, [N, K]; `on_batch` hears how many came."""
-    parts = [task.to_probabilities(torch.empty((0, len(task.first_logits)), dtype=torch.float64))]
+    parts = [task.to_probabilities(torch.empty((0, task.model.num_classes), dtype=torch.float64))]
     for logits_BK in compute_all_logits(model, task.held_out, rows, compute, workers=workers):
         parts.append(task.to_probabilities(logits_BK))
         on_batch(len(logits_BK))

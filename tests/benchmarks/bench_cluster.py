@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from data_prep.cache.build import prepare
+from data_prep.cache.build import build_cache
 from data_prep.cache.folder import Cache, CacheSettings
 from data_prep.parallel.executor import Executor, map_unordered
 from data_prep.parallel.ray_cluster import connect
@@ -52,13 +52,13 @@ def measure(data: Path, cache: Path, engine: Executor, workers: int) -> Timing:
     located = require_images(read_exams(data, "train"), data, "train")
     times: list[float] = []
     start = time.perf_counter()
-    summary = prepare(
+    summary = build_cache(
         located.exams,
         located.paths,
         Cache(cache),
         SETTINGS,
         workers=workers,
-        engine=engine,
+        executor=engine,
         on_image=lambda _: times.append(time.perf_counter()),
     )
     assert summary.num_prepared == len(times)

@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from data_prep.cache.build import stream_images
 from data_prep.imageio import codecs
 from data_prep.parallel.resource_limits import count_cores
 from data_prep.phantom.dataset import make_patient
 from data_prep.phantom.dicom_writer import make_dicom
 from data_prep.preprocessing.settings import PrepareSettings
+from data_prep.preprocessing.stream import stream_images
 from data_prep.settings import dump_settings
 from data_prep.storage.atomic import Journal, write_bytes, write_text
 

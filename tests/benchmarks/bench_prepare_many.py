@@ -14,7 +14,7 @@ import threading
 import time
 from pathlib import Path
 
-from data_prep.cache.build import prepare
+from data_prep.cache.build import build_cache
 from data_prep.cache.folder import Cache, CacheSettings
 from data_prep.parallel.resource_limits import count_cores
 from data_prep.phantom.dataset import write_phantoms
@@ -58,7 +58,7 @@ def measure(data: Path, cache: Path, workers: int) -> None:
     times: list[float] = []
     watch = MemoryWatch()
     watch.start()
-    summary = prepare(
+    summary = build_cache(
         located.exams,
         located.paths,
         Cache(cache),

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from data_prep.cache.build import prepare
+from data_prep.cache.build import build_cache
 from data_prep.cache.folder import Cache, CacheSettings
 from data_prep.imageio import codecs
 from data_prep.phantom.dataset import write_phantoms
@@ -117,7 +117,7 @@ def measure(place: Place, cache: Path, settings: CacheSettings, workers: int) ->
     located = require_images(read_exams(place, "train"), place, "train")
     looked = time.perf_counter() - start
     times: list[float] = []
-    summary = prepare(
+    summary = build_cache(
         located.exams,
         located.paths,
         Cache(cache),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from data_prep.cache.build import Summary, prepare
+from data_prep.cache.build import Summary, build_cache
 from data_prep.cache.folder import Cache, CacheSettings
 from data_prep.imageio import codecs
 from data_prep.preprocessing.settings import PrepareSettings
@@ -53,7 +53,7 @@ def find_image(folder: Path, image_id: str) -> Path:
 
 def spoil(folder: Path, image_id: str) -> None:
     """Replaces an image by text."""
-    find_image(folder, image_id).write_text("this is no image")
+    find_image(folder, image_id).write_text("this is not an image")
 
 
 def prepare_folder(
@@ -61,7 +61,7 @@ def prepare_folder(
 ) -> Summary:
     """Prepares all images of a folder."""
     located = require_images(read_exams(data, "train"), data, "train")
-    return prepare(located.exams, located.paths, Cache(cache), settings, workers=workers)
+    return build_cache(located.exams, located.paths, Cache(cache), settings, workers=workers)
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

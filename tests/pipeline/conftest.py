@@ -13,7 +13,7 @@ from pipeline.runs.run_folder import Run
 from pipeline.training.cross_validate import cross_validate
 from tests.pipeline.tiny import make_exams, make_recipe, quiet, torchrun, write_cache
 
-settings.register_profile("shared machine", deadline=None)  # a busy machine is no failure
+settings.register_profile("shared machine", deadline=None)  # a busy machine is not a failure
 settings.load_profile("shared machine")
 
 

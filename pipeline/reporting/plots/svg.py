@@ -23,7 +23,7 @@ from pipeline.evaluation.formulas import clip_probabilities
 INK = "#010203"  # stands for the page's text colour until the SVG is written
 FOLD_COLOURS = ["#4c6bbf", "#f0761f", "#46a8af", "#a05940", "#713ffc", "#2baf83", "#6479fc", "#4f6a91"]
 """On paper and in dark mode; those of the first five folds stay apart for eyes without red or green cones."""
-MARKER = {"marker": ".", "markersize": 4.0}  # one epoch alone is no line
+MARKER = {"marker": ".", "markersize": 4.0}  # one epoch alone is not a line
 TICKS = [
     [1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999],
     [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98, 0.99],

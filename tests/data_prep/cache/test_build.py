@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data_prep.cache.build import stream_images
 from data_prep.cache.folder import Cache, CacheSettings
 from data_prep.cache.images import read_image
 from data_prep.cache.tables import FAILURE_COLUMNS, MANIFEST_COLUMNS, TIMING_COLUMNS
@@ -17,6 +16,7 @@ from data_prep.errors import ImageError, UserError
 from data_prep.imageio import codecs
 from data_prep.imageio.frame import Box
 from data_prep.preprocessing.settings import CodecSettings, PrepareSettings
+from data_prep.preprocessing.stream import stream_images
 from data_prep.rsna.exam_table import read_exams, require_images
 from tests.data_prep.data_folder import (
     SETTINGS,
@@ -197,7 +197,7 @@ def test_files_of_the_user_in_the_folder_are_neither_removed_nor_mixed_with(
     mine = tmp_path / "documents/.tmp-12-report.txt"
     mine.parent.mkdir()
     mine.write_text("mine")
-    with pytest.raises(UserError, match=r"is no cache and holds \.tmp-12-report\.txt"):
+    with pytest.raises(UserError, match=r"is not a cache and holds \.tmp-12-report\.txt"):
         prepare_folder(data, mine.parent)
     assert mine.read_text() == "mine"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data_prep.cache.build import prepare
+from data_prep.cache.build import build_cache
 from data_prep.cache.folder import Cache
 from data_prep.cache.tables import ETAG, MANIFEST_COLUMNS
 from data_prep.cache.verify import verify
@@ -174,7 +174,9 @@ def test_a_run_that_is_broken_off_goes_on(store: Store, url: Url, prepared: Path
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(located.exams, located.paths, Cache(tmp_path / "cache"), SETTINGS, workers=0, on_image=stop)
+        build_cache(
+            located.exams, located.paths, Cache(tmp_path / "cache"), SETTINGS, workers=0, on_image=stop
+        )
     store.forget()
     assert prepare_folder(url, tmp_path / "cache").num_prepared == 5
     assert store.count("GET", ".dcm") + store.count("GET", ".png") == 5
@@ -207,7 +209,7 @@ def test_an_image_that_cannot_be_had_fails_alone(
     located = require_images(read_exams(url, "train"), url, "train")
     store.faults = list(faults)
     cache = Cache(tmp_path / "cache")
-    summary = prepare(located.exams, located.paths, cache, SETTINGS, workers=0)
+    summary = build_cache(located.exams, located.paths, cache, SETTINGS, workers=0)
     assert (summary.num_prepared, summary.failures) == (7, {"io_error": 1})
     assert cache.read_failures()["message"].tolist() == [sentence]
     assert prepare_folder(url, cache.folder).num_prepared == 1

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_prep.cache.build import prepare
+from data_prep.cache.build import build_cache
 from data_prep.cache.folder import Cache, CacheSettings
 from data_prep.cache.tables import FAILED, PREPARED
 from data_prep.cache.verify import verify
@@ -161,7 +161,7 @@ def test_a_network_file_that_goes_stale_while_it_is_read_costs_itself_alone(
     codec_settings = CodecSettings(read=read)
     made_by = CacheSettings(split="train", prepare=PrepareSettings(side=32, codecs=codec_settings))
     store = Cache(tmp_path / "cache")
-    summary = prepare(located.exams, located.paths, store, made_by, workers=0)
+    summary = build_cache(located.exams, located.paths, store, made_by, workers=0)
     assert summary.failures == {"io_error": 1}
     assert summary.num_prepared == len(located.exams) - 1
     (failure,) = pd.read_csv(store.failures_path).to_dict("records")
@@ -182,7 +182,7 @@ def test_every_odd_real_file_is_an_image_or_a_row(real_data: Path, tmp_path: Pat
     located = require_images(read_exams(tmp_path / "data", "train"), tmp_path / "data", "train")
     cache = Cache(tmp_path / "cache")
     cache_settings = CacheSettings(split="train", prepare=SETTINGS)
-    summary = prepare(located.exams, located.paths, cache, cache_settings, workers=2)
+    summary = build_cache(located.exams, located.paths, cache, cache_settings, workers=2)
     counts = cache.read_manifest()["status"].value_counts()
     assert counts[FAILED] == summary.num_failed > 10
     assert counts[PREPARED] == summary.num_prepared > 30

@@ -180,7 +180,7 @@ def test_a_folder_that_is_no_cache_is_refused(tmp_path: Path) -> None:
 def test_a_folder_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir() if name == "images" else (tmp_path / name).write_text("mine")
     with pytest.raises(
-        UserError, match=rf"is no cache and holds {name}: name an empty or new folder as --cache"
+        UserError, match=rf"is not a cache and holds {name}: name an empty or new folder as --cache"
     ):
         Cache(tmp_path).open_for(SETTINGS)
     assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -173,15 +173,15 @@ PLANTED: dict[str, tuple[Callable[[Made], object], list[str]]] = {
     ),
     "failed image with a PNG": (
         lambda made: write_image(made.png("13"), OTHER),
-        ["images/2/13.png is no prepared image of manifest.csv; remove it"],
+        ["images/2/13.png is not a prepared image of manifest.csv; remove it"],
     ),
     "unknown image": (
         lambda made: write_image(made.png("99"), OTHER),
-        ["images/45/99.png is no prepared image"],
+        ["images/45/99.png is not a prepared image"],
     ),
     "other file": (
         lambda made: (made.cache.folder / "images/Thumbs.db").write_text(""),
-        ["images/Thumbs.db is no prepared image of manifest.csv; remove it"],
+        ["images/Thumbs.db is not a prepared image of manifest.csv; remove it"],
     ),
     "temporary file": (
         lambda made: (made.cache.folder / f"images/1/{TEMPORARY_PREFIX}7-11.png").write_text(""),
@@ -195,13 +195,13 @@ PLANTED: dict[str, tuple[Callable[[Made], object], list[str]]] = {
         lambda made: edit(made.cache.manifest_path, drop("11")),
         [
             "1/11: a row in exams.csv and none in manifest.csv",
-            "images/1/11.png is no prepared",
+            "images/1/11.png is not a prepared",
             "images.npy is no",
         ],
     ),
     "row of the manifest twice": (
         lambda made: edit(made.cache.manifest_path, lambda table: pd.concat([table, table.tail(1)])),
-        ["3/15: more than one row in manifest.csv", "images.npy is no whole pack"],
+        ["3/15: more than one row in manifest.csv", "images.npy is not a whole pack"],
     ),
     "other patient in the manifest": (
         lambda made: edit(made.cache.manifest_path, put("13", patient_id="3")),
@@ -222,7 +222,7 @@ PLANTED: dict[str, tuple[Callable[[Made], object], list[str]]] = {
     ),
     "no checksum": (
         lambda made: edit(made.cache.manifest_path, put("11", source_sha256="")),
-        ["1/11: no source_sha256 in manifest.csv; give the `mammo prepare`", "images.npy is no whole"],
+        ["1/11: no source_sha256 in manifest.csv; give the `mammo prepare`", "images.npy is not a whole"],
     ),
     "no geometry": (
         lambda made: edit(made.cache.manifest_path, put("11", rows="", level="", box_left="", scale_x="")),
@@ -253,11 +253,11 @@ PLANTED: dict[str, tuple[Callable[[Made], object], list[str]]] = {
         lambda made: edit(made.data / "train.csv", drop("14")),
         ["3/14: no row in .*train.csv"],
     ),
-    "pack without a seal": (lambda made: seal_path(made.cache).unlink(), ["images.npy is no whole pack"]),
-    "seal without a pack": (lambda made: pack_path(made.cache).unlink(), ["images.npy is no whole pack"]),
+    "pack without a seal": (lambda made: seal_path(made.cache).unlink(), ["images.npy is not a whole pack"]),
+    "seal without a pack": (lambda made: pack_path(made.cache).unlink(), ["images.npy is not a whole pack"]),
     "seal of another manifest": (
         lambda made: seal_path(made.cache).write_text(json.dumps({"manifest_sha256": "0", "num_images": 5})),
-        ["images.npy is no whole pack of this manifest and is not used: give `mammo pack` again, or remove"],
+        ["images.npy is not a whole pack of this manifest and is not used: give `mammo pack` again"],
     ),
     "pack cut": (lambda made: cut(pack_path(made.cache), 700), ["images.npy is damaged"]),
     "pack of another form": (
@@ -312,7 +312,7 @@ def test_images_of_a_run_that_was_broken_off_are_not_to_be_removed(made: Made) -
     write_image(made.png("99"), make_image("99"))
     problems = check(made)
     assert "broken off: give that `mammo prepare` command again" in problems[0]
-    assert problems[1:] == ["images/45/99.png is no prepared image of manifest.csv"]
+    assert problems[1:] == ["images/45/99.png is not a prepared image of manifest.csv"]
 
 
 # What cannot be verified

@@ -162,7 +162,7 @@ BOMBS: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "a million fragments": (million_fragments, "too_large"),
     "300 sequences deep": (nest(300), "parse_error"),
     "100,000 sequences deep": (nest(100_000), "parse_error"),
-    "a length that is no length": (long_element((0x0008, 0x2112), 0x7FFFFFFE), "bad_value"),
+    "a length that is not a length": (long_element((0x0008, 0x2112), 0x7FFFFFFE), "bad_value"),
     "a window of 2 GB": (long_element((0x0028, 0x1050), 0x7FFFFFFE), "bad_value"),
     "65,535 rows and columns": (many_rows, "too_large"),
     "SIZ of 20,000": (large_codestream, "size_mismatch"),

@@ -1,4 +1,4 @@
-"""The engine: one outcome per item, whatever becomes of the process that works on it."""
+"""The executor: one outcome per item, whatever becomes of the process that works on it."""
 
 import os
 import signal

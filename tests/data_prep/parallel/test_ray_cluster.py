@@ -1,4 +1,4 @@
-"""The engine on a Ray cluster: what nodes, processes and files do to it, and that it equals the local one."""
+"""The executor on a Ray cluster: what nodes, processes and files do to it, and that it equals the local."""
 
 import os
 import signal
@@ -81,7 +81,7 @@ def surroundings(number: int) -> dict[str, object]:
 def test_poison_is_tried_twice_and_costs_no_other_item(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sixteen items go in one task; what the local engine knows too is told in the same words."""
+    """Sixteen items go in one task; what the local executor knows too is told in the same words."""
     monkeypatch.setattr(executor, "TIMEOUT_S", 3.0)
     outcomes = {o.item: o for o in cluster.map_unordered(Misbehave(tmp_path), range(64), workers=2)}
     assert sorted(outcomes) == list(range(64))
@@ -180,7 +180,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What the local engine leaves."""
+    """What the local executor leaves."""
     cache = tmp_path_factory.mktemp("local") / "cache"
     return finish(start(data, cache, "--workers", "1"), cache)
 

@@ -173,7 +173,7 @@ def test_tiny_and_thin_frames_have_a_box(shape: tuple[int, int]) -> None:
 
 
 def test_a_picture_without_background_falls_back_to_the_whole() -> None:
-    """A magnified view may show nothing but tissue; a part of that is no breast."""
+    """A magnified view may show nothing but tissue; a part of that is not a breast."""
     texture = cv2.GaussianBlur(np.random.default_rng(0).standard_normal((300, 240)), (0, 0), 4)
     tissue = (0.5 + 0.15 * texture / texture.std()).clip(0, 1).astype(np.float32)
     breast = find_breast(tissue, rows=600, columns=480)

@@ -135,7 +135,7 @@ def test_a_file_is_prepared_as_its_settings_say(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_used_says_why(tmp_path: Path) -> None:
     path = tmp_path / "1.dcm"
-    path.write_text("this is no image")
+    path.write_text("this is not an image")
     with pytest.raises(ImageError) as caught:
         preprocess(path, PrepareSettings())
     assert caught.value.reason == "not_dicom"

@@ -150,7 +150,7 @@ def test_a_folder_of_files_that_is_absent_is_named(files: Path, tmp_path: Path) 
     labels = write_labels(files, LABELS)
     with pytest.raises(UserError, match="absent does not exist: name the folder that holds your image files"):
         collect(tmp_path / "absent", labels, tmp_path / "out")
-    with pytest.raises(UserError, match=r"labels\.csv is no folder: name the folder that holds"):
+    with pytest.raises(UserError, match=r"labels\.csv is not a folder: name the folder that holds"):
         collect(labels, labels, tmp_path / "out")
 
 

@@ -239,7 +239,7 @@ def test_many_problems_are_counted_and_the_first_ten_shown(tmp_path: Path) -> No
         (HEADER.encode(), "no rows below its header"),
         (f"{HEADER}\n7,70,L,0,5\n".encode(), "row 2: 5 cells under 4 names"),
         (f"{HEADER},cancer\n7,70,L,0,0\n".encode(), "names the column 'cancer' twice"),
-        (f'{HEADER}\n7,"70,L,0\n8,80,L,0\n'.encode(), "is no CSV"),
+        (f'{HEADER}\n7,"70,L,0\n8,80,L,0\n'.encode(), "is not a CSV"),
         (f"{HEADER}\n7,70,L,0\n".encode("utf-16"), "is not UTF-8 text"),
         (f"{HEADER}\nMüller,70,L,0\n".encode("latin-1"), "is not UTF-8 text"),
     ],

@@ -135,7 +135,7 @@ def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     for write in (make_folder, lambda path: write_text(path / "inside", "")):
-        with pytest.raises(UserError, match="file is no folder; remove it or name another place"):
+        with pytest.raises(UserError, match="file is not a folder; remove it or name another place"):
             write(tmp_path / "file")
     with pytest.raises(UserError, match=r"folder: it is a folder; remove it or name another place"):
         write_text(tmp_path / "folder", "")

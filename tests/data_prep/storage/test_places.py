@@ -83,7 +83,7 @@ def test_a_server_that_is_not_there_is_no_absent_file(monkeypatch: pytest.Monkey
 
 
 def test_an_unknown_protocol_is_a_user_error() -> None:
-    with pytest.raises(UserError, match="nosuch:// is no storage that fsspec knows"):
+    with pytest.raises(UserError, match="nosuch:// is not storage that fsspec knows"):
         Url("nosuch://bucket/data").is_file()
 
 

@@ -14,11 +14,12 @@ from sklearn.metrics import accuracy_score, log_loss
 from data_prep.cache.folder import Cache
 from data_prep.errors import FolderInUse, TrainingStopped, UserError
 from data_prep.storage.locks import locked
-from pipeline.classification import class_task, experiment
+from pipeline.classification import class_task
 from pipeline.classification.class_run import ClassRun
 from pipeline.classification.class_task import ClassTask
-from pipeline.classification.experiment import train_classes
-from pipeline.classification.image_folder import read_image_folder, read_square
+from pipeline.classification.image_folder import read_image_folder
+from pipeline.classification.square_images import read_square
+from pipeline.classification.train_classes import train_classes
 from pipeline.models.normalization import to_tensor
 from pipeline.models.weights_file import load_weights
 from pipeline.runs.recipe import Recipe, load_recipe
@@ -238,7 +239,7 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(
 ) -> None:
     run = ClassRun(tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "StopRequest", lambda: StopAfter(question))
+        patch.setattr("pipeline.classification.train_classes.StopRequest", lambda: StopAfter(question))
         with pytest.raises(Interrupted):
             train_classes(make_class_recipe(), colours, run, reporter=quiet())
     assert not run.training.is_finished
@@ -380,7 +381,7 @@ def test_an_image_that_is_damaged_during_the_training_is_one_sentence(
     folder = Path(shutil.copytree(colours, tmp_path / "damaged"))
     run, recipe, reporter = ClassRun(tmp_path / "run"), make_class_recipe(workers=workers), quiet()
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "StopRequest", lambda: StopAfter(1))
+        patch.setattr("pipeline.classification.train_classes.StopRequest", lambda: StopAfter(1))
         with pytest.raises(Interrupted):
             train_classes(recipe, folder, run, reporter=quiet())
     image = read_image_folder(folder, seed=0).split("test")["image"].iloc[0]
@@ -395,7 +396,7 @@ def test_the_reading_of_all_images_can_be_stopped(
     colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = ClassRun(tmp_path / "run")
-    monkeypatch.setattr(experiment, "StopRequest", lambda: StopAfter(0))
+    monkeypatch.setattr("pipeline.classification.train_classes.StopRequest", lambda: StopAfter(0))
     with pytest.raises(Interrupted):
         train_classes(make_class_recipe(), colours, run, reporter=quiet())
     assert not run.training.last.exists()
@@ -421,7 +422,7 @@ def test_a_class_run_has_no_folds_and_says_where_its_predictions_stand(unbroken:
 
 
 def test_no_class_run_and_an_unfinished_one_say_so(finished: ClassRun, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is no run on an image folder: it has no images\.csv; `mammo train"):
+    with pytest.raises(UserError, match=r"is not a run on an image folder: it has no images\.csv; `mammo"):
         ClassRun(tmp_path).read_images()
     finished.training.predictions.unlink()
     with pytest.raises(UserError, match=r"is not finished: go on with `mammo train .* and the same --data"):

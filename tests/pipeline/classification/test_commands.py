@@ -57,7 +57,7 @@ def test_predict_says_that_there_are_no_folds(config: Path, data: Path, tmp_path
         ended = mammo("predict", run.folder, option, data)
         assert isinstance(ended.exception, UserError)
         assert str(ended.exception) == (
-            f"{run.folder} is no cross-validation on mammograms and has no folds and no submission: its "
+            f"{run.folder} is not a cross-validation on mammograms and has no folds and no submission: its "
             f"predictions stand in {run.folder}/predictions.csv"
         )
 
@@ -76,7 +76,7 @@ def test_the_run_folder_is_named_after_the_recipe(
         ([], "give either --cache CACHE or --data FOLDER, so that it is clear what to train on"),
         (["--data", "x", "--cache", "y"], "give either --cache CACHE or --data FOLDER"),
         (["--data", "x", "--fold", 0], "--fold goes with --cache: a folder of classes has one test split"),
-        (["--data", "x"], "x is no folder: name one with a sub-folder of images per class"),
+        (["--data", "x"], "x is not a folder: name one with a sub-folder of images per class"),
     ],
 )
 def test_a_mistake_is_one_sentence(config: Path, arguments: list[object], sentence: str) -> None:

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from data_prep.errors import UserError
-from pipeline.classification.image_folder import read_image_folder, read_square
+from pipeline.classification.image_folder import read_image_folder
+from pipeline.classification.square_images import read_square
 from tests.pipeline.tiny import COLOURS, coloured, write_class_folder, write_pets
 
 SIDE = 32
@@ -417,7 +418,7 @@ def mammograms(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("mistake", "sentence"),
     [
-        (absent, "absent is no folder: name one with a sub-folder of images per class"),
+        (absent, "absent is not a folder: name one with a sub-folder of images per class"),
         (nothing_inside, "holds no images: put them into one sub-folder per class, as .jpg, .jpeg"),
         (images_without_classes, "holds no images: put them into one sub-folder per class"),
         (one_class, "data holds one class, red: to learn, at least two are needed"),
@@ -439,7 +440,7 @@ def mammograms(folder: Path) -> Path:
         (an_image_in_both_lists, "images/Bengal_1.jpg is listed twice in {folder}/pets/annotations"),
         (a_class_of_two_ids, "knows the class Bengal as 3, 4: a class has one id and one name"),
         (two_classes_of_one_id, "knows the class 1 as Abyssinian, Bengal: a class has one id and one name"),
-        (a_list_in_another_encoding, "annotations/test.txt is no text in UTF-8: save it as that, or unpack"),
+        (a_list_in_another_encoding, "annotations/test.txt is not text in UTF-8: save it as that, or unpack"),
         (no_lists, "annotations/trainval.txt is missing: Oxford-IIIT Pet has trainval.txt and test.txt"),
         (
             train_and_val,

@@ -153,6 +153,11 @@ def exceed_one(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(p_breed_01=[1.5, *table["p_breed_01"].iloc[1:]])
 
 
+def sum_to_more_than_one(table: pd.DataFrame) -> pd.DataFrame:
+    columns = table.filter(like="p_").columns
+    return table.assign(**{name: [0.9, *table[name].iloc[1:]] for name in columns})
+
+
 def leave_a_cell_empty(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(p_breed_01=[None, *table["p_breed_01"].iloc[1:]])
 
@@ -172,6 +177,7 @@ def drop_a_class(table: pd.DataFrame) -> pd.DataFrame:
             "image images/0.jpg must have one of the classes and probabilities from 0 to 1",
         ),
         (exceed_one, "image images/0.jpg must have one of the classes and probabilities from 0 to 1"),
+        (sum_to_more_than_one, r"image images/0.jpg must have .* probabilities from 0 to 1 that sum to 1"),
         (leave_a_cell_empty, "image images/0.jpg must have one of the classes and probabilities from 0 to 1"),
         (
             drop_a_class,

@@ -441,7 +441,7 @@ def check_nothing(place: Place) -> list[object]:
         (train_a_run_of_other_settings, "was started with other settings (train.epochs is 3, not 4)"),
         (train_without_a_cache, "is not a cache: it has no settings.toml"),
         (train_on_a_gpu_that_is_absent, 'torch finds no GPU here: set it to "auto" or "cpu"'),
-        (evaluate_no_run, "is no run folder: it has no folds.csv; `mammo train` makes one"),
+        (evaluate_no_run, "is not a run folder: it has no folds.csv; `mammo train` makes one"),
         (predict_with_an_unfinished_run, "is not finished: of 2 folds, 0 still to be trained"),
         (predict_nothing, "give either --data DATA or --cache CACHE"),
         (predict_a_train_cache, "(split is train, not test): make one with"),
@@ -449,7 +449,7 @@ def check_nothing(place: Place) -> list[object]:
         (predict_the_highest_with_the_threshold_of_means, "--views max goes with --probabilities"),
         (
             predict_over_the_test_table,
-            "test.csv is no table of prediction_id, cancer and would be over",
+            "test.csv is not a table of prediction_id, cancer and would be over",
         ),
         (predict_without_a_fold, "is not finished: of 2 folds, 1 still to be trained"),
         (predict_without_a_column, "test.csv lacks the column laterality: it needs"),
@@ -477,7 +477,7 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(mammo: Mammo, tmp_pat
     ended = mammo("--debug", "evaluate", tmp_path)
     assert ended.exit_code == 2
     assert "Traceback (most recent call last)" in ended.errors
-    assert ended.errors.splitlines()[-1].startswith(f"mammo: {tmp_path} is no run folder")
+    assert ended.errors.splitlines()[-1].startswith(f"mammo: {tmp_path} is not a run folder")
 
 
 @pytest.mark.parametrize("arguments", [["evaluate"], ["train"], ["nonsense"], ["evaluate", "--x", "y"]])

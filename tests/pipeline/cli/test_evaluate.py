@@ -43,7 +43,7 @@ def test_evaluate_prints_folds_intervals_and_where_the_rest_stands(runs: list[Pa
     assert shown.exit_code == 0, shown.output
     assert re.search(r"^AUC 0\.\d{3}, 95 % interval 0\.\d{3} to ", shown.stdout, re.MULTILINE)
     lines = [re.split(r"  +", line.strip()) for line in shown.stdout.splitlines()]
-    start = lines.index(["per breast", "fold 0", "fold 1", "fold 2", "pooled"])
+    start = lines.index(["per breast, fold", "0", "1", "2", "pooled"])
     table = lines[start : start + 3 + len(SHOWN_FIGURES)]
     content = json.loads((runs[1] / "metrics.json").read_text())
     for name, *cells in table[3:]:
@@ -101,7 +101,7 @@ def test_compare_refuses_a_place_that_cannot_be_written_before_it_reads_a_run(
     """A run that is not finished is not even looked at."""
     (runs[1] / "fold_1/oof.csv").unlink()
     (tmp_path / "file").write_text("")
-    assert "is no folder; remove it or name another" in refuse(
+    assert "is not a folder; remove it or name another" in refuse(
         "compare", *runs, "--out", tmp_path / "file/x.csv"
     )
 

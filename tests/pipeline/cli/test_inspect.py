@@ -69,7 +69,7 @@ def test_a_file_that_cannot_be_used_ends_with_1_and_the_reason(mammogram: Path) 
 def test_what_is_no_file_is_a_mistake_in_the_command(mammogram: Path, name: str) -> None:
     ended = inspect(name)
     assert isinstance(ended.exception, UserError)
-    assert str(ended.exception) == f"{name} is no file: name one mammogram"
+    assert str(ended.exception) == f"{name} is not a file: name one mammogram"
 
 
 def test_the_mammogram_is_never_overwritten(mammogram: Path) -> None:
@@ -83,7 +83,7 @@ def test_the_mammogram_is_never_overwritten(mammogram: Path) -> None:
 def test_a_picture_that_is_named_as_something_else_is_refused(mammogram: Path, name: str) -> None:
     ended = inspect(mammogram, "--out", name)
     assert isinstance(ended.exception, UserError)
-    assert str(ended.exception) == f"{name} is no name for a PNG, which the picture is: end it with .png"
+    assert str(ended.exception) == f"{name} is not a name for a PNG, which the picture is: end it with .png"
     assert not Path(name).exists()
 
 

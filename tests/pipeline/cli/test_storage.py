@@ -34,7 +34,7 @@ def test_predictions_are_those_of_the_folder(finished: Run, store: Store, tmp_pa
     """The bytes of the CSV, the failures too."""
     data = write_test_data(tmp_path / "data", make_exams(3, split="test"))
     broken = sorted((data / "test_images").rglob("*.png"))
-    broken[0].write_bytes(b"this is no image")
+    broken[0].write_bytes(b"this is not an image")
     broken[1].unlink()
     store.upload(data)
     outs = {text: tmp_path / f"{number}.csv" for number, text in enumerate([str(data), store.s3, store.http])}

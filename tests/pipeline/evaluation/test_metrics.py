@@ -95,7 +95,7 @@ def test_sensitivity_at_a_specificity_is_the_highest_point_of_the_roc_curve(case
 
 
 @given(predictions(max_size=80), st.integers(1, 30))
-def test_a_woman_is_called_back_by_the_highest_of_her_probabilities(case, num_patients):
+def test_a_woman_is_recalled_by_the_highest_of_her_probabilities(case, num_patients):
     """The best of all thresholds, tried one by one, that call back no more women than allowed."""
     labels, probabilities = case
     patients = np.arange(len(labels)) % num_patients

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from data_prep.cache.build import prepare
+from data_prep.cache.build import build_cache
 from data_prep.cache.folder import Cache, CacheSettings
 from data_prep.cache.images import read_image
 from data_prep.cache.pack import write_pack
@@ -53,7 +53,7 @@ def prepared(folder: Path, target: Path) -> Cache:
     """What `mammo prepare --split test` makes of a data set."""
     exams, cache = read_exams(folder, "test"), Cache(target)
     paths = locate_images(exams, folder, "test")
-    prepare(exams, paths, cache, CacheSettings(split="test", prepare=PREPARE), workers=0)
+    build_cache(exams, paths, cache, CacheSettings(split="test", prepare=PREPARE), workers=0)
     return cache
 
 
@@ -212,7 +212,7 @@ def test_a_cache_of_some_images_still_gives_every_required_row(
     exams, cache = read_exams(folder, "test"), Cache(tmp_path / "cache")
     asked = exams["image_id"].isin(["100", "104", "105"])
     paths, part = locate_images(exams, folder, "test"), CacheSettings(split="test", prepare=PREPARE)
-    prepare(exams[asked], paths[asked], cache, part, workers=0, left_out=exams[~asked])
+    build_cache(exams[asked], paths[asked], cache, part, workers=0, left_out=exams[~asked])
     predictions, whole = from_cache(unbroken, cache), probabilities(predict(unbroken, folder))
     assert predictions.required_ids == ["1_L", "1_R", "2_L", "2_R"]
     breasts = predictions.breasts().set_index("prediction_id")["probability"]
@@ -220,7 +220,7 @@ def test_a_cache_of_some_images_still_gives_every_required_row(
     assert breasts["1_R"] == breasts["2_R"] == predictions.prior
     assert set(predictions.failures["image_id"]) == {"101", "102", "103", "106", "107"}
     assert set(predictions.failures["reason"]) == {"missing"}
-    prepare(exams, paths, cache, part, workers=0)
+    build_cache(exams, paths, cache, part, workers=0)
     assert len(from_cache(unbroken, cache).failures) == 0
 
 
@@ -400,7 +400,7 @@ def test_an_image_that_changes_is_asked_for_again_with_its_batch_alone(
         exams, cache = read_exams(folder, "test"), Cache(tmp_path / "cache")
         paths, settings = locate_images(exams, folder, "test"), CacheSettings(split="test", prepare=PREPARE)
         there = paths.notna()
-        prepare(exams[there], paths[there], cache, settings, workers=0, left_out=exams[~there])
+        build_cache(exams[there], paths[there], cache, settings, workers=0, left_out=exams[~there])
         return predict_cache(unbroken, cache, workers=0, reporter=quiet(), journal=journal)
 
     before, after = states[change]
@@ -481,7 +481,7 @@ def test_a_file_that_is_no_journal_is_refused_and_left_alone(
     journal = Journal(tmp_path / "out.csv.partial")
     for content in (b"my own notes", b"hello\nworld", b"[1, 2]\n"):
         journal.path.write_bytes(content)
-        with pytest.raises(UserError, match="is no journal of `mammo predict`: move it"):
+        with pytest.raises(UserError, match="is not a journal of `mammo predict`: move it"):
             predict(unbroken, folder, journal=journal)
         assert journal.path.read_bytes() == content
 

@@ -123,7 +123,7 @@ def test_without_a_threshold_one_sentence_says_what_to_do(
 
 
 def test_nothing_but_a_submission_is_overwritten(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"test\.csv is no table of prediction_id, cancer and would be over"):
+    with pytest.raises(UserError, match=r"test\.csv is not a table of prediction_id, cancer and would be"):
         require_replaceable(folder / "test.csv", SUBMISSION_COLUMNS)
     path = folder / "submission.csv"
     require_replaceable(path, SUBMISSION_COLUMNS)
@@ -158,8 +158,8 @@ def test_the_real_test_table_needs_two_rows(real_data: Path, tmp_path: Path) -> 
             ["7_R,0.1", "7_L,0", "12_L,1", "7_R,1"],
             ["1 ids that stand in an earlier row too, first '7_R' in row 5"],
         ),
-        (["7_R,0.1", "7_L,", "12_L,nan"], ["2 values of cancer that are no number, first '' in row 3"]),
-        (["7_R,high", "7_L,0", "12_L,1"], ["1 values of cancer that are no number, first 'high' in row 2"]),
+        (["7_R,0.1", "7_L,", "12_L,nan"], ["2 values of cancer that are not numbers, first '' in row 3"]),
+        (["7_R,high", "7_L,0", "12_L,1"], ["1 values of cancer that are not numbers, first 'high' in row 2"]),
         (["7_R,0.1", "7_L,1.5", "12_L,-1"], ["2 values of cancer outside 0..1, first '1.5' in row 3"]),
         (["7_R,0.1", "7_L,inf", "12_L,1"], ["1 values of cancer outside 0..1, first 'inf' in row 3"]),
         ([], ["there are no rows", "3 of 3 required ids are missing, first '7_R'"]),
@@ -235,7 +235,7 @@ def test_a_row_of_empty_cells_is_a_row(folder: Path) -> None:
     problems = problems_of(folder, "7_R,0.1", "7_L,0", "12_L,1", ",")
     assert problems == [
         "1 ids that are not in test.csv, first '' in row 5",
-        "1 values of cancer that are no number, first '' in row 5",
+        "1 values of cancer that are not numbers, first '' in row 5",
     ]
 
 

@@ -204,7 +204,7 @@ def test_pth_files_may_wrap_their_tensors(tmp_path: Path, wrap, prefix: str) -> 
         ({}, {"pre_norm": True}, r"it has norm_pre\.bias"),
         ({}, {"qk_norm": True, "norm_layer": nn.LayerNorm}, r"it has blocks\.0\.attn\.k_norm\.bias"),
         ({}, {"class_token": False, "global_pool": "avg"}, r"it lacks cls_token"),
-        ({}, {"no_embed_class": True}, r"its 36 position embeddings are no square grid and a class token"),
+        ({}, {"no_embed_class": True}, r"its 36 position embeddings are not a square grid and a class token"),
         ({"in_channels": 3}, {"in_chans": 1}, r"its images have 1 channels, model\.in_channels is 3"),
         ({}, {"in_chans": 4}, r"its images have 4 channels, model\.in_channels is 1"),
     ],
@@ -231,7 +231,7 @@ def test_another_number_of_heads_is_seen_where_timm_tells_it(monkeypatch: pytest
 def test_another_kind_of_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for model in (timm.create_model("resnet18"), make_theirs(act_layer="gelu_tanh")):
         monkeypatch.setattr(timm, "create_model", lambda name, pretrained, model=model: model)
-        with pytest.raises(UserError, match="is no plain Vision Transformer with GELU"):
+        with pytest.raises(UserError, match="is not a plain Vision Transformer with GELU"):
             load_initial_weights(make_ours(), "timm:vit_tiny_patch16_224", "half")
 
 
@@ -334,7 +334,7 @@ def test_a_file_without_weights_is_refused(tmp_path: Path, capsys, name: str, co
         torch.save({"model": Payload()}, path)
     elif content == "numbers":
         torch.save({"epoch": 3}, path)
-    expected = "is no file of weights" if content == "missing" else "holds no weights that can be read safely"
+    expected = "is not a file of weights" if content == "missing" else "holds no weights that can be read"
     with pytest.raises(UserError, match=expected):
         load_initial_weights(make_ours(), str(path), "half")
     assert "executed" not in capsys.readouterr().out

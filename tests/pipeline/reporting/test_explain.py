@@ -231,9 +231,9 @@ def test_a_file_that_cannot_be_used_ends_with_1_and_the_reason(finished: Run, ma
 def test_mistakes_in_the_command_are_one_sentence_and_change_nothing(finished: Run, mammogram: Path) -> None:
     before = mammogram.read_bytes()
     mistakes = {
-        (finished.folder, "absent.dcm"): "absent.dcm is no file: name one mammogram",
+        (finished.folder, "absent.dcm"): "absent.dcm is not a file: name one mammogram",
         (finished.folder, mammogram, "--out", "files/../files/one.dcm"): "is the mammogram itself",
-        ("nowhere", mammogram): "nowhere is no run folder: it has no folds.csv",
+        ("nowhere", mammogram): "nowhere is not a run folder: it has no folds.csv",
     }
     for arguments, sentence in mistakes.items():
         ended = call(*arguments)
@@ -253,5 +253,5 @@ def test_a_run_of_an_image_folder_explains_nothing(tmp_path: Path, mammogram: Pa
     folder = tmp_path / "pets"
     folder.mkdir()
     pd.DataFrame({"image": ["a/1.png"], "label": ["a"], "split": ["train"]}).to_csv(folder / "images.csv")
-    with pytest.raises(UserError, match="is no cross-validation on mammograms and has no folds"):
+    with pytest.raises(UserError, match="is not a cross-validation on mammograms and has no folds"):
         explain(Run(folder), mammogram)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep.cache.build import prepare
+from data_prep.cache.build import build_cache
 from data_prep.cache.folder import Cache, CacheSettings
 from data_prep.imageio.frame import Box
 from data_prep.phantom.dataset import make_train_images, write_phantoms
@@ -111,7 +111,7 @@ def test_a_trained_model_attends_to_the_lesion_and_an_untrained_one_does_not(tmp
     located = require_images(read_exams(tmp_path / "data", "train"), tmp_path / "data", "train")
     cache = Cache(tmp_path / "cache")
     settings = CacheSettings(split="train", prepare=recipe.prepare)
-    prepare(located.exams, located.paths, cache, settings, workers=0)
+    build_cache(located.exams, located.paths, cache, settings, workers=0)
     run = Run(tmp_path / "run")
     cross_validate(recipe, cache, run, reporter=quiet(), folds=[0])
     ratios = measure_run(run, cache, select_cancers(make_train_images(**size)), folds=[0])

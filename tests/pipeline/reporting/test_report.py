@@ -249,7 +249,7 @@ def test_a_run_without_cancer_has_a_report_without_curves(tmp_path):
     assert "pF1 is undefined: there is no breast with cancer." in page.text
 
 
-def test_the_inside_of_the_model_is_shown_in_three_pictures(finished):
+def test_the_model_is_shown_in_three_pictures(finished):
     text = write_whole_page(finished)
     section = re.search(r">Inside the model</h2>.*?</section>", text, re.DOTALL)[0]
     assert re.findall(r"<h3>(.*?)</h3>", section) == [
@@ -269,7 +269,7 @@ def test_the_inside_of_the_model_is_shown_in_three_pictures(finished):
     assert "<p>" not in section
 
 
-def test_what_is_missing_inside_is_said_and_the_rest_is_shown(finished):
+def test_what_the_model_lacks_is_said_and_the_rest_is_shown(finished):
     titles = ["Patch filters", "Position embeddings", "Attention distance"]
     for fold in (0, 1):
         finished.fold(fold).attention.unlink()

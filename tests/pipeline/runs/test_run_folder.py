@@ -1,4 +1,4 @@
-"""The run folder's own rules: which folds there are, which are done, and what is no run at all."""
+"""The run folder's own rules: which folds there are, which are done, and what is not a run at all."""
 
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def test_an_unfinished_run_names_the_folds_and_the_command_that_goes_on(run: Run
 
 def test_a_folder_that_is_no_run_says_so(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(UserError, match=r"is no run folder: it has no folds\.csv; `mammo train`"):
+        with pytest.raises(UserError, match=r"is not a run folder: it has no folds\.csv; `mammo train`"):
             Run(folder).list_folds()
 
 

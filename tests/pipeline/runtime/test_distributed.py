@@ -19,7 +19,7 @@ from torch import nn
 from data_prep.cache.folder import Cache
 from data_prep.errors import UserError
 from pipeline.classification.class_run import ClassRun
-from pipeline.classification.experiment import train_classes
+from pipeline.classification.train_classes import train_classes
 from pipeline.runs.recipe import Recipe
 from pipeline.runs.run_folder import Run, TrainingFolder
 from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup, join_process_group, warn_of_restarts

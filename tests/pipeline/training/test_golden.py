@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from data_prep.cache.build import prepare
+from data_prep.cache.build import build_cache
 from data_prep.cache.folder import Cache, CacheSettings
 from data_prep.phantom.dataset import write_phantoms
 from data_prep.rsna.exam_table import read_exams, require_images
@@ -32,7 +32,7 @@ def make_cache(folder: Path, recipe: Recipe) -> Cache:
     located = require_images(read_exams(folder / "data", "train"), folder / "data", "train")
     cache = Cache(folder / "cache")
     settings = CacheSettings(split="train", prepare=recipe.prepare)
-    assert not prepare(located.exams, located.paths, cache, settings, workers=0).num_failed
+    assert not build_cache(located.exams, located.paths, cache, settings, workers=0).num_failed
     return cache
 
 
