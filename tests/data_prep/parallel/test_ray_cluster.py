@@ -17,6 +17,7 @@ from data_prep.parallel import executor
 from data_prep.parallel import ray_cluster as cluster_module
 from data_prep.parallel.executor import Outcome, map_unordered
 from data_prep.parallel.ray_cluster import Cluster, connect
+from data_prep.parallel.ray_worker import SINGLE_THREADED
 from tests.campaigns.load import find_left
 from tests.data_prep.data_folder import make_data, snapshot, spoil
 from tests.ray_nodes import Nodes, wait_until
@@ -73,7 +74,7 @@ def fail_at_three(number: int) -> int:
 
 
 def surroundings(number: int) -> dict[str, object]:
-    threads = [os.environ[name] for name in cluster_module.SINGLE_THREADED]
+    threads = [os.environ[name] for name in SINGLE_THREADED]
     names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED")
     return {"threads": threads, "ray": "ray" in sys.modules, **{name: os.environ[name] for name in names}}
 

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +10,11 @@ import tomli_w
 from data_prep.cache.folder import Cache
 from data_prep.parallel.executor import Outcome
 from pipeline.runs.run_folder import Run
-from pipeline.training import cross_validate, ray_folds
+from pipeline.training import ray_folds
 from pipeline.training.checkpoint import load_checkpoint
+from pipeline.training.cross_validate import cross_validate
 from tests.campaigns.load import find_left
+from tests.forked import Forked
 from tests.pipeline.tiny import heard, make_recipe, quiet, results
 from tests.ray_nodes import Nodes, wait_until
 
@@ -32,22 +32,15 @@ def one_after_another(cache: Cache, tmp_path_factory: pytest.TempPathFactory) ->
     return run
 
 
-def train(cache: Cache, run: Run, *options: str) -> "subprocess.Popen[str]":
+def train(cache: Cache, run: Run, *options: str) -> Forked:
     config = run.folder.parent / "config.toml"
     config.write_text(tomli_w.dumps(RECIPE.model_dump()))
-    command = [sys.executable, "-m", "pipeline", "train", str(config), "--cache", str(cache.folder)]
+    command = ["-m", "pipeline", "train", str(config), "--cache", str(cache.folder)]
     command += [f"--fold={fold}" for fold in FOLDS]
-    return subprocess.Popen(
-        [*command, "--run", str(run.folder), "--engine", "ray", *options],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    return Forked(*command, "--run", str(run.folder), "--engine", "ray", *options, new_session=True)
 
 
-def wait_for_a_fold(run: Run, training: "subprocess.Popen[str]") -> None:
+def wait_for_a_fold(run: Run, training: Forked) -> None:
     """Waits until a fold is in the midst of its training."""
     wait_until(lambda: training.poll() is not None or any(run.fold(fold).previous.exists() for fold in FOLDS))
     assert training.poll() is None, training.communicate()
