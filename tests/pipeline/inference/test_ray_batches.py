@@ -32,7 +32,7 @@ def predict(run: Run, out: Path, *options: str) -> Forked:
 
 def finish(prediction: Forked, place: Path) -> dict[str, bytes]:
     with prediction:
-        _, errors = prediction.communicate(timeout=240)
+        _, errors = prediction.communicate(timeout=600)
     assert prediction.returncode == 0, errors
     return {path.name: path.read_bytes() for path in place.iterdir()}
 
@@ -72,7 +72,7 @@ def test_a_prediction_that_is_stopped_goes_on_to_the_same_bytes(
     with predict(unbroken, out, *options) as prediction:
         wait_for_batches(prediction, out)
         prediction.send_signal(signal.SIGTERM)
-        _, errors = prediction.communicate(timeout=120)
+        _, errors = prediction.communicate(timeout=600)
     assert prediction.returncode == 143, errors
     assert "what was done is kept, go on with: mammo predict" in errors
     assert finish(predict(unbroken, out, *options), tmp_path) == expected

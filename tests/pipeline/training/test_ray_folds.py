@@ -83,7 +83,7 @@ def test_folds_whose_nodes_are_lost_go_on_elsewhere_to_the_same_bytes(
         for _ in range(2):  # wherever the folds are
             nodes.lose()
         nodes.have(2)
-        said, errors = training.communicate(timeout=240)
+        said, errors = training.communicate(timeout=600)
     assert training.returncode == 0, errors
     assert "goes on after epoch" in said
     assert "fold 0 epoch 1/60" in said
@@ -99,7 +99,7 @@ def test_a_stop_saves_all_folds_and_the_same_command_goes_on(
     with train(cache, run) as training:
         wait_for_a_fold(run, training)
         os.killpg(training.pid, signal.SIGINT)
-        _, errors = training.communicate(timeout=120)
+        _, errors = training.communicate(timeout=600)
     assert training.returncode == 130, errors
     assert "what was done is kept, go on with: mammo train" in errors
     assert find_left(training.pid) == []
@@ -107,7 +107,7 @@ def test_a_stop_saves_all_folds_and_the_same_command_goes_on(
     counters = [load_checkpoint(run.fold(fold))["counters"] for fold in FOLDS if run.fold(fold).last.exists()]
     nodes.have(2)
     with train(cache, run, "--address", nodes.address) as training:
-        said, errors = training.communicate(timeout=240)
+        said, errors = training.communicate(timeout=600)
     assert training.returncode == 0, errors
     assert all(f"goes on after epoch {c['epoch']}, batch {c['batch']}" in said for c in counters)
     assert results(run) == results(one_after_another)
@@ -122,7 +122,7 @@ def test_an_error_in_a_fold_is_one_sentence_here(nodes: Nodes, cache: Cache, tmp
     run.fold(0).last.write_bytes(b"no checkpoint")
     run.fold(0).previous.write_bytes(b"no checkpoint")
     with train(cache, run, "--address", nodes.address) as training:
-        _, errors = training.communicate(timeout=120)
+        _, errors = training.communicate(timeout=600)
     assert training.returncode == 3, errors
     assert "mammo: " in errors
     assert "Traceback" not in errors
