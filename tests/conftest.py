@@ -4,7 +4,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -60,6 +60,33 @@ def nodes() -> "Iterator[Nodes]":
         yield nodes
 
 
+LONGEST = ("test_ray_", "test_demo", "test_surroundings", "test_documents")
+"""Modules that begin before all others."""
+APART = ("test_disk", "test_distributed", "test_documents", "test_train_killed", "test_vit")
+"""Modules whose tests are long and share little, so that each goes wherever there is time."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Starts the longest tests first, so that the other processes have work for as long as those take."""
-    items.sort(key=lambda item: (item.path.name != "test_demo.py", item.get_closest_marker("slow") is None))
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> tuple[int, bool]:
+    is_slow = item.get_closest_marker("slow") is not None
+    places = [place for place, name in enumerate(LONGEST) if is_slow and item.path.name.startswith(name)]
+    return min(places, default=len(LONGEST)), not is_slow
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Gives a module to one process, so that it sets up once what they share, and all of Ray's to one."""
+    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415  tests run without xdist too
+
+    class Schedule(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.partition("::")[0]
+            if Path(module).name.startswith("test_ray_"):
+                return "ray"
+            return nodeid if Path(module).stem in APART else module
+
+    return Schedule(config, log) if config.getvalue("dist") == "loadscope" else None

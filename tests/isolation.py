@@ -28,7 +28,7 @@ def _find_namespaces(options: list[str], trial: str, what: str) -> list[str]:
     if shutil.which("unshare") is None:
         pytest.skip("no unshare on this machine")
     for command in (["unshare", *options], ["unshare", "-r", *options]):
-        tried = subprocess.run([*command, "sh", "-c", trial], capture_output=True, timeout=60, check=False)
+        tried = subprocess.run([*command, "sh", "-c", trial], capture_output=True, timeout=600, check=False)
         if tried.returncode == 0:
             return command
     pytest.skip(f"this user may not make {what}")

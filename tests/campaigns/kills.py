@@ -8,11 +8,9 @@ one gets through before, its output is compared and it begins anew. Last, one is
 
 import argparse
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,6 +23,8 @@ import tomli_w
 from data_prep.storage.atomic import find_temporaries, is_temporary
 from pipeline.runs.run_folder import Run
 from tests.data_prep.data_folder import make_data, snapshot
+from tests.forked import Forked
+from tests.forked import run as run_forked
 from tests.pipeline.tiny import make_exams, make_recipe, results, write_cache, write_test_data
 
 Snapshot = Callable[[Path], dict[str, bytes]]
@@ -47,14 +47,10 @@ class Subject:
     place: str
     look: Snapshot
 
-    def start(self, folder: Path) -> subprocess.Popen[str]:
-        """Starts the command; its workers are of its own process group."""
+    def start(self, folder: Path) -> Forked:
+        """Starts the command, which has imported all that it needs."""
         folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pipeline", *self.arguments, self.option, str(folder / self.place)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+        return Forked("-m", "pipeline", *self.arguments, self.option, str(folder / self.place))
 
     def run(self, folder: Path) -> float:
         """Lets it through and returns the seconds that it took."""
@@ -83,9 +79,7 @@ def make_subjects(folder: Path) -> list[Subject]:
     tests = write_test_data(folder / "tests", make_exams(40, split="test"))
     run = folder / "run"
     train = ["train", str(config), "--cache", str(cache.folder)]
-    subprocess.run(
-        [sys.executable, "-m", "pipeline", *train, "--run", str(run)], check=True, capture_output=True
-    )
+    run_forked("-m", "pipeline", *train, "--run", str(run)).check_returncode()
     predict = ["predict", str(run), "--data", str(tests), "--probabilities", "--workers", "2"]
     prepare = ["prepare", str(data), "--set", "prepare.side=32", "--workers", "2"]
     return [
@@ -101,7 +95,7 @@ def look_at_submission(folder: Path) -> dict[str, bytes]:
 
 
 def kill_loop(subject: Subject, folder: Path, *, num_kills: int, seed: int = 0) -> Kills:
-    """Kills a command so often at moments spread over its time, but for the first imports.
+    """Kills a command so often at moments spread over its time, almost from its first.
 
     Raises:
         AssertionError: if it ends with something else than an unbroken command does.

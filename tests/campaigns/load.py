@@ -112,7 +112,7 @@ def find_session(leader: int) -> list[int]:
 
 def find_left(leader: int) -> list[int]:
     """Returns the processes of a session that has ended, after a while for those that notice it."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while (left := find_session(leader)) and time.monotonic() < deadline:
         time.sleep(0.05)
     return left

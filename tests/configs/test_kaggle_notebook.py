@@ -70,7 +70,7 @@ def make_environment(folder: Path) -> Path:
 def build_wheel(folder: Path) -> None:
     """Builds mammo's wheel as test_wheel.py does."""
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    built = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    built = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert built.returncode == 0, built.stdout + built.stderr
 
 

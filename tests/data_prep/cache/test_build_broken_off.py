@@ -96,7 +96,7 @@ def run_and_kill(data: Path, cache: Path, *, workers: int, after_images: int) ->
     num_before = len(times_of_images(cache))
     command = [sys.executable, "-c", RUN_PREPARE, str(data), str(cache), str(workers)]
     with subprocess.Popen(command, cwd=ROOT) as run:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while len(times_of_images(cache)) < num_before + after_images and time.monotonic() < deadline:
             time.sleep(0.001)
         run.send_signal(signal.SIGKILL)

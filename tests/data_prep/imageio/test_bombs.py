@@ -177,7 +177,7 @@ def read_in_child(folder: Path, bomb: Path) -> tuple[str, str, float]:
     """Reason code, sentence, and the megabytes that the bomb took; a child that hangs or dies fails."""
     whole = write_dicom(folder / "whole.dcm", make_breast(), BitsStored=12)
     command = [sys.executable, "-c", PROGRAM, str(whole), str(bomb)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
     reason, sentence, megabytes = json.loads(ended.stdout)
     return reason, sentence, megabytes
 

@@ -208,7 +208,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_process_whose_parent_has_ended_before_it_could_ask_ends_too(tmp_path: Path) -> None:
     """Else it would hold its parent's locks for ever; a parent may be killed just when it has forked."""
     with subprocess.Popen([sys.executable, "-c", ORPHAN, str(tmp_path)], stderr=subprocess.PIPE) as parent:
-        parent.communicate(timeout=60)  # until the child too has closed its end
+        parent.communicate(timeout=600)  # until the child too has closed its end
     assert parent.returncode == -signal.SIGKILL
     assert (tmp_path / "orphan").exists()
     assert not (tmp_path / "survivor").exists()

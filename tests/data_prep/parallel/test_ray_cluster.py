@@ -17,6 +17,7 @@ from data_prep.parallel import executor
 from data_prep.parallel import ray_cluster as cluster_module
 from data_prep.parallel.executor import Outcome, map_unordered
 from data_prep.parallel.ray_cluster import Cluster, connect
+from data_prep.parallel.ray_worker import SINGLE_THREADED
 from tests.campaigns.load import find_left
 from tests.data_prep.data_folder import make_data, snapshot, spoil
 from tests.ray_nodes import Nodes, wait_until
@@ -73,7 +74,7 @@ def fail_at_three(number: int) -> int:
 
 
 def surroundings(number: int) -> dict[str, object]:
-    threads = [os.environ[name] for name in cluster_module.SINGLE_THREADED]
+    threads = [os.environ[name] for name in SINGLE_THREADED]
     names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED")
     return {"threads": threads, "ray": "ray" in sys.modules, **{name: os.environ[name] for name in names}}
 
@@ -110,7 +111,7 @@ def test_a_lost_node_costs_time_and_no_try(
     nodes.have(2)
     wait_until(lambda: count_tries(tmp_path) == 3)
     (tmp_path / "go").touch()
-    worker.join(timeout=120)
+    worker.join(timeout=600)
     assert sorted((o.item, o.result) for o in outcomes) == [(0, 0), (1, 1)]
 
 
@@ -200,7 +201,7 @@ def start(data: Path, cache: Path, *options: str) -> "subprocess.Popen[str]":
 
 def finish(run: "subprocess.Popen[str]", cache: Path) -> dict[str, bytes]:
     """Waits for the end and returns what is left, the page apart, which shows times."""
-    _, errors = run.communicate(timeout=240)
+    _, errors = run.communicate(timeout=600)
     assert run.returncode == 0, errors
     assert "failed: 1 not_dicom" in errors
     return snapshot(cache)
@@ -226,7 +227,7 @@ def test_prepare_that_is_stopped_goes_on(
     with start(data, cache, *options) as run:
         wait_until(lambda: len(list(cache.rglob("[!.]*.png"))) >= 8)
         run.send_signal(signal.SIGTERM)
-        _, errors = run.communicate(timeout=120)
+        _, errors = run.communicate(timeout=600)
     assert run.returncode == 143, errors
     assert "what was done is kept, go on with: mammo prepare" in errors
     assert finish(start(data, cache, *options), cache) == expected
@@ -248,7 +249,7 @@ def test_a_wrong_token_is_one_sentence(nodes: Nodes, data: Path, tmp_path: Path)
         env=os.environ | {"RAY_AUTH_TOKEN": "0" * 64},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert finished.returncode == 2, finished.stderr

@@ -30,7 +30,7 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, byt
 def finish(data: Path, cache: Path) -> dict[str, bytes]:
     """Lets the command through and returns what it leaves."""
     with prepare(data, cache) as run:
-        _, errors = run.communicate(timeout=120)
+        _, errors = run.communicate(timeout=600)
     assert run.returncode == 0, errors
     return snapshot(cache)
 
@@ -60,13 +60,13 @@ def test_a_stop_is_one_sentence_and_the_same_command_goes_on(
 ) -> None:
     cache = tmp_path / "cache"
     with prepare(data, cache) as run:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not list(cache.rglob("[!.]*.png")):
             assert run.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.001)
         send(run.pid, number)
-        _, errors = run.communicate(timeout=60)
+        _, errors = run.communicate(timeout=600)
     assert run.returncode == exit_code, errors
     assert not (cache / "manifest.csv").exists()
     sentence = (

@@ -27,7 +27,7 @@ finally:
 def test_ray_is_not_imported_on_one_machine(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", 2)
     command = [sys.executable, "-c", PROGRAM, "prepare", str(data), "--cache", str(tmp_path / "cache")]
-    subprocess.run([*command, "--set", "prepare.side=32", "--workers", "1"], check=True, timeout=120)
+    subprocess.run([*command, "--set", "prepare.side=32", "--workers", "1"], check=True, timeout=600)
 
 
 def test_this_machine_has_no_cluster() -> None:

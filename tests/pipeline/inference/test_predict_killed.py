@@ -1,15 +1,14 @@
 """Real `mammo predict` processes, killed or stopped at chosen moments: the next one leaves the same bytes."""
 
-import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from data_prep.storage.atomic import Journal
 from pipeline.runs.run_folder import Run
+from tests import forked
 from tests.pipeline.tiny import make_exams, write_test_data
 
 PROGRAM = """
@@ -61,16 +60,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def predict(
     run: Run, folder: Path, out: Path, *, workers: int, moment: str = "never", number: int = 0, kind: int = 9
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", PROGRAM, moment, str(number), str(kind), "predict", str(run.folder)]
-    command += ["--data", str(folder), "--out", str(out), "--workers", str(workers)]
-    command += ["--probabilities", "--allow-failures"]
-    finished = subprocess.run(
-        command,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+    finished = forked.run(
+        *["-c", PROGRAM, moment, str(number), str(kind), "predict", str(run.folder)],
+        *["--data", str(folder), "--out", str(out), "--workers", str(workers)],
+        *["--probabilities", "--allow-failures"],
     )
     assert "Traceback" not in finished.stderr, finished.stderr
     return finished

@@ -1,15 +1,13 @@
 """Batches of a test set on the machines of a Ray cluster: the same CSV, whatever becomes of a node."""
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from data_prep.storage.atomic import Journal
 from pipeline.runs.run_folder import Run
+from tests.forked import Forked
 from tests.pipeline.tiny import make_exams, write_cache, write_test_data
 from tests.ray_nodes import Nodes, wait_until
 
@@ -27,21 +25,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def predict(run: Run, out: Path, *options: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "pipeline", "predict", str(run.folder), "--out", str(out), *options]
-    return subprocess.Popen(
-        [*command, "--probabilities", "--allow-failures"],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+def predict(run: Run, out: Path, *options: str) -> Forked:
+    command = ["-m", "pipeline", "predict", str(run.folder), "--out", str(out), *options]
+    return Forked(*command, "--probabilities", "--allow-failures", new_session=True)
 
 
-def finish(prediction: "subprocess.Popen[str]", place: Path) -> dict[str, bytes]:
+def finish(prediction: Forked, place: Path) -> dict[str, bytes]:
     with prediction:
-        _, errors = prediction.communicate(timeout=240)
+        _, errors = prediction.communicate(timeout=600)
     assert prediction.returncode == 0, errors
     return {path.name: path.read_bytes() for path in place.iterdir()}
 
@@ -53,7 +44,7 @@ def expected(unbroken: Run, folder: Path, tmp_path_factory: pytest.TempPathFacto
     return finish(predict(unbroken, place / "out.csv", "--data", str(folder), "--workers", "0"), place)
 
 
-def wait_for_batches(prediction: "subprocess.Popen[str]", out: Path) -> None:
+def wait_for_batches(prediction: Forked, out: Path) -> None:
     """Waits until a batch is answered, and others are not."""
     journal = Journal(out.with_name(f"{out.name}.partial"))
     wait_until(lambda: prediction.poll() is not None or len(journal.read()) > 1)
@@ -81,7 +72,7 @@ def test_a_prediction_that_is_stopped_goes_on_to_the_same_bytes(
     with predict(unbroken, out, *options) as prediction:
         wait_for_batches(prediction, out)
         prediction.send_signal(signal.SIGTERM)
-        _, errors = prediction.communicate(timeout=120)
+        _, errors = prediction.communicate(timeout=600)
     assert prediction.returncode == 143, errors
     assert "what was done is kept, go on with: mammo predict" in errors
     assert finish(predict(unbroken, out, *options), tmp_path) == expected

@@ -180,7 +180,7 @@ def test_a_stop_of_torchrun_is_saved_said_once_and_leaves_no_trace(
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=100)
+    _, errors = process.communicate(timeout=600)
     assert errors.count("mammo: stopped by SIGTERM; what was done is kept") == 1, errors
     assert run.fold(0).last.exists()
     assert not run.fold(0).is_finished

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +10,11 @@ import tomli_w
 from data_prep.cache.folder import Cache
 from data_prep.parallel.executor import Outcome
 from pipeline.runs.run_folder import Run
-from pipeline.training import cross_validate, ray_folds
+from pipeline.training import ray_folds
 from pipeline.training.checkpoint import load_checkpoint
+from pipeline.training.cross_validate import cross_validate
 from tests.campaigns.load import find_left
+from tests.forked import Forked
 from tests.pipeline.tiny import heard, make_recipe, quiet, results
 from tests.ray_nodes import Nodes, wait_until
 
@@ -32,22 +32,15 @@ def one_after_another(cache: Cache, tmp_path_factory: pytest.TempPathFactory) ->
     return run
 
 
-def train(cache: Cache, run: Run, *options: str) -> "subprocess.Popen[str]":
+def train(cache: Cache, run: Run, *options: str) -> Forked:
     config = run.folder.parent / "config.toml"
     config.write_text(tomli_w.dumps(RECIPE.model_dump()))
-    command = [sys.executable, "-m", "pipeline", "train", str(config), "--cache", str(cache.folder)]
+    command = ["-m", "pipeline", "train", str(config), "--cache", str(cache.folder)]
     command += [f"--fold={fold}" for fold in FOLDS]
-    return subprocess.Popen(
-        [*command, "--run", str(run.folder), "--engine", "ray", *options],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    return Forked(*command, "--run", str(run.folder), "--engine", "ray", *options, new_session=True)
 
 
-def wait_for_a_fold(run: Run, training: "subprocess.Popen[str]") -> None:
+def wait_for_a_fold(run: Run, training: Forked) -> None:
     """Waits until a fold is in the midst of its training."""
     wait_until(lambda: training.poll() is not None or any(run.fold(fold).previous.exists() for fold in FOLDS))
     assert training.poll() is None, training.communicate()
@@ -90,7 +83,7 @@ def test_folds_whose_nodes_are_lost_go_on_elsewhere_to_the_same_bytes(
         for _ in range(2):  # wherever the folds are
             nodes.lose()
         nodes.have(2)
-        said, errors = training.communicate(timeout=240)
+        said, errors = training.communicate(timeout=600)
     assert training.returncode == 0, errors
     assert "goes on after epoch" in said
     assert "fold 0 epoch 1/60" in said
@@ -106,7 +99,7 @@ def test_a_stop_saves_all_folds_and_the_same_command_goes_on(
     with train(cache, run) as training:
         wait_for_a_fold(run, training)
         os.killpg(training.pid, signal.SIGINT)
-        _, errors = training.communicate(timeout=120)
+        _, errors = training.communicate(timeout=600)
     assert training.returncode == 130, errors
     assert "what was done is kept, go on with: mammo train" in errors
     assert find_left(training.pid) == []
@@ -114,7 +107,7 @@ def test_a_stop_saves_all_folds_and_the_same_command_goes_on(
     counters = [load_checkpoint(run.fold(fold))["counters"] for fold in FOLDS if run.fold(fold).last.exists()]
     nodes.have(2)
     with train(cache, run, "--address", nodes.address) as training:
-        said, errors = training.communicate(timeout=240)
+        said, errors = training.communicate(timeout=600)
     assert training.returncode == 0, errors
     assert all(f"goes on after epoch {c['epoch']}, batch {c['batch']}" in said for c in counters)
     assert results(run) == results(one_after_another)
@@ -129,7 +122,7 @@ def test_an_error_in_a_fold_is_one_sentence_here(nodes: Nodes, cache: Cache, tmp
     run.fold(0).last.write_bytes(b"no checkpoint")
     run.fold(0).previous.write_bytes(b"no checkpoint")
     with train(cache, run, "--address", nodes.address) as training:
-        _, errors = training.communicate(timeout=120)
+        _, errors = training.communicate(timeout=600)
     assert training.returncode == 3, errors
     assert "mammo: " in errors
     assert "Traceback" not in errors

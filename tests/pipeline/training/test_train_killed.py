@@ -1,9 +1,6 @@
 """Real training processes, killed by SIGKILL at chosen moments: the next ones end as if nothing had been."""
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ from data_prep.cache.folder import Cache
 from data_prep.storage.locks import locked
 from pipeline.runs.run_folder import Run
 from pipeline.training.checkpoint import load_checkpoint
+from tests import forked
 from tests.pipeline.tiny import make_recipe, results, torchrun
 
 PROGRAM = """
@@ -76,15 +74,9 @@ def train(cache: Cache, run: Run, *, workers: int, moment: str = "never", number
     """Trains fold 0 in a process of its own and returns its exit code."""
     config = run.folder.parent / "config.toml"
     config.write_text(tomli_w.dumps(make_recipe(workers=workers).model_dump()))
-    command = [sys.executable, "-c", PROGRAM, moment, str(number), "0", "train", str(config)]
-    command += ["--cache", str(cache.folder), "--run", str(run.folder), "--fold", "0"]
-    finished = subprocess.run(
-        command,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+    finished = forked.run(
+        *["-c", PROGRAM, moment, str(number), "0", "train", str(config)],
+        *["--cache", str(cache.folder), "--run", str(run.folder), "--fold", "0"],
     )
     assert "Traceback" not in finished.stderr or moment == "error", finished.stderr
     return finished.returncode

@@ -676,4 +676,4 @@ def test_a_folds_images_are_those_of_its_patients(cache: Cache) -> None:
 def test_the_module_can_be_imported_first() -> None:
     """timm must be imported by way of `torchvision_compat`, whatever the order of the imports."""
     command = [sys.executable, "-W", "error", "-c", "import pipeline.training.trainer"]
-    subprocess.run(command, check=True, timeout=120)
+    subprocess.run(command, check=True, timeout=600)
