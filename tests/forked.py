@@ -1,8 +1,9 @@
 """Commands in processes of their own that need not import anything: all are forked from one that has.
 
 Importing torch and timm takes seconds, many times what most of these commands do. Such a process has its own
-number, files, signals and end, starts others as `python -m pipeline` does, and knows nothing of pytest. What
-is about the start itself, or about threads and libraries as they are loaded, takes `subprocess`.
+number, files, signals and end, starts others as `python -m pipeline` does, and knows nothing of pytest. All
+share one hash seed, so what is expected of them comes from a process that has another. What is about the
+start itself, or about threads and libraries as they are loaded, takes `subprocess`.
 """
 
 import functools

@@ -15,7 +15,7 @@ from data_prep.cache.qc_report import write_qc_report
 from data_prep.cache.tables import is_whole
 from data_prep.errors import ImageError
 from data_prep.parallel.executor import Executor, Outcome, map_unordered
-from data_prep.parallel.progress import Track, untracked
+from data_prep.parallel.track import Track, untracked
 from data_prep.preprocessing.preprocess import ManifestRow, identify_source, try_preprocess
 from data_prep.preprocessing.settings import PrepareSettings
 from data_prep.rsna.exam_table import read_exams, require_images, select_patients

@@ -80,7 +80,7 @@ def find_level(box: Box, *, side: int, oversampling: float, max_level: int) -> i
     return min(max_level, max(0, math.floor(math.log2(surplus)))) if surplus >= 1.0 else 0
 
 
-def place(box: Box, *, is_flipped: bool, side: int, fit: Fit) -> Placement:
+def fit_box(box: Box, *, is_flipped: bool, side: int, fit: Fit) -> Placement:
     """Returns where a box goes in a square: at the left edge, centred vertically where there is padding."""
     width = height = side
     if fit == "letterbox":

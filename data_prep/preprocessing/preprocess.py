@@ -10,7 +10,7 @@ from data_prep.imageio.dicom import open_dicom
 from data_prep.imageio.frame import Box, Display, Frame, Image, ImageFile
 from data_prep.imageio.raster import RASTER_SUFFIXES, RasterFile, open_raster
 from data_prep.preprocessing.breast_segmentation import SEARCH_SIDE_PX, find_breast
-from data_prep.preprocessing.placement import find_level, find_support, fit_to_square, place
+from data_prep.preprocessing.placement import find_level, find_support, fit_box, fit_to_square
 from data_prep.preprocessing.quality_checks import (
     judge_breast,
     judge_laterality,
@@ -80,7 +80,9 @@ def _preprocess(path: ImagePath, settings: PrepareSettings, laterality: str | No
     search = read_search_frame(file)
     overview = to_display(search, blacken_padding=True)
     breast = find_breast(overview, rows=file.rows, columns=file.columns)
-    placement = place(breast.box, is_flipped=breast.chest_wall_on_right, side=settings.side, fit=settings.fit)
+    placement = fit_box(
+        breast.box, is_flipped=breast.chest_wall_on_right, side=settings.side, fit=settings.fit
+    )
     frame = file.read_frame(find_crop_level(file, search, breast.box, settings))
     support = find_support(placement, frame.pixels.shape, frame.grid)
     crop = to_display(replace(search, pixels=frame.pixels[support]), blacken_padding=True)

@@ -11,7 +11,7 @@ from pipeline.classification.class_run import prediction_columns, probability_co
 from pipeline.classification.image_folder import TEST, TRAIN, ImageFolder
 from pipeline.classification.metrics import compute_cross_entropy, number_labels, top_k_accuracy
 from pipeline.data.augmentation import Augmentation
-from pipeline.data.loader import CachedImages
+from pipeline.data.loader import ImageDataset
 from pipeline.data.sampler import Rows, plan_natural
 from pipeline.runs.recipe import Recipe
 from pipeline.training.task import Judgement
@@ -32,7 +32,7 @@ class ClassTask:
         self.training, self.test = folder.split(TRAIN), folder.split(TEST)
         shape = {"side": recipe.model.image_size, "channels": recipe.model.in_channels}
         self.held_out = folder.open_images(self.test, **shape)
-        self.dataset = CachedImages(
+        self.dataset = ImageDataset(
             folder.open_images(self.training, **shape),
             augmentation=Augmentation(recipe.augment),
             seed=recipe.train.seed,

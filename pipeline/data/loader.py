@@ -28,7 +28,7 @@ Batch = tuple[Tensor, Tensor]
 """images_BCHW and rows_B."""
 
 
-class CachedImages(Dataset[Sample | UserError]):
+class ImageDataset(Dataset[Sample | UserError]):
     """Samples by (draw, row); without an augmentation the draw makes no difference.
 
     An image that cannot be read is returned as the error: torch would hide one that a worker raises behind
@@ -57,7 +57,7 @@ class CachedImages(Dataset[Sample | UserError]):
 
 
 def load_batches(
-    images: CachedImages, batches: Sequence[list[SampleKey]], *, workers: int, device: str = "cpu"
+    images: ImageDataset, batches: Sequence[list[SampleKey]], *, workers: int, device: str = "cpu"
 ) -> Iterator[Batch]:
     """Yields (images_BCHW, rows_B) for each batch of keys, in order: images on the device, rows here.
 

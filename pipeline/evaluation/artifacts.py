@@ -8,7 +8,7 @@ import pandas as pd
 from data_prep.storage.atomic import write_csv, write_json
 from pipeline.evaluation.bootstrap import NUM_REPLICATES, SEED
 from pipeline.evaluation.estimates import Estimate
-from pipeline.evaluation.evaluate_oof import Evaluation, Level, evaluate_oof
+from pipeline.evaluation.evaluate_oof import Evaluation, UnitEvaluation, evaluate_oof
 from pipeline.evaluation.metrics import FIGURES
 from pipeline.evaluation.oof import collect_oof
 from pipeline.runs.run_folder import Run
@@ -110,7 +110,7 @@ def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _level_to_json(level: Level) -> dict[str, Any]:
+def _level_to_json(level: UnitEvaluation) -> dict[str, Any]:
     return {
         "folds": [{"fold": fold, **_estimate_to_json(estimate)} for fold, estimate in level.folds.items()],
         "pooled": _estimate_to_json(level.pooled),

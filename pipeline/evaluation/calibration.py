@@ -40,7 +40,7 @@ class Calibrator(Protocol):
 
 
 @dataclass(frozen=True)
-class LogitLine:
+class PlattScaling:
     """sigmoid(slope * logit(p) + intercept): Platt scaling."""
 
     slope: float
@@ -71,7 +71,7 @@ class Temperature:
 
 
 @dataclass(frozen=True)
-class Steps:
+class IsotonicCalibrator:
     """Straight lines between points, level beyond the outermost."""
 
     points: Floats
@@ -86,7 +86,7 @@ class Steps:
         return {"probabilities": self.points.tolist(), "calibrated": self.values.tolist()}
 
 
-def fit_platt(labels_N: Floats, probabilities_N: Floats) -> LogitLine:
+def fit_platt(labels_N: Floats, probabilities_N: Floats) -> PlattScaling:
     """Fits a line through the logits."""
     logits_N, targets_N = _to_logits(probabilities_N), _smooth(labels_N)
     centre, spread = float(logits_N.mean()), float(logits_N.std()) or 1.0
@@ -98,7 +98,7 @@ def fit_platt(labels_N: Floats, probabilities_N: Floats) -> LogitLine:
         sample_weight=np.concatenate([targets_N, 1 - targets_N]),
     )
     slope = float(model.coef_[0, 0]) / spread
-    return LogitLine(slope, float(model.intercept_[0]) - slope * centre)
+    return PlattScaling(slope, float(model.intercept_[0]) - slope * centre)
 
 
 def fit_temperature(labels_N: Floats, probabilities_N: Floats) -> Temperature:
@@ -114,10 +114,10 @@ def fit_temperature(labels_N: Floats, probabilities_N: Floats) -> Temperature:
     return Temperature(float(np.exp(best.x)))
 
 
-def fit_isotonic(labels_N: Floats, probabilities_N: Floats) -> Steps:
+def fit_isotonic(labels_N: Floats, probabilities_N: Floats) -> IsotonicCalibrator:
     """Fits the best curve that never falls."""
     model = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(probabilities_N, labels_N)
-    return Steps(np.asarray(model.X_thresholds_, float), np.asarray(model.y_thresholds_, float))
+    return IsotonicCalibrator(np.asarray(model.X_thresholds_, float), np.asarray(model.y_thresholds_, float))
 
 
 METHODS: dict[str, Callable[[Floats, Floats], Calibrator]] = {

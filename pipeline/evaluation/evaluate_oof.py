@@ -31,7 +31,7 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class Level:
+class UnitEvaluation:
     """All figures of breasts, or of images.
 
     Attributes:
@@ -64,8 +64,8 @@ class Evaluation:
     """
 
     oof: pd.DataFrame
-    breasts: Level
-    images: Level
+    breasts: UnitEvaluation
+    images: UnitEvaluation
     fold_table: pd.DataFrame
     calibration: Calibration
     stability: pd.DataFrame
@@ -108,7 +108,7 @@ def evaluate_oof(oof: pd.DataFrame) -> Evaluation:
     )
 
 
-def estimate_level(table: pd.DataFrame, kinds: pd.DataFrame) -> Level:
+def estimate_level(table: pd.DataFrame, kinds: pd.DataFrame) -> UnitEvaluation:
     """Computes figures and intervals of all predictions, of each fold and of each slice."""
     folds = {int(str(fold)): part for fold, part in table.groupby("fold")}
     values = [(str(kind), value) for kind in kinds for value in list_values(kinds[kind])]
@@ -116,7 +116,7 @@ def estimate_level(table: pd.DataFrame, kinds: pd.DataFrame) -> Level:
     tables |= {("fold", str(fold)): part for fold, part in folds.items()}
     tables |= {(kind, value): table[kinds[kind] == value] for kind, value in values}
     estimates = estimate_all(tables)
-    return Level(
+    return UnitEvaluation(
         table=table,
         kinds=kinds,
         folds={fold: estimates["fold", str(fold)] for fold in folds},

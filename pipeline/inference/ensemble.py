@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data_prep.cache.images import PreparedImages
-from pipeline.data.loader import CachedImages, in_order, load_batches
+from pipeline.data.loader import ImageDataset, in_order, load_batches
 from pipeline.runtime.precision import ComputeSettings, autocast
 
 Probabilities = NDArray[np.float64]
@@ -30,7 +30,7 @@ def compute_all_logits(
 ) -> Iterator[Tensor]:
     """Yields logits_BK of these images, float64, a batch at a time, in their order."""
     keys = in_order(rows, BATCH_SIZE)
-    batches = load_batches(CachedImages(images), keys, workers=workers, device=compute.device)
+    batches = load_batches(ImageDataset(images), keys, workers=workers, device=compute.device)
     for images_BCHW, _ in batches:
         yield compute_logits(model, images_BCHW, compute)
 

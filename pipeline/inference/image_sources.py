@@ -25,7 +25,7 @@ from data_prep.preprocessing.stream import stream_images
 from data_prep.rsna.exam_table import locate_images, read_exams
 from data_prep.settings import differences
 from data_prep.storage.places import ImagePath, Place
-from pipeline.data.loader import CachedImages, load_batches
+from pipeline.data.loader import ImageDataset, load_batches
 from pipeline.data.sampler import SampleKey
 from pipeline.models.normalization import to_tensor
 
@@ -142,7 +142,7 @@ class CacheSource:
     def load(self, groups: Sequence[RowGroup], *, device: str) -> Generator[SourceBatch, None, None]:
         """Reads from the pack where there is one, else from the PNGs."""
         rows = [row for group in groups for row in group]
-        images = CachedImages(open_images(self._cache, self.exams.iloc[rows]))
+        images = ImageDataset(open_images(self._cache, self.exams.iloc[rows]))
         places = iter(range(len(rows)))
         keys: list[list[SampleKey]] = [[(0, next(places)) for _ in group] for group in groups]
         batches = load_batches(images, keys, workers=self._workers, device=device)

@@ -82,7 +82,7 @@ def tabulate_folds(evaluation: Evaluation) -> Table:
     )
 
 
-def tabulate_people(evaluation: Evaluation) -> Table:
+def tabulate_patients(evaluation: Evaluation) -> Table:
     """Returns who is in which fold."""
     table, pooled = evaluation.fold_table, evaluation.breasts.pooled
     has_ages, extras = "age_median" in table, [name for name in ("sites", "machines") if name in table]

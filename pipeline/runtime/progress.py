@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from data_prep.parallel.progress import Advance
+from data_prep.parallel.track import Advance
 
 SECONDS_BETWEEN_LINES = 15.0
 

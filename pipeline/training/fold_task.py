@@ -16,7 +16,7 @@ from data_prep.cache.folder import Cache
 from data_prep.cache.images import PreparedImages, open_images
 from data_prep.errors import UserError
 from pipeline.data.augmentation import Augmentation
-from pipeline.data.loader import CachedImages
+from pipeline.data.loader import ImageDataset
 from pipeline.data.sampler import ALL, Rows, log_odds, plan_balanced, plan_natural, plan_weighted
 from pipeline.evaluation.estimates import measure_levels
 from pipeline.evaluation.formulas import clip_probabilities
@@ -63,7 +63,7 @@ class FoldTask:
         self.labels = images.training["cancer"].to_numpy()
         self.init = recipe.train.init.replace("{fold}", str(fold))
         require_unseen(self.init, images.validation, fold=fold)
-        self.dataset = CachedImages(
+        self.dataset = ImageDataset(
             images.training_images, augmentation=Augmentation(recipe.augment), seed=recipe.train.seed
         )
         share_of_batches = self._find_log_odds_of_batches()

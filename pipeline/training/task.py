@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_prep.cache.images import PreparedImages
-from pipeline.data.loader import CachedImages
+from pipeline.data.loader import ImageDataset
 from pipeline.data.sampler import Rows
 from pipeline.runs.recipe import ModelSettings
 
@@ -41,7 +41,7 @@ class Task(Protocol):
         """`train.init`, as it is meant for this training."""
 
     @property
-    def dataset(self) -> CachedImages:
+    def dataset(self) -> ImageDataset:
         """The training images."""
 
     @property

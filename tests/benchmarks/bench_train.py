@@ -37,7 +37,7 @@ from data_prep.cache.folder import Cache
 from data_prep.cache.images import PngImages, PreparedImages, open_images
 from data_prep.cache.pack import write_pack
 from pipeline.data.augmentation import Augmentation
-from pipeline.data.loader import Batch, CachedImages, load_batches
+from pipeline.data.loader import Batch, ImageDataset, load_batches
 from pipeline.models.vit import VisionTransformer
 from pipeline.runs.recipe import AugmentSettings, Recipe, load_recipe
 from pipeline.runs.run_folder import Run
@@ -219,7 +219,7 @@ def time_loader(
     order = np.random.default_rng(0).permutation(len(images))
     keys = [[(0, int(row)) for row in part] for part in np.array_split(order, len(order) // options.batch)]
     start = time.perf_counter()
-    for _ in load_batches(CachedImages(images, augmentation=augmentation), keys, workers=0):
+    for _ in load_batches(ImageDataset(images, augmentation=augmentation), keys, workers=0):
         pass
     return len(images) / (time.perf_counter() - start)
 

@@ -8,9 +8,11 @@ one gets through before, its output is compared and it begins anew. Last, one is
 
 import argparse
 import json
+import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -60,6 +62,13 @@ class Subject:
         assert process.returncode == 0, errors
         return time.monotonic() - started
 
+    def run_apart(self, folder: Path) -> None:
+        """Runs it in a process that shares nothing with the others, not even the hash seed."""
+        folder.mkdir(parents=True)
+        command = [sys.executable, "-m", "pipeline", *self.arguments, self.option, str(folder / self.place)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=600)
+
 
 @dataclass
 class Kills:
@@ -101,7 +110,8 @@ def kill_loop(subject: Subject, folder: Path, *, num_kills: int, seed: int = 0) 
         AssertionError: if it ends with something else than an unbroken command does.
     """
     generator, done = np.random.default_rng(seed), Kills()
-    seconds = subject.run(folder / "whole")
+    subject.run_apart(folder / "whole")
+    seconds = subject.run(folder / "timed")
     expected = subject.look(_looked_at(subject, folder / "whole"))
     attempt = folder / "attempt"
     while done.kills < num_kills:

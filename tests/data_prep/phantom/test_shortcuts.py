@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from data_prep.phantom.dataset import PhantomImage, make_patient
 from data_prep.preprocessing.breast_segmentation import find_breast
-from data_prep.preprocessing.placement import fit_to_square, place
+from data_prep.preprocessing.placement import fit_box, fit_to_square
 
 ROWS, COLUMNS, SIDE = 640, 512, 512
 NUM_PATIENTS = 200
@@ -28,7 +28,7 @@ def measure(seed: int) -> pd.DataFrame:
 
 def describe(image: PhantomImage) -> dict[str, object]:
     breast = find_breast(image.phantom.image, rows=ROWS, columns=COLUMNS)
-    placement = place(breast.box, is_flipped=breast.chest_wall_on_right, side=SIDE, fit="letterbox")
+    placement = fit_box(breast.box, is_flipped=breast.chest_wall_on_right, side=SIDE, fit="letterbox")
     square = fit_to_square(image.phantom.image, placement, side=SIDE)
     tissue = fit_to_square(image.phantom.tissue.astype(np.float32), placement, side=SIDE) > 0.5
     encoding = {f"encoding_{name}": value for name, value in vars(image.encoding).items()}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from data_prep.imageio.codecs import JPEG_2000_LOSSLESS, Layout, decode, encode
 from data_prep.imageio.downsample import reduce_pixels
 from data_prep.imageio.frame import Box, Display, Grid
-from data_prep.preprocessing.placement import Fit, Placement, find_level, find_support, fit_to_square, place
+from data_prep.preprocessing.placement import Fit, Placement, find_level, find_support, fit_box, fit_to_square
 from data_prep.storage.byte_source import Span
 
 ROWS, COLUMNS = 600, 480
@@ -45,7 +45,7 @@ def test_the_square_shows_the_box_and_pads_with_zero(
     box: Box, side: int, flipped: bool, level: int, fit: Fit
 ) -> None:
     display = np.ones((200 >> level, 200 >> level), np.float32)
-    placement = place(box, is_flipped=flipped, side=side, fit=fit)
+    placement = fit_box(box, is_flipped=flipped, side=side, fit=fit)
     image = fit_to_square(display, placement, side=side, grid=Grid(level, is_even=True))
     assert image.shape == (side, side)
     assert image.dtype == np.float32
@@ -74,7 +74,7 @@ def test_the_square_shows_the_box_and_pads_with_zero(
 def test_every_point_maps_back_also_from_the_manifest(
     box: Box, side: int, flipped: bool, fit: Fit, x: float, y: float
 ) -> None:
-    placement = place(box, is_flipped=flipped, side=side, fit=fit)
+    placement = fit_box(box, is_flipped=flipped, side=side, fit=fit)
     assert placement.to_full_matrix(*placement.to_image(x, y)) == pytest.approx((x, y), abs=1e-6)
     written = {name: str(value) for name, value in placement.as_record().items()}
     assert Placement.from_record(written) == placement
@@ -89,7 +89,7 @@ def test_every_point_maps_back_also_from_the_manifest(
 
 @pytest.mark.parametrize("flipped", ["", "false", "0", 1, None, float("nan"), pd.NA])
 def test_a_cell_that_is_no_truth_value_is_refused(flipped: Any) -> None:
-    record = place(Box(0, 0, 9, 9), is_flipped=False, side=16, fit="letterbox").as_record()
+    record = fit_box(Box(0, 0, 9, 9), is_flipped=False, side=16, fit="letterbox").as_record()
     with pytest.raises(ValueError, match=r"flipped is .*; it is True or False"):
         Placement.from_record(record | {"flipped": flipped})
 
@@ -103,7 +103,7 @@ def test_a_dot_is_where_the_placement_says(fit: Fit, flipped: bool, level: int) 
     y, x = np.mgrid[:ROWS, :COLUMNS] + 0.5
     dot = np.exp(-((x - x0) ** 2 + (y - y0) ** 2) / (2 * 12.0**2)).astype(np.float32)
     step = 2**level
-    placement = place(Box(30, 100, 390, 580), is_flipped=flipped, side=128, fit=fit)
+    placement = fit_box(Box(30, 100, 390, 580), is_flipped=flipped, side=128, fit=fit)
     image = fit_to_square(
         np.ascontiguousarray(dot[::step, ::step]), placement, side=128, grid=Grid(level, is_even=True)
     )
@@ -119,7 +119,7 @@ def test_a_reduced_decode_gives_nearly_the_image_of_the_full_one(level: int, fli
     stored = np.rint(make_picture() * 4095).astype(np.uint16)
     encoded = Span.of(encode(stored, JPEG_2000_LOSSLESS, bits_stored=12))
     layout = Layout(ROWS, COLUMNS, 16, 12, is_signed=False)
-    placement = place(Box(1, 83, 247, 517), is_flipped=flipped, side=96, fit="letterbox")
+    placement = fit_box(Box(1, 83, 247, 517), is_flipped=flipped, side=96, fit="letterbox")
     images = [
         fit_to_square(
             (decode(encoded, JPEG_2000_LOSSLESS, layout, at) / 4095).astype(np.float32),
@@ -138,7 +138,7 @@ def test_a_reduced_decode_gives_nearly_the_image_of_the_full_one(level: int, fli
 @settings(max_examples=80, deadline=None)
 def test_only_the_support_is_needed(box: Box, side: int, flipped: bool, level: int, fit: Fit) -> None:
     display = np.ascontiguousarray(make_picture(230, 260)[:: 2**level, :: 2**level])
-    placement = place(box, is_flipped=flipped, side=side, fit=fit)
+    placement = fit_box(box, is_flipped=flipped, side=side, fit=fit)
     grid = Grid(level, is_even=True)
     rows, columns = find_support(placement, display.shape, grid)
     image = fit_to_square(
@@ -151,7 +151,7 @@ def test_only_the_support_is_needed(box: Box, side: int, flipped: bool, level: i
 
 def test_the_image_is_antialiased() -> None:
     stripes = np.tile(np.array([0, 1], np.float32), (400, 200))
-    placement = place(Box(0, 0, 400, 400), is_flipped=False, side=50, fit="letterbox")
+    placement = fit_box(Box(0, 0, 400, 400), is_flipped=False, side=50, fit="letterbox")
     image = fit_to_square(stripes, placement, side=50)
     np.testing.assert_allclose(image[:, 1:-1], 0.5, atol=0.05)
 
@@ -160,7 +160,7 @@ def test_the_image_is_antialiased() -> None:
 @pytest.mark.parametrize("flipped", [False, True])
 def test_averaged_blocks_give_nearly_the_image_of_the_full_frame(level: int, flipped: bool) -> None:
     display = make_picture(603, 481)
-    placement = place(Box(1, 83, 481, 603), is_flipped=flipped, side=96, fit="letterbox")
+    placement = fit_box(Box(1, 83, 481, 603), is_flipped=flipped, side=96, fit="letterbox")
     exact = fit_to_square(display, placement, side=96)
     quick = fit_to_square(reduce_pixels(display, level), placement, side=96, grid=Grid(level))
     assert -10 * np.log10(np.mean((exact - quick) ** 2)) >= 45

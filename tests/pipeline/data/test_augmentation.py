@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data_prep.cache.images import PngImages, write_image
 from pipeline.data.augmentation import Augmentation
-from pipeline.data.loader import CachedImages, load_batches
+from pipeline.data.loader import ImageDataset, load_batches
 from pipeline.runs.recipe import AugmentSettings
 from tests.pipeline.tiny import noise
 
@@ -63,7 +63,7 @@ def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
     paths = [tmp_path / f"{row}.png" for row in range(8)]
     for row, path in enumerate(paths):
         write_image(path, noise(row))
-    images = CachedImages(PngImages(paths), augmentation=Augmentation(ALWAYS), seed=3)
+    images = ImageDataset(PngImages(paths), augmentation=Augmentation(ALWAYS), seed=3)
     keys = [[(1, 0), (1, 5)], [(0, 7), (2, 0)], [(1, 2), (1, 3)], [(1, 1), (1, 6)], [(4, 4), (4, 5)]]
     each = [torch.cat([batch for batch, _ in load_batches(images, keys, workers=n)]) for n in (0, 1, 2)]
     assert each[0].shape == (10, 1, 32, 32)

@@ -14,7 +14,7 @@ from data_prep.cache.pack import write_pack
 from data_prep.errors import UserError
 from data_prep.preprocessing.settings import PrepareSettings
 from pipeline.data.augmentation import Augmentation
-from pipeline.data.loader import CachedImages, in_order, load_batches
+from pipeline.data.loader import ImageDataset, in_order, load_batches
 from pipeline.models.normalization import to_tensor
 from pipeline.runs.recipe import AugmentSettings
 from tests.pipeline.tiny import PREPARE, make_exams, noise, write_cache
@@ -35,7 +35,7 @@ def paths(tmp_path: Path) -> list[Path]:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_come_in_the_order_of_their_keys(paths: list[Path], workers: int) -> None:
     keys = [[(0, 3), (0, 1)], [(5, 6)], [(0, 0), (0, 2), (9, 4)]]
-    batches = list(load_batches(CachedImages(PngImages(paths)), keys, workers=workers))
+    batches = list(load_batches(ImageDataset(PngImages(paths)), keys, workers=workers))
     assert [rows_B.tolist() for _, rows_B in batches] == [[3, 1], [6], [0, 2, 4]]
     for images_BCHW, rows_B in batches:
         expected = torch.stack([to_tensor(noise(row)) for row in rows_B.tolist()])
@@ -58,7 +58,7 @@ def test_each_worker_has_one_thread_of_opencv_whatever_this_process_has() -> Non
     try:
         cv2.setNumThreads(2)
         NumThreads()[0]  # starts the threads
-        ((images_BCHW, _),) = load_batches(CachedImages(NumThreads()), [[(0, 0), (0, 1)]], workers=1)
+        ((images_BCHW, _),) = load_batches(ImageDataset(NumThreads()), [[(0, 0), (0, 1)]], workers=1)
         assert torch.equal(images_BCHW, to_tensor(np.ones((4, 4), np.uint8)).expand(2, 1, 4, 4))
         assert cv2.getNumThreads() == 2
     finally:
@@ -66,7 +66,7 @@ def test_each_worker_has_one_thread_of_opencv_whatever_this_process_has() -> Non
 
 
 def test_no_keys_are_no_batches(paths: list[Path]) -> None:
-    assert list(load_batches(CachedImages(PngImages(paths)), [], workers=0)) == []
+    assert list(load_batches(ImageDataset(PngImages(paths)), [], workers=0)) == []
 
 
 @given(st.integers(0, 100), st.integers(1, 40))
@@ -86,7 +86,7 @@ def test_a_bad_image_is_one_sentence_from_a_worker_too(
         paths[2].unlink()
     else:
         paths[2].write_bytes(b"no image")
-    batches = load_batches(CachedImages(PngImages(paths)), in_order(range(7), 2), workers=workers)
+    batches = load_batches(ImageDataset(PngImages(paths)), in_order(range(7), 2), workers=workers)
     next(batches)
     with pytest.raises(UserError, match=sentence) as caught:
         next(batches)
@@ -105,7 +105,7 @@ def test_a_pack_gives_the_batches_of_the_single_images(
     keys = [[(1, 0), (1, 5)], [(0, 7), (2, 0)], [(1, 2), (1, 10)]]
 
     def batches() -> list[list[torch.Tensor]]:
-        images = CachedImages(open_images(cache, exams), augmentation=Augmentation(CHANGED), seed=3)
+        images = ImageDataset(open_images(cache, exams), augmentation=Augmentation(CHANGED), seed=3)
         return list(load_batches(images, keys, workers=workers))
 
     single = batches()

@@ -10,7 +10,7 @@ from sklearn.frozen import FrozenEstimator
 
 from pipeline.evaluation.calibration import (
     METHODS,
-    LogitLine,
+    PlattScaling,
     calibrate,
     cross_fit,
     fit_isotonic,
@@ -60,7 +60,10 @@ def test_the_description_is_enough_to_calibrate_elsewhere():
     temperature = fit_temperature(labels, probabilities)
     expected = expit(logit(probabilities) / temperature.describe()["temperature"])
     assert temperature(probabilities) == pytest.approx(expected)
-    assert LogitLine(2.0, 0.0).describe() == {"slope": 2.0, "intercept": 0.0}  # a line, whatever its numbers
+    assert PlattScaling(2.0, 0.0).describe() == {
+        "slope": 2.0,
+        "intercept": 0.0,
+    }  # whatever its numbers
     isotonic = fit_isotonic(labels, probabilities)
     points = isotonic.describe()
     expected = np.interp(probabilities, points["probabilities"], points["calibrated"])

@@ -10,7 +10,7 @@ from data_prep.cache.build import build_cache
 from data_prep.cache.folder import Cache, CacheSettings
 from data_prep.imageio.frame import Box
 from data_prep.phantom.dataset import make_train_images, write_phantoms
-from data_prep.preprocessing.placement import Placement, place
+from data_prep.preprocessing.placement import Placement, fit_box
 from data_prep.preprocessing.settings import PrepareSettings
 from data_prep.rsna.exam_table import read_exams, require_images
 from pipeline.demo import make_recipe
@@ -29,7 +29,7 @@ def test_every_pixel_of_the_frame_gets_the_value_of_the_patch_that_shows_it(
     is_flipped: bool, fit: Any
 ) -> None:
     """And each patch has its own, so that none is mistaken for another; beyond the box there is nothing."""
-    placement = place(Box(30, 20, 130, 220), is_flipped=is_flipped, side=64, fit=fit)
+    placement = fit_box(Box(30, 20, 130, 220), is_flipped=is_flipped, side=64, fit=fit)
     numbers = np.arange(64.0).reshape(8, 8)
     frame = to_full_matrix(numbers, placement, side=64, rows=240, columns=160)
     assert frame.shape == (240, 160)

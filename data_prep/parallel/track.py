@@ -1,4 +1,4 @@
-"""How long work tells of its progress, for whoever shows it."""
+"""The protocols by which long work reports its progress, to whatever displays it."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
