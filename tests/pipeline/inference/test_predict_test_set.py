@@ -504,7 +504,7 @@ def test_models_that_answer_with_no_number_are_one_sentence(
         metadata = stored.metadata()
     weights["head.bias"] *= float("nan")
     save_file(weights, finished.fold(0).weights, metadata)
-    with pytest.raises(UserError, match="with no number: their weights have diverged"):
+    with pytest.raises(UserError, match="not a number: their weights have diverged"):
         predict(finished, folder, journal=Journal(tmp_path / "out.csv.partial"))
 
 
