@@ -100,7 +100,8 @@ def test_every_command_and_every_option_has_help(command: list[str]) -> None:
     assert described.help.splitlines()[0] in shown.output
     for parameter in described.params:
         assert parameter.help, parameter.name
-        assert parameter.help.split(".")[0][:40] in shown.output
+        plain = parameter.help.replace("`", "")
+        assert plain.split(".")[0][:40] in shown.output
 
 
 def test_help_does_not_wait_for_torch() -> None:
@@ -367,6 +368,10 @@ def train_on_a_gpu_that_is_absent(place: Place) -> list[object]:
     return ["train", place.config, "--cache", place.cache, "--set", "train.device=cuda"]
 
 
+def plan_with_an_address_of_nothing(place: Place) -> list[object]:
+    return ["train", place.config, "--cache", place.cache, "--dry-run", "--address", "auto"]
+
+
 def evaluate_no_run(place: Place) -> list[object]:
     return ["evaluate", place.folder]
 
@@ -441,6 +446,7 @@ def check_nothing(place: Place) -> list[object]:
         (train_a_run_of_other_settings, "was started with other settings (train.epochs is 3, not 4)"),
         (train_without_a_cache, "is not a cache: it has no settings.toml"),
         (train_on_a_gpu_that_is_absent, 'torch finds no GPU here: set it to "auto" or "cpu"'),
+        (plan_with_an_address_of_nothing, "--address auto goes with --engine ray: add that, or leave"),
         (evaluate_no_run, "is not a run folder: it has no folds.csv; `mammo train` makes one"),
         (predict_with_an_unfinished_run, "is not finished: of 2 folds, 0 still to be trained"),
         (predict_nothing, "give either --data DATA or --cache CACHE"),

@@ -34,7 +34,7 @@ def runs(tmp_path: Path) -> list[Path]:
     """Two runs on the same breasts, the second with more skill."""
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder, skill in zip(folders, (0.0, 3.0), strict=True):
-        write_run(folder, make_oof(skill=skill))
+        write_run(folder, make_oof(num_folds=5, skill=skill))
     return folders
 
 
@@ -43,7 +43,7 @@ def test_evaluate_prints_folds_intervals_and_where_the_rest_stands(runs: list[Pa
     assert shown.exit_code == 0, shown.output
     assert re.search(r"^AUC 0\.\d{3}, 95 % interval 0\.\d{3} to ", shown.stdout, re.MULTILINE)
     lines = [re.split(r"  +", line.strip()) for line in shown.stdout.splitlines()]
-    start = lines.index(["per breast, fold", "0", "1", "2", "pooled"])
+    start = lines.index(["per breast, fold", "0", "1", "2", "3", "4", "pooled"])
     table = lines[start : start + 3 + len(SHOWN_FIGURES)]
     content = json.loads((runs[1] / "metrics.json").read_text())
     for name, *cells in table[3:]:
@@ -88,11 +88,11 @@ def test_compare_changes_no_run(runs: list[Path]) -> None:
 def test_compare_refuses_other_patients_one_run_and_an_unfinished_run(
     runs: list[Path], tmp_path: Path
 ) -> None:
-    other = write_run(tmp_path / "other", make_oof(num_patients=50)).folder
+    other = write_run(tmp_path / "other", make_oof(num_patients=50, num_folds=5)).folder
     assert f"{other} has no prediction of 20 breasts of {runs[0]}" in refuse("compare", runs[0], other)
     assert "needs two different runs or more" in refuse("compare", runs[0], runs[0])
     (runs[1] / "fold_1/oof.csv").unlink()
-    assert "of 3 folds, 1 still to be trained" in refuse("compare", *runs)
+    assert "of 5 folds, 1 still to be trained" in refuse("compare", *runs)
 
 
 def test_compare_refuses_a_place_that_cannot_be_written_before_it_reads_a_run(
