@@ -48,7 +48,7 @@ def test_a_package_that_is_missing_or_too_old_is_named_with_what_is_required(
 
     monkeypatch.setattr(metadata, "version", pretend)
     check = doctor.check_packages()
-    assert "torch>=2.10 (found 1.9)" in check.found
+    assert "torch>=2.11 (found 1.9)" in check.found
     assert "(found none)" in check.found
     assert check.problem
     assert check.remedy.startswith("pip install 't")

@@ -251,7 +251,7 @@ def test_a_run_without_cancer_has_a_report_without_curves(tmp_path):
 
 def test_the_model_is_shown_in_three_pictures(finished):
     text = write_whole_page(finished)
-    section = re.search(r">Inside the model</h2>.*?</section>", text, re.DOTALL)[0]
+    section = re.search(r">The model</h2>.*?</section>", text, re.DOTALL)[0]
     assert re.findall(r"<h3>(.*?)</h3>", section) == [
         "Patch filters",
         "Position embeddings",
@@ -263,7 +263,7 @@ def test_the_model_is_shown_in_three_pictures(finished):
     assert section.count("Fold 0: ") == 2
     assert (
         text.index(">Learning curves</h2>")
-        < text.index(">Inside the model</h2>")
+        < text.index(">The model</h2>")
         < text.index(">Settings</h2>")
     )
     assert "<p>" not in section
