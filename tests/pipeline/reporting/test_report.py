@@ -261,11 +261,7 @@ def test_the_model_is_shown_in_three_pictures(finished):
     assert all(re.match(r'<svg role="img" aria-label="[^"]{20,}"', drawing) for drawing in drawings)
     assert all(INK not in drawing for drawing in drawings)
     assert section.count("Fold 0: ") == 2
-    assert (
-        text.index(">Learning curves</h2>")
-        < text.index(">The model</h2>")
-        < text.index(">Settings</h2>")
-    )
+    assert text.index(">Learning curves</h2>") < text.index(">The model</h2>") < text.index(">Settings</h2>")
     assert "<p>" not in section
 
 
