@@ -417,7 +417,7 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_images(
 
 def test_a_class_run_has_no_folds_and_says_where_its_predictions_stand(unbroken: ClassRun) -> None:
     path = unbroken.training.predictions
-    with pytest.raises(UserError, match=rf"no folds and no submission: .* stand in {path}"):
+    with pytest.raises(UserError, match=rf"no folds and no submission: .* are in {path}"):
         Run(unbroken.folder).require_finished()
 
 

@@ -58,7 +58,7 @@ def test_predict_says_that_there_are_no_folds(config: Path, data: Path, tmp_path
         assert isinstance(ended.exception, UserError)
         assert str(ended.exception) == (
             f"{run.folder} is not a cross-validation on mammograms and has no folds and no submission: its "
-            f"predictions stand in {run.folder}/predictions.csv"
+            f"predictions are in {run.folder}/predictions.csv"
         )
 
 
