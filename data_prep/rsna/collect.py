@@ -27,7 +27,7 @@ def collect(files: Path, labels: Path, folder: Path, split: Split = "train") -> 
     Args:
         files: the folder that the table's `file` column is relative to.
         labels: a CSV with one row per image: file, patient_id, laterality, for the train split cancer, and
-            any other column of `exam_table.COLUMNS`; without image_id, images are numbered from 1 in order.
+            any other of `exam_table.EXAM_COLUMNS`; without image_id, images are numbered from 1 in order.
         folder: where to make it.
         split: which of the two splits it becomes.
 

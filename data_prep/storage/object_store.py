@@ -19,9 +19,8 @@ Answer = TypeVar("Answer")
 
 NUM_TRIES = 4  # of each request
 FIRST_WAIT_S = 0.5  # before the second try, and twice as long before each further one
-REQUEST_TIMEOUT_S = (
-    10  # for a connection, or for the next bytes; four times that is less than an image may take
-)
+REQUEST_TIMEOUT_S = 10
+"""For a connection, or for the next bytes; four times that is less than an image may take."""
 
 URL = re.compile(r"([a-z][a-z0-9+.-]*)://([^/]*)")
 HTTP = {"http", "https"}
