@@ -3,11 +3,13 @@
 import sys
 from typing import NoReturn
 
-from pipeline import doctor
+from pipeline.cli.stopped import describe_stop
+from pipeline.runtime.signals import watch_signals
 
 
 def main() -> None:
     """Runs `mammo` and ends the process with its exit code."""
+    watch_signals(describe_stop)  # first of all: imports take seconds
     try:
         from pipeline.cli import app
     except Exception as error:  # a package that is missing or broken: no set of errors has them all
@@ -24,6 +26,8 @@ def _leave(error: Exception) -> NoReturn:
             file=sys.stderr,
         )
         sys.exit(2)
+    from pipeline import doctor
+
     for check in doctor.run_checks():
         state = "wrong" if check.problem else "good "
         print(f"{state}  {check.name}  {check.found}")

@@ -6,6 +6,7 @@ share one hash seed, so what is expected of them comes from a process that has a
 start itself, or about threads and libraries as they are loaded, takes `subprocess`.
 """
 
+import atexit
 import functools
 import gc
 import importlib
@@ -131,7 +132,13 @@ def _start_server() -> tuple[socket.socket, subprocess.Popen[bytes]]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
         )
+    atexit.register(_end_server, ours, server)
     return ours, server
+
+
+def _end_server(ours: socket.socket, server: subprocess.Popen[bytes]) -> None:
+    ours.close()
+    server.wait()
 
 
 # In the server

@@ -13,7 +13,6 @@ from rich.text import Text
 from data_prep.errors import ImageError, TrainingStopped, UserError
 from data_prep.storage.atomic import require_writable
 from data_prep.storage.places import ImagePath
-from pipeline.runtime.signals import Interrupted
 
 if TYPE_CHECKING:
     from pipeline.runtime.distributed import ProcessGroup
@@ -70,7 +69,7 @@ def in_process_group() -> Iterator["ProcessGroup"]:
             if group.is_main and (warning := warn_of_restarts()):
                 error_console.print(warning, markup=False, highlight=False)
             yield group
-        except (Interrupted, RankLost, TrainingStopped):
+        except (RankLost, TrainingStopped):
             error_console.quiet = not group.is_main  # all end for the same reason
             raise
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from data_prep.parallel.track import Advance
+from pipeline.runtime.signals import raise_if_stopped
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -24,7 +25,10 @@ class Reporter:
 
     @contextmanager
     def track(self, title: str, total: int, unit: str = "images") -> Iterator[Advance]:
-        """Yields a function that advances the work `title` of `total` units."""
+        """Yields a function that advances the work `title` of `total` units.
+
+        It raises `Interrupted` after a signal, unless whoever works has asked to save first.
+        """
         if self.console.is_terminal:
             with _make_bar(self.console, unit) as bar:
                 yield _BarAdvance(bar, bar.add_task(title, total=total, note="", rate=""))
@@ -51,6 +55,7 @@ class _BarAdvance:
         self._bar, self._task = bar, task
 
     def __call__(self, count: int = 1, note: str = "") -> None:
+        raise_if_stopped()
         speed = self._bar.tasks[self._task].speed
         rate = f"{speed:.1f}/s" if speed else ""
         self._bar.update(self._task, advance=count, note=note, rate=rate)
@@ -63,6 +68,7 @@ class _LineAdvance:
         self._start = self._shown = time.monotonic()
 
     def __call__(self, count: int = 1, note: str = "") -> None:
+        raise_if_stopped()
         self._done += count
         self._note = note or self._note
         if time.monotonic() - self._shown >= SECONDS_BETWEEN_LINES:

@@ -1,26 +1,167 @@
-"""Ctrl-C and SIGTERM as a request that the work in hand may finish before it stops."""
+"""Ctrl-C and SIGTERM as a request that the work in hand may finish before it stops.
 
+A handler that raises does so wherever the program happens to be, and other people's code may swallow or wrap
+what it raises. So no handler here raises: signals are noted, and work looks at the note where it may end. If
+that takes too long, a thread ends the process, which harms nothing: all that is written survives a SIGKILL.
+"""
+
+import contextlib
+import os
+import select
 import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
+
+GRACE_S = 2.0  # for work to come to where it may end, and for the way out from there
+GRACE_TO_SAVE_S = 25.0  # within a `StopRequest`; torchrun, Kubernetes and Slurm send SIGKILL after 30
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
+SHOW_CURSOR = b"\x1b[?25h\n"
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """The work was stopped by a signal; what was done is saved.
 
+    No `Exception`, so that nothing that deals with errors of any kind takes it for one.
+
     Attributes:
+        number: the signal's.
         exit_code: 130 after Ctrl-C, 143 after SIGTERM.
     """
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
+        self.number = number
         self.exit_code = 128 + number
+
+
+class _Watch:
+    """Notes signals as they come, and ends the process in time."""
+
+    def __init__(self, describe: Callable[[int], str]) -> None:
+        self._describe = describe
+        self._number: int | None = None
+        self._deadline = 0.0
+        self._num_open = 0  # requests to stop
+        self._lock, self._speech = threading.RLock(), threading.Lock()
+        self._reader, self._writer = os.pipe()
+        for end in (self._reader, self._writer):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        for number in NUMBERS:
+            signal.signal(number, _do_nothing)
+        threading.Thread(target=self._wait, name="signals", daemon=True).start()
+
+    def look(self) -> int | None:
+        """Returns the first signal's number, if one has come."""
+        with self._lock:
+            if self._number is None and self._read() is not None:
+                os.write(self._writer, b"\0")  # for the thread, which waits for what was just read
+            return self._number
+
+    def count_request(self, change: int) -> None:
+        """Gives more time while somebody saves, and the usual time from then on."""
+        with self._lock:
+            self._num_open += change
+            if self._number is not None and self._deadline:
+                self._give_time()
+
+    @property
+    def must_save(self) -> bool:
+        """Whether a `StopRequest` is open."""
+        return self._num_open > 0
+
+    def speak(self) -> bool:
+        """Returns whether the caller is the first to say how the process ends."""
+        return self._speech.acquire(blocking=False)
+
+    def _read(self) -> int | None:
+        """Takes in what has come since, and returns the first signal's number."""
+        with self._lock, contextlib.suppress(BlockingIOError):
+            for number in os.read(self._reader, 4096):
+                if self._number is None and number in NUMBERS:
+                    self._number = number
+                    self._give_time()
+                elif number == signal.SIGINT:
+                    self._deadline = 0.0  # a second Ctrl-C
+        return self._number
+
+    def _give_time(self) -> None:
+        self._deadline = time.monotonic() + (GRACE_TO_SAVE_S if self._num_open else GRACE_S)
+
+    def _wait(self) -> None:
+        left: float | None = None
+        while left is None or left > 0:
+            select.select([self._reader], [], [], left)
+            if self._read() is not None:
+                left = self._deadline - time.monotonic()
+        self._leave()
+
+    def _leave(self) -> NoReturn:
+        number = self._number or signal.SIGTERM
+        if self.speak():
+            with contextlib.suppress(OSError):
+                if os.isatty(1):
+                    os.write(1, SHOW_CURSOR)
+                os.write(2, self._describe(number).encode())
+        os._exit(128 + number)
+
+
+_watch: _Watch | None = None
+
+
+def watch_signals(describe: Callable[[int], str]) -> None:
+    """From now on, Ctrl-C and SIGTERM end this process in time: by `Interrupted` if that can be, or without.
+
+    `describe` makes what is printed in the second case, of the signal's number. For the main thread.
+    """
+    global _watch  # noqa: PLW0603  a process has one set of signal handlers
+    if _watch is None:
+        _watch = _Watch(describe)
+        os.register_at_fork(after_in_child=_forget)
+
+
+def _forget() -> None:
+    """Leaves signals to a forked process's own handlers; the pipe is its parent's."""
+    global _watch  # noqa: PLW0603
+    if _watch is not None:
+        _watch = None
+        signal.set_wakeup_fd(-1)
+        for number in NUMBERS:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def find_signal() -> int | None:
+    """Returns the number of the signal that has come, if signals are watched and one has."""
+    return None if _watch is None else _watch.look()
+
+
+def raise_if_stopped() -> None:
+    """Ends work that need not save anything first; to be called where it may end.
+
+    Raises:
+        Interrupted: if a signal has come, and no `StopRequest` is open.
+    """
+    if _watch is not None and not _watch.must_save and (number := _watch.look()) is not None:
+        raise Interrupted(number)
+
+
+def leave(number: int, sentence: str) -> NoReturn:
+    """Ends the process after a signal, with one sentence, whoever else is about to do so."""
+    if _watch is None or _watch.speak():
+        sys.stderr.write(sentence)
+        sys.stderr.flush()
+    sys.exit(128 + number)
 
 
 class StopRequest:
     """Within `with`, a signal is only noted; a second Ctrl-C interrupts as usual.
 
     A second SIGTERM does not: job systems send it to a process and to the launcher that passes it on.
+    Where signals are watched, one that has come before is noted too.
     """
 
     def __init__(self) -> None:
@@ -28,23 +169,25 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in NUMBERS:
             self._previous[number] = signal.signal(number, self._note)
+        if _watch is not None:
+            _watch.count_request(1)
+            self._number = self._number or _watch.look()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._restore()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        if _watch is not None:
+            _watch.count_request(-1)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
         self._number = self._number or number
         signal.signal(signal.SIGINT, self._previous[signal.SIGINT])
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
 
     @property
     def is_made(self) -> bool:
@@ -59,3 +202,7 @@ class StopRequest:
         """
         if self._number is not None:
             raise Interrupted(self._number)
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """Keeps a signal from what it does by itself; that it has come is in the pipe."""

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -40,7 +40,7 @@ Mammo = Callable[..., Ended]
 
 
 @pytest.fixture
-def mammo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Mammo]:
+def mammo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Mammo:
     """Runs `main` in this process, as if its arguments had been typed."""
 
     def run(*arguments: object) -> Ended:
@@ -52,10 +52,7 @@ def mammo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
             exit_code = end.code if isinstance(end.code, int) else 0
         return Ended(exit_code, *capsys.readouterr())
 
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return run
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ PROGRAM = """
 import json, os, signal, sys
 from pathlib import Path
 from data_prep.storage.atomic import Journal
-from pipeline.cli import app
+from pipeline.__main__ import main
 from pipeline.inference import predict_test_set
 from pipeline.inference.ensemble import Ensemble
 
@@ -46,7 +46,7 @@ elif name == "rename":
     die_in_call(Path, "replace")
 elif name == "end":
     die_in_call(Journal, "remove")
-app.main()
+main()
 """
 
 
@@ -136,6 +136,6 @@ def test_a_prediction_that_is_stopped_says_how_to_go_on_and_does(
     assert stopped.returncode == exit_code
     name = signal.Signals(number).name
     assert f"mammo: stopped by {name}; what was done is kept, go on with: mammo " in stopped.stderr
-    assert len(Journal(tmp_path / "out.csv.partial").read()) == 3
+    assert len(Journal(tmp_path / "out.csv.partial").read()) in {3, 4}  # the batch in hand is finished
     assert predict(unbroken, folder, out, workers=2).returncode == 0
     assert left_in(tmp_path) == expected

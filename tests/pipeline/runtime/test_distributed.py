@@ -159,11 +159,11 @@ def test_a_stop_of_torchrun_is_saved_said_once_and_leaves_no_trace(
     run, program = Run(tmp_path / "run"), tmp_path / "program.py"
     program.write_text(
         "import time\nfrom pathlib import Path\n"
-        "from pipeline.cli import app\nfrom pipeline.training import trainer\n"
+        "from pipeline.__main__ import main\nfrom pipeline.training import trainer\n"
         "step = trainer.Trainer.take_step\n"
         "def slow_step(*arguments):\n"
         f"    Path({str(tmp_path / 'began')!r}).touch()\n    time.sleep(0.5)\n    return step(*arguments)\n"
-        "trainer.Trainer.take_step = slow_step\napp.main()\n"
+        "trainer.Trainer.take_step = slow_step\nmain()\n"
     )
     recipe = make_recipe(workers=2)
     config = write_recipe(tmp_path / "config.toml", recipe)

@@ -16,7 +16,7 @@ from tests.pipeline.tiny import make_recipe, results, torchrun
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
-from pipeline.cli import app
+from pipeline.__main__ import main
 from pipeline.training import checkpoint, trainer, validation
 
 name, number, rank = sys.argv.pop(1), int(sys.argv.pop(1)), sys.argv.pop(1)
@@ -66,7 +66,7 @@ elif name == "signal in validation":
             time.sleep(3)
         return predict(task, model, rows, *others, **options)
     validation.predict_held_out = signal_and_predict
-app.main()
+main()
 """
 
 

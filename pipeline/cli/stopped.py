@@ -1,0 +1,20 @@
+"""What a command that a signal has stopped says. Nothing slow is imported: it may happen at any time."""
+
+import os
+import shlex
+import signal
+import sys
+
+from pipeline.runtime.torchrun import is_under_torchrun
+
+RESUMABLE = {"demo", "predict", "prepare", "train"}  # the commands that go on where they were stopped
+
+
+def describe_stop(number: int) -> str:
+    """Returns the line for a signal's number; nothing in all processes of torchrun's but the main one."""
+    if is_under_torchrun() and os.environ.get("RANK") != "0":
+        return ""
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    way_on = "what was done is kept, go on with" if RESUMABLE & set(words[:1]) else "start again with"
+    command = "the same torchrun command" if is_under_torchrun() else shlex.join(["mammo", *sys.argv[1:]])
+    return f"mammo: stopped by {signal.Signals(number).name}; {way_on}: {command}\n"
