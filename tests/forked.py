@@ -23,8 +23,12 @@ from pathlib import Path
 from typing import Self
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("pipeline.cli.app", "pipeline.demo", "pipeline.experiment", "pipeline.inference.predict_test_set")
+HEAVY = (
+    *("pipeline.cli.app", "pipeline.demo", "pipeline.experiment", "pipeline.inference.predict_test_set"),
+    "torch.distributed.run",
+)
 MOST_BYTES = 2**17  # of a request
+PATIENCE_S = 300.0
 
 
 class Forked:
@@ -104,19 +108,47 @@ class Forked:
         return int.from_bytes(content, "little")
 
 
-def run(*arguments: str, cwd: Path | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Runs such a process to its end, as `subprocess.run` does with its output captured.
 
     Raises:
-        subprocess.TimeoutExpired: if it takes longer.
+        subprocess.TimeoutExpired: if it says nothing and does not end for long.
     """
-    with Forked(*arguments, cwd=cwd) as process:
+    return finish(Forked(*arguments, cwd=cwd))
+
+
+def finish(process: Forked) -> subprocess.CompletedProcess[str]:
+    """Waits for its end, and tells how it was.
+
+    Raises:
+        subprocess.TimeoutExpired: if it says nothing and does not end for long.
+    """
+    with process:
         try:
-            stdout, stderr = process.communicate(timeout)
+            stdout, stderr = process.communicate(PATIENCE_S)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             raise
-    return subprocess.CompletedProcess(arguments, process.wait(), stdout, stderr)
+    return subprocess.CompletedProcess(process.args, process.wait(), stdout, stderr)
+
+
+TORCHRUN = """
+from torch.distributed import run
+from torch.distributed.launcher.api import elastic_launch
+from tests.forked import become
+
+def launch(config, entrypoint):
+    config.start_method = "fork"
+    return elastic_launch(config, become)
+
+run.elastic_launch = launch
+run.main()
+"""
+
+
+def start_torchrun(*arguments: str) -> Forked:
+    """Starts torchrun on this machine; it forks its ranks too."""
+    return Forked("-c", TORCHRUN, "--standalone", *arguments)
 
 
 @functools.cache
@@ -181,19 +213,19 @@ def _fork_and_tell(request: dict, answers: int, stdout: int, stderr: int) -> dic
     return request
 
 
-def _become(request: dict) -> None:
-    """Does what Python does with such arguments."""
-    os.environ.clear()
-    os.environ.update(request["environment"])
-    os.chdir(request["cwd"])
-    option, what, *arguments = request["arguments"]
-    if option == "-m":
-        sys.argv = ["", *arguments]
-        runpy.run_module(what, run_name="__main__", alter_sys=True)
-        return
-    sys.argv = ["-c", *arguments]
-    main = sys.modules["__main__"] = types.ModuleType("__main__")
-    exec(compile(what, "<string>", "exec"), main.__dict__)  # noqa: S102  the tests' own programs
+def become(*arguments: str) -> None:
+    """Does what Python does with such arguments, `-u` or not before them."""
+    what, *others = arguments if arguments[0] != "-u" else arguments[1:]
+    if what == "-m":
+        sys.argv = others
+        runpy.run_module(others[0], run_name="__main__", alter_sys=True)
+    elif what == "-c":
+        sys.argv = ["-c", *others[1:]]
+        main = sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(others[0], "<string>", "exec"), main.__dict__)  # noqa: S102  the tests' own programs
+    else:
+        sys.argv = [what, *others]
+        runpy.run_path(what, run_name="__main__")
 
 
 if __name__ == "__main__":
@@ -203,4 +235,7 @@ if __name__ == "__main__":
     gc.freeze()  # so that the forked ones share these pages
     request = _serve(socket.socket(fileno=int(sys.argv[1])))
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    _become(request)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["cwd"])
+    become(*request["arguments"])

@@ -59,7 +59,7 @@ class _Watch:
         """Returns the first signal's number, if one has come."""
         with self._lock:
             if self._number is None and self._read() is not None:
-                os.write(self._writer, b"\0")  # for the thread, which waits for what was just read
+                self._wake()  # as it waits for what was just read
             return self._number
 
     def count_request(self, change: int) -> None:
@@ -68,6 +68,7 @@ class _Watch:
             self._num_open += change
             if self._number is not None and self._deadline:
                 self._give_time()
+                self._wake()
 
     @property
     def must_save(self) -> bool:
@@ -91,6 +92,10 @@ class _Watch:
 
     def _give_time(self) -> None:
         self._deadline = time.monotonic() + (GRACE_TO_SAVE_S if self._num_open else GRACE_S)
+
+    def _wake(self) -> None:
+        """Has the thread look at its deadline again."""
+        os.write(self._writer, b"\0")
 
     def _wait(self) -> None:
         left: float | None = None

@@ -1,14 +1,13 @@
 """Tiny caches of noise, data sets and recipes, for the tests of all that trains or predicts."""
 
 import io
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import pandas as pd
+import pytest
 from PIL import Image
 from rich.console import Console
 
@@ -21,6 +20,7 @@ from pipeline.runs.recipe import AugmentSettings, ModelSettings, Recipe, TrainSe
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.progress import Reporter
 from pipeline.runtime.signals import Interrupted, StopRequest
+from tests import forked
 
 SIDE = 32
 PREPARE = PrepareSettings(side=SIDE)
@@ -157,18 +157,12 @@ def results(run: RunFolder) -> dict[str, bytes]:
     return {str(path.relative_to(run.folder)): path.read_bytes() for path in paths}
 
 
-def torchrun(*arguments: str, processes=2, timeout=300) -> subprocess.CompletedProcess[str]:
+def torchrun(*arguments: str, processes=2) -> subprocess.CompletedProcess[str]:
     """Runs torchrun on one machine as configs/cluster/README.md says, and returns how it ended."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return subprocess.run(
-        [*command, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+        process = forked.start_torchrun(f"--nproc-per-node={processes}", *arguments)
+    return forked.finish(process)
 
 
 class StopAfter(StopRequest):

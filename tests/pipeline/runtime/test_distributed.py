@@ -1,10 +1,8 @@
 """Several processes under torchrun: the same training as one process, one writer, one voice."""
 
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from pipeline.runs.recipe import Recipe
 from pipeline.runs.run_folder import Run, TrainingFolder
 from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup, join_process_group, warn_of_restarts
 from pipeline.training.cross_validate import cross_validate
+from tests.forked import finish, start_torchrun
 from tests.pipeline.tiny import (
     heard,
     make_class_recipe,
@@ -167,20 +166,13 @@ def test_a_stop_of_torchrun_is_saved_said_once_and_leaves_no_trace(
     )
     recipe = make_recipe(workers=2)
     config = write_recipe(tmp_path / "config.toml", recipe)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--"]
-    command += [str(program), "train", str(config), "--cache", str(cache.folder), "--run", str(run.folder)]
-    process = subprocess.Popen(
-        [*command, "--fold", "0"],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    arguments = [str(program), "train", str(config), "--cache", str(cache.folder), "--run", str(run.folder)]
+    process = start_torchrun("--nproc-per-node=2", "--", *arguments, "--fold", "0")
     while not (tmp_path / "began").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=600)
+    errors = finish(process).stderr
     assert errors.count("mammo: stopped by SIGTERM; what was done is kept") == 1, errors
     assert run.fold(0).last.exists()
     assert not run.fold(0).is_finished

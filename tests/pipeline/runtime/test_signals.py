@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.runtime.signals import Interrupted, StopRequest
+from pipeline.runtime.signals import GRACE_TO_SAVE_S, Interrupted, StopRequest
 
 
 class Second(Exception):
@@ -122,6 +122,12 @@ def never_save():
     with StopRequest():
         swallow_everything()
 
+def hang_after_saving():
+    with StopRequest() as stop:
+        while not stop.is_made:
+            time.sleep(0.01)
+    swallow_everything()
+
 def come_too_late():
     while signals.find_signal() is None:
         time.sleep(0.01)
@@ -210,6 +216,14 @@ def test_a_second_ctrl_c_does_not_wait_for_what_is_to_be_saved(watching: Start, 
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     assert process.end() == (128 + number, f"stopped by {number}\n")
+
+
+def test_after_saving_the_usual_time_is_left(watching: Start) -> None:
+    process = watching("hang_after_saving")
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.end() == (143, "stopped by 15\n")
+    assert time.monotonic() - began < GRACE_TO_SAVE_S
 
 
 def test_a_request_knows_of_the_signal_before_it(watching: Start) -> None:
