@@ -3,6 +3,7 @@
 The door speaks S3 and, since moto asks nobody who they are, plain HTTP with ranges and ETags too.
 """
 
+import contextlib
 import http.client
 import logging
 import threading
@@ -26,10 +27,11 @@ ENVIRONMENT = {
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
+DRIP_S = 0.1
 HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "keep-alive", "server", "date"}
 
 Fault = str | Callable[[], None]
-"""A status such as "503"; "drop", "cut", "short" or "whole" (see `_Door`); or something to do first."""
+"""A status such as "503"; a word that `_Door` explains; or something to do first."""
 
 
 @dataclass
@@ -97,7 +99,7 @@ class _Door(BaseHTTPRequestHandler):
     """Passes requests on to moto, but for the faults.
 
     drop: no answer. cut: half of the promised body. short: less than was asked for, as if that were all.
-    whole: as a server does that knows no ranges.
+    drip: a byte now and then, so that it is never silent. whole: as a server does that knows no ranges.
     """
 
     protocol_version = "HTTP/1.1"
@@ -134,18 +136,22 @@ class _Door(BaseHTTPRequestHandler):
             content = content[: len(content) // 2]
         fields = {name: value for name, value in answer.getheaders() if name.lower() not in HOP_BY_HOP}
         length = answer.getheader("Content-Length") if self.command == "HEAD" else len(content)
-        self._answer(answer.status, fields | {"Content-Length": str(length)}, content, is_cut=fault == "cut")
+        self._answer(answer.status, fields | {"Content-Length": str(length)}, content, fault)
 
-    def _answer(self, status: int, fields: dict[str, str], content: bytes, *, is_cut: bool = False) -> None:
+    def _answer(self, status: int, fields: dict[str, str], content: bytes, fault: Fault = "") -> None:
         self.send_response(status)
         for name, value in ({"Content-Length": str(len(content))} | fields).items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            sent = content[: len(content) // 2] if is_cut else content
+            sent = content[: len(content) // 2] if fault == "cut" else content
             self.store.num_bytes += len(sent) if self.command == "GET" else 0
-            self.wfile.write(sent)
-        self.close_connection |= is_cut
+            size = 1 if fault == "drip" else len(sent) or 1
+            with contextlib.suppress(ConnectionError):  # of a client that waits no longer
+                for start in range(0, len(sent), size):
+                    self.wfile.write(sent[start : start + size])
+                    time.sleep(DRIP_S if fault == "drip" else 0.0)
+        self.close_connection |= fault == "cut"
 
     def log_message(self, *_: object) -> None:
         pass

@@ -8,8 +8,10 @@ fsspec and of the store's own library, which find them in the environment.
 import errno
 import os
 import re
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import cache
 from typing import Any, TypeVar
 
@@ -21,6 +23,7 @@ NUM_TRIES = 4  # of each request
 FIRST_WAIT_S = 0.5  # before the second try, and twice as long before each further one
 REQUEST_TIMEOUT_S = 10
 """For a connection, or for the next bytes; four times that is less than an image may take."""
+DEADLINE_S = 60.0  # for an answer as a whole, all tries together, however it drips
 
 URL = re.compile(r"([a-z][a-z0-9+.-]*)://([^/]*)")
 HTTP = {"http", "https"}
@@ -66,16 +69,36 @@ def ask(request: Callable[[], Answer]) -> Answer:
     Raises:
         OSError: with a sentence that quotes nothing of the store's.
     """
+    deadline = time.monotonic() + DEADLINE_S
     for attempt in range(1, NUM_TRIES + 1):
         try:
-            return request()
+            return _ask_once(request, deadline)
         except Exception as error:  # each store has errors of its own
             problem, may_pass = _judge(error)
-        if not may_pass:
+        wait = FIRST_WAIT_S * 2 ** (attempt - 1)
+        if not may_pass or time.monotonic() + wait > deadline:
             raise problem
         if attempt < NUM_TRIES:
-            time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
+            time.sleep(wait)
     raise OSError(problem.errno, f"{problem.strerror}, {NUM_TRIES} times")
+
+
+def _ask_once(request: Callable[[], Answer], deadline: float) -> Answer:
+    """Makes a request in a thread of its own, which is left behind where no answer comes in time.
+
+    Raises:
+        TimeoutError: if the deadline passes.
+    """
+    answer: Future[Answer] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(request())
+        except BaseException as error:  # raised where it is awaited
+            answer.set_exception(error)
+
+    threading.Thread(target=work, name="request", daemon=True).start()
+    return answer.result(deadline - time.monotonic())
 
 
 def _judge(error: Exception) -> tuple[OSError, bool]:

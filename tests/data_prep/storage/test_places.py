@@ -166,6 +166,18 @@ def test_the_pauses_between_tries_double(store: Store, monkeypatch: pytest.Monke
 
 
 @each_protocol
+def test_an_answer_that_drips_is_given_up(
+    store: Store, protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_store, "DEADLINE_S", 0.5)
+    file = put(store, protocol)
+    store.faults = ["drip"] * 9
+    with pytest.raises(OSError, match="did not answer in time"):
+        Download(file).read(0, len(CONTENT))
+    assert len(store.faults) >= 7, "the time is for all tries together"
+
+
+@each_protocol
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
