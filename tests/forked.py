@@ -228,11 +228,16 @@ def become(*arguments: str) -> None:
         runpy.run_path(what, run_name="__main__")
 
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, which ends this one
+def import_all() -> None:
+    """Imports what takes long, once for all that are forked from here."""
     for name in HEAVY:
         importlib.import_module(name)
     gc.freeze()  # so that the forked ones share these pages
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, which ends this one
+    import_all()
     request = _serve(socket.socket(fileno=int(sys.argv[1])))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()

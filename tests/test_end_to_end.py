@@ -1,8 +1,6 @@
 """The whole pipeline on twelve phantom patients, as a user would run it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -11,6 +9,7 @@ import pandas as pd
 import pytest
 
 from data_prep.phantom.dataset import write_phantoms
+from tests.forked import run
 
 TINY = [
     *("--set", "model.width=16", "--set", "model.depth=1", "--set", "model.num_heads=2"),
@@ -18,10 +17,9 @@ TINY = [
 ]
 
 
-def mammo(*arguments: str | Path, folder: Path, exit_code: int = 0, timeout_s: float = 300) -> str:
+def mammo(*arguments: str | Path, folder: Path, exit_code: int = 0) -> str:
     """Runs the command in a folder and returns what it printed."""
-    command = [sys.executable, "-m", "pipeline", *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout_s, check=False)
+    done = run("-m", "pipeline", *map(str, arguments), cwd=folder)
     assert done.returncode == exit_code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr

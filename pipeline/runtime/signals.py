@@ -16,7 +16,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 
-GRACE_S = 2.0  # for work to come to where it may end, and for the way out from there
+GRACE_S = 1.0  # for work to come to where it may end, and for the way out from there
 GRACE_TO_SAVE_S = 25.0  # within a `StopRequest`; torchrun, Kubernetes and Slurm send SIGKILL after 30
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 SHOW_CURSOR = b"\x1b[?25h\n"

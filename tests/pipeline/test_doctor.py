@@ -131,13 +131,14 @@ def test_a_broken_opencv_does_not_break_the_doctor_who_names_it_with_the_way_out
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["pandas", "typer"])
-def test_the_doctor_answers_where_the_command_line_itself_cannot_be_loaded(tmp_path: Path, name: str) -> None:
-    (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} is ill')")
+def test_the_doctor_answers_where_the_command_line_itself_cannot_be_loaded(tmp_path: Path) -> None:
+    for name in ("pandas", "typer"):
+        (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} is ill')")
     ended = run_mammo(tmp_path, "doctor")
     assert ended.returncode == 1
-    assert f"ImportError: {name} is ill" in ended.stdout
-    assert f"pip install --force-reinstall {name}\n" in ended.stderr
+    for name in ("pandas", "typer"):
+        assert f"ImportError: {name} is ill" in ended.stdout
+    assert "pip install --force-reinstall pandas typer" in ended.stderr
     assert "disk" in ended.stdout
     assert "Traceback" not in ended.stderr
     other = run_mammo(tmp_path, "check")

@@ -78,16 +78,16 @@ def kill_some(number: int, *, all_at_once: bool, chance: np.random.Generator) ->
 def test_processes_killed_at_any_moment_cost_no_more_than_their_items(number: int, all_at_once: bool) -> None:
     """As an exhausted machine or a batch system kills: one of them, or all that belong together."""
     chance, outcomes, killed = np.random.default_rng(0), {}, 0
-    for outcome in map_unordered(answer_at_length, range(2000), workers=2):
+    for outcome in map_unordered(answer_at_length, range(1200), workers=2):
         outcomes[outcome.item] = outcome
         if len(outcomes) % 200 == 0:
             for _ in range(2):  # the second one meets those that start again
                 killed += kill_some(number, all_at_once=all_at_once, chance=chance)
                 time.sleep(chance.uniform(0, 0.2))
     lost = {item for item, outcome in outcomes.items() if outcome.result is None}
-    assert outcomes.keys() == set(range(2000))
+    assert outcomes.keys() == set(range(1200))
     assert all(outcomes[item].result == answer_at_length(item) for item in outcomes.keys() - lost)
-    assert killed >= 10
+    assert killed >= 6
     assert 2 * len(lost) <= killed  # each was tried twice
 
 

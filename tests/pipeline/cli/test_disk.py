@@ -14,24 +14,40 @@ from data_prep.cache.images import is_packed
 from data_prep.cache.pack import find_pack_problem
 from data_prep.phantom.dataset import write_phantoms
 from pipeline.runs.run_folder import Run
+from tests import forked
 from tests.data_prep.data_folder import snapshot
+from tests.forked import ROOT
 from tests.isolation import with_own_mounts
 from tests.pipeline.tiny import make_exams, make_recipe, results, write_test_data
 
-SCRIPT = """
-place=$1 before=$2 after=$3 free=$4
-shift 4
-cd /
-mount -t tmpfs -o size=32m tmpfs "$place" && cp -a "$before/." "$place/" && cd "$place" || exit 99
-mount -o remount,ro "$place" || exit 99
-"$@" 2>"$after/read_only"; echo $?
-mount -o remount,rw "$place"
-available=$(df --output=avail -k . | tail -n 1)
-head -c $(( (available - free) * 1024 )) /dev/zero >filler
-"$@" 2>"$after/full"; echo $?
-rm filler
-"$@" 2>"$after/mended"; echo $?
-mkdir "$after/left" && cp -a . "$after/left/"
+PROGRAM = """
+import os, shutil, subprocess, sys
+from pathlib import Path
+from tests.forked import become, import_all
+
+def attempt(name):
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(os.open(after / name, os.O_WRONLY | os.O_CREAT), 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        become("-m", "pipeline", *command)
+        sys.exit()
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+place, before, after = map(Path, sys.argv[1:4])
+free, command = 1024 * int(sys.argv[4]), sys.argv[5:]
+import_all()
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", place], check=True)
+shutil.copytree(before, place, dirs_exist_ok=True)
+os.chdir(place)
+subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+attempt("read_only")
+subprocess.run(["mount", "-o", "remount,rw", place], check=True)
+Path("filler").write_bytes(bytes(shutil.disk_usage(place).free - free))
+attempt("full")
+Path("filler").unlink()
+attempt("mended")
+shutil.copytree(place, after / "left")
 """
 
 
@@ -49,12 +65,12 @@ def run_on_small_disk(folder: Path, before: Path, *arguments: str | Path, free_k
     place, after = folder / "place", folder / "after"
     place.mkdir()
     after.mkdir()
-    command = [*with_own_mounts(), "sh", "-c", SCRIPT, "sh", place, before, after, str(free_kb)]
-    program = [sys.executable, "-m", "pipeline", *arguments]
+    command = [*with_own_mounts(), sys.executable, "-c", PROGRAM, place, before, after, free_kb, *arguments]
     ended = subprocess.run(
-        [*map(str, command), *map(str, program)], capture_output=True, text=True, timeout=500, check=True
+        [*map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
     )
-    exit_codes = [int(line) for line in ended.stdout.splitlines() if line.isdigit()]
+    assert ended.returncode == 0, ended.stderr
+    exit_codes = [int(line) for line in ended.stdout.splitlines()]
     errors = [(after / name).read_text() for name in ("read_only", "full", "mended")]
     assert not any("Traceback" in error for error in errors), errors
     return Told(exit_codes, errors[0], errors[1], after / "left")
@@ -86,7 +102,7 @@ def test_prepare_stops_and_goes_on(nothing: Path, tmp_path: Path, free_kb: int, 
     told = run_on_small_disk(tmp_path, nothing, *command, "cache", free_kb=free_kb)
     assert_one_sentence(told)
     assert sentence in told.full
-    subprocess.run([sys.executable, "-m", "pipeline", *map(str, command), tmp_path / "whole"], check=True)
+    forked.run("-m", "pipeline", *map(str, command), str(tmp_path / "whole")).check_returncode()
     assert snapshot(told.left / "cache") == snapshot(tmp_path / "whole")
 
 
@@ -128,5 +144,5 @@ def test_predict_stops_and_goes_on(unbroken: Run, nothing: Path, tmp_path: Path)
     command = ["predict", unbroken.folder, "--data", data, "--workers", "0", "--probabilities", "--out"]
     told = run_on_small_disk(tmp_path, nothing, *command, "out.csv", free_kb=0)
     assert_one_sentence(told)
-    subprocess.run([sys.executable, "-m", "pipeline", *map(str, command), tmp_path / "whole.csv"], check=True)
+    forked.run("-m", "pipeline", *map(str, command), str(tmp_path / "whole.csv")).check_returncode()
     assert (told.left / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()

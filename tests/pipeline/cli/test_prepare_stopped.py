@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +10,14 @@ import pytest
 
 from tests.campaigns.load import find_left
 from tests.data_prep.data_folder import make_data, snapshot
+from tests.forked import Forked
 
 OPTIONS = ["--set", "prepare.side=32", "--workers", "2"]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("stopped") / "data", 120)
+    return make_data(tmp_path_factory.mktemp("stopped") / "data", 60)
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +34,10 @@ def finish(data: Path, cache: Path) -> dict[str, bytes]:
     return snapshot(cache)
 
 
-def prepare(data: Path, cache: Path) -> "subprocess.Popen[str]":
+def prepare(data: Path, cache: Path) -> Forked:
     """Starts the command in a session of its own, as from a terminal of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "prepare", str(data), "--cache", str(cache), *OPTIONS],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    command = ["prepare", str(data), "--cache", str(cache), *OPTIONS]
+    return Forked("-m", "pipeline", *command, new_session=True)
 
 
 @pytest.mark.slow

@@ -23,12 +23,12 @@ from tests.pipeline.tiny import quiet
 
 SMOKE = Path(__file__).parents[3] / "configs" / "smoke.toml"
 GOLDEN = Path(__file__).with_name("golden_smoke.csv")
-NUM_STEPS = 20
+NUM_STEPS = 8
 
 
 def make_cache(folder: Path, recipe: Recipe) -> Cache:
-    """Small phantoms, enough of them for twenty steps."""
-    write_phantoms(folder / "data", num_patients=75, seed=0, rows=320, columns=256)
+    """Small phantoms, enough of them for the steps."""
+    write_phantoms(folder / "data", num_patients=40, seed=0, rows=320, columns=256)
     located = require_images(read_exams(folder / "data", "train"), folder / "data", "train")
     cache = Cache(folder / "cache")
     settings = CacheSettings(split="train", prepare=recipe.prepare)
