@@ -147,8 +147,8 @@ run.main()
 
 
 def start_torchrun(*arguments: str) -> Forked:
-    """Starts torchrun on this machine; it forks its ranks too."""
-    return Forked("-c", TORCHRUN, "--standalone", *arguments)
+    """Starts torchrun, which forks its ranks too."""
+    return Forked("-c", TORCHRUN, *arguments)
 
 
 @functools.cache

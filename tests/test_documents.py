@@ -8,7 +8,6 @@ import ast
 import inspect
 import itertools
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -28,6 +27,7 @@ from data_prep.rsna.exam_table import select_patients
 from data_prep.rsna.folds import make_folds
 from pipeline.cli.app import app
 from pipeline.runs.recipe import Recipe
+from tests import forked
 from tests.test_end_to_end import TINY, mammo
 
 ROOT = Path(__file__).parents[1]
@@ -146,8 +146,7 @@ def run(step: str, folder: Path) -> None:
         ended = CliRunner().invoke(app, [*here, *ALONE.get(here[0], [])])
         assert ended.exit_code == 0, (step, ended.output, ended.exception)
     elif program == "torchrun":
-        command = [sys.executable, "-m", "torch.distributed.run", *arguments, *TINIER]
-        subprocess.run(command, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
+        forked.finish(forked.start_torchrun(*arguments, *TINIER)).check_returncode()
         assert (folder / arguments[-1] / "report.html").exists()
     elif program == "make":  # this very test, its set-up, and the demo's own test
         assert f"\n{arguments[0]}: " in read("Makefile")

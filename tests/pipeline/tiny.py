@@ -161,7 +161,7 @@ def torchrun(*arguments: str, processes=2) -> subprocess.CompletedProcess[str]:
     """Runs torchrun on one machine as configs/cluster/README.md says, and returns how it ended."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
-        process = forked.start_torchrun(f"--nproc-per-node={processes}", *arguments)
+        process = forked.start_torchrun("--standalone", f"--nproc-per-node={processes}", *arguments)
     return forked.finish(process)
 
 

@@ -84,8 +84,7 @@ def metadata_auc(images: pd.DataFrame) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_neither_histograms_nor_size_encoding_and_metadata_show_cancer(seed: int) -> None:
-    images = measure(seed)
+def test_neither_histograms_nor_size_encoding_and_metadata_show_cancer() -> None:
+    images = measure(seed=0)
     aucs = histogram_aucs(images) | {"size, encoding and metadata": metadata_auc(images)}
     assert max(aucs.values()) < HIGHEST_AUC, aucs

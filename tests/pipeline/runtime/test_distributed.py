@@ -167,7 +167,7 @@ def test_a_stop_of_torchrun_is_saved_said_once_and_leaves_no_trace(
     recipe = make_recipe(workers=2)
     config = write_recipe(tmp_path / "config.toml", recipe)
     arguments = [str(program), "train", str(config), "--cache", str(cache.folder), "--run", str(run.folder)]
-    process = start_torchrun("--nproc-per-node=2", "--", *arguments, "--fold", "0")
+    process = start_torchrun("--standalone", "--nproc-per-node=2", "--", *arguments, "--fold", "0")
     while not (tmp_path / "began").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)

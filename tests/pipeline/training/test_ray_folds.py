@@ -20,7 +20,7 @@ from tests.ray_nodes import Nodes, wait_until
 
 pytestmark = pytest.mark.slow
 
-RECIPE = make_recipe(epochs=60, num_folds=3)
+RECIPE = make_recipe(epochs=40, num_folds=3)
 FOLDS = [0, 1]  # of three, so that no command goes on to an evaluation
 
 
@@ -86,8 +86,8 @@ def test_folds_whose_nodes_are_lost_go_on_elsewhere_to_the_same_bytes(
         said, errors = training.communicate(timeout=600)
     assert training.returncode == 0, errors
     assert "goes on after epoch" in said
-    assert "fold 0 epoch 1/60" in said
-    assert "fold 1 epoch 1/60" in said
+    assert "fold 0 epoch 1/40" in said
+    assert "fold 1 epoch 1/40" in said
     assert results(run) == results(one_after_another)
 
 
