@@ -1,7 +1,6 @@
 """Strict settings: frozen pydantic models from TOML files and `--set a.b=c`."""
 
 import difflib
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +9,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_prep.errors import UserError
+from data_prep.storage.files import parse_toml, read_input
 
 
 class StrictSettings(BaseModel):
@@ -60,10 +60,12 @@ def differences(ours: StrictSettings, theirs: StrictSettings) -> list[str]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(read_input(path).decode("utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; the recipes stand in configs/") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # of UTF-8 too
         raise UserError(f"{path} cannot be read as TOML: {error}") from error
 
 
@@ -82,8 +84,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 def _parse_value(text: str) -> Any:
     """Reads TOML values; anything else is text, so that quotes are not needed in a shell."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}")["value"]
+    except ValueError:
         return text
 
 

@@ -142,6 +142,65 @@ def test_nothing_that_is_read_is_executed_and_no_shell_or_network_is_used(path: 
         assert not is_torch_load or options.get("weights_only") is True, f"{path.name}:{call.lineno}"
 
 
+OPENERS = {"safe_open", "load_file", "load", "imread"}
+"""What opens a file by the name that it is given: of paths that `files` has looked at."""
+LOOKED_AT = {"require_own", "require_input", "BytesIO"}
+READS = {  # a call of one of these names reads nothing that may be a pipe or a link, in these modules alone
+    "open": {"files.py", "byte_source.py", "dicom.py", "raster.py"},  # ByteSource.open, which asks `files`
+    "read_text": {"resource_limits.py"},  # of the system's own
+    "read_bytes": {"csv_rows.py"},  # of a URL
+}
+
+
+def find_readers(path: Path) -> list[str]:
+    """Calls that open a file without a look at what it is, or decode an image of any format."""
+    found = []
+    for name, call in calls(path):
+        text, options = ast.unparse(call.func), {k.arg for k in call.keywords}
+        first = ast.unparse(call.args[0]).partition("(")[0] if call.args else ""
+        if text in {"Pillow.open", "Image.open"}:
+            reads = "formats" not in options
+        elif text in {"torch.load", "np.load"} or name in OPENERS - {"load"}:
+            reads = first.rpartition(".")[2] not in LOOKED_AT
+        elif name == "read_csv":
+            reads = first != "io.BytesIO"
+        else:
+            reads = name in {"open", "read_text", "read_bytes"} and path.name not in READS[name]
+        if reads:
+            found.append(f"{path.name}:{call.lineno} {text}")
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_no_other_module_opens_what_it_has_not_looked_at(path: Path) -> None:
+    assert find_readers(path) == []
+
+
+@pytest.mark.parametrize(
+    ("program", "count"),
+    [
+        ("open(path)", 1),
+        ("path.open()", 1),
+        ("path.read_bytes()", 1),
+        ("path.read_text('utf-8')", 1),
+        ("Image.open(stream)", 1),
+        ("Image.open(stream, formats=FORMATS)", 0),
+        ("cv2.imread(path)", 1),
+        ("pd.read_csv(path)", 1),
+        ("pd.read_csv(io.BytesIO(read_own(path)))", 0),
+        ("torch.load(path, weights_only=True)", 1),
+        ("torch.load(require_input(path), weights_only=True)", 0),
+        ("safe_open(path)", 1),
+        ("np.load(require_own(path))", 0),
+        ("open_own(path)", 0),
+    ],
+)
+def test_the_search_for_readers_finds_them(tmp_path: Path, program: str, count: int) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(program)
+    assert len(find_readers(path)) == count
+
+
 def test_bandit_would_see_the_same_modules() -> None:
     """A module that moves out of the two packages would escape these searches."""
     others = {path.relative_to(ROOT).parts[0] for path in ROOT.glob("[!.]*/**/*.py")}

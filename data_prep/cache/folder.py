@@ -31,6 +31,7 @@ from data_prep.preprocessing.settings import PrepareSettings
 from data_prep.rsna.exam_table import Split, sort_by_id, write_exam_table
 from data_prep.settings import StrictSettings, differences, dump_settings, load_settings
 from data_prep.storage.atomic import Journal, is_temporary, make_folder, write_csv, write_text
+from data_prep.storage.files import real_folder
 from data_prep.storage.locks import LOCK_NAME
 
 
@@ -92,8 +93,13 @@ class Cache:
         return Journal(self.folder / "journal.jsonl")
 
     def image_path(self, patient_id: str, image_id: str) -> Path:
-        """Where one image's PNG lies."""
-        return self.folder / "images" / patient_id / f"{image_id}.png"
+        """Where one image's PNG lies.
+
+        Raises:
+            OSError: if one of its folders is a link, which would lead elsewhere.
+        """
+        patients = real_folder(self.folder / "images")
+        return real_folder(patients / patient_id) / f"{image_id}.png"
 
     def image_paths(self, exams: pd.DataFrame) -> list[Path]:
         """Where the PNG of each row lies."""

@@ -4,7 +4,6 @@
 """
 
 import hashlib
-import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from data_prep.imageio.frame import Image
 from data_prep.imageio.raster import PNG_SIGNATURE
 from data_prep.preprocessing.settings import LARGEST_SIDE, PrepareSettings
 from data_prep.storage.atomic import make_folder, write_bytes
+from data_prep.storage.files import parse_json, read_own, require_own
 
 PNG_HEADER = struct.Struct(">8s4x4s2I2B")  # signature, name of the chunk, width, height, depth, colour type
 
@@ -121,7 +121,7 @@ def seal_path(cache: Cache) -> Path:
 def is_packed(cache: Cache) -> bool:
     """Tells whether there is a pack of the manifest as it is now."""
     try:
-        seal = json.loads(seal_path(cache).read_bytes())
+        seal = parse_json(read_own(seal_path(cache)))
     except (OSError, ValueError):
         return False
     return seal == make_seal(cache) and pack_path(cache).exists()
@@ -130,7 +130,7 @@ def is_packed(cache: Cache) -> bool:
 def make_seal(cache: Cache) -> dict[str, Any]:
     """Returns what `pack.json` says if the pack is one of the manifest as it is now."""
     return {
-        "manifest_sha256": hashlib.sha256(cache.manifest_path.read_bytes()).hexdigest(),
+        "manifest_sha256": hashlib.sha256(read_own(cache.manifest_path)).hexdigest(),
         "num_images": len(select_prepared(cache.read_manifest())),
     }
 
@@ -142,7 +142,7 @@ def map_array(path: Path) -> NDArray[Any]:
         UserError: if it is missing or damaged.
     """
     try:
-        return np.asarray(np.load(path, mmap_mode="r"))
+        return np.asarray(np.load(require_own(path), mmap_mode="r"))
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path} is damaged: make it anew with `mammo pack`, or remove it") from error
 
@@ -200,7 +200,7 @@ def read_image_file(path: Path) -> bytes:
     """
     again = "give the `mammo prepare` command of this cache again"
     try:
-        return path.read_bytes()
+        return read_own(path)
     except FileNotFoundError as error:
         raise UserError(f"{path} cannot be read, it is missing: {again}") from error
     except OSError as error:

@@ -1,6 +1,7 @@
 """The tables of a cache: their columns and types, and how they are read."""
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pandas as pd
 
 from data_prep.errors import UserError
 from data_prep.rsna.exam_table import read_exam_table
+from data_prep.storage.files import read_own
 
 PREPARED, FAILED = "prepared", "failed"
 ID_COLUMNS = ["patient_id", "image_id"]
@@ -80,7 +82,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
         UserError: if it is damaged.
     """
     try:
-        table = pd.read_csv(path, dtype=MANIFEST_TYPES)
+        table = pd.read_csv(io.BytesIO(read_own(path)), dtype=MANIFEST_TYPES)
         manifest = table[MANIFEST_COLUMNS].assign(**{ETAG: table.get(ETAG)})
     except (ValueError, KeyError) as error:
         raise damaged(path) from error
@@ -94,9 +96,9 @@ def read_text_rows(path: Path, columns: list[str]) -> list[dict[str, str]]:
     if not path.exists():
         return []
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            rows, names = list(reader), reader.fieldnames or ()
+        text = read_own(path).decode("utf-8")
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        rows, names = list(reader), reader.fieldnames or ()
     except (UnicodeDecodeError, csv.Error) as error:
         raise damaged(path) from error
     is_ragged = any(None in row or None in row.values() for row in rows)

@@ -20,6 +20,7 @@ from data_prep.parallel.executor import map_unordered
 from data_prep.preprocessing.settings import PrepareSettings
 from data_prep.rsna.exam_table import Split, locate_images, read_exams
 from data_prep.storage.atomic import find_temporaries, is_temporary
+from data_prep.storage.files import open_input
 from data_prep.storage.locks import require_unlocked
 from data_prep.storage.places import Download, ImagePath, Place, RemoteFile
 
@@ -261,7 +262,7 @@ def _hash_start(path: ImagePath, num_bytes: int) -> str:
     if isinstance(path, RemoteFile):
         return hashlib.sha256(Download(path).read(0, num_bytes)).hexdigest()
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with open_input(path) as stream:
         while num_bytes > 0 and (chunk := stream.read(min(num_bytes, CHUNK_BYTES))):
             digest.update(chunk)
             num_bytes -= len(chunk)

@@ -19,6 +19,7 @@ from data_prep.phantom.anatomy import Laterality, Phantom, View, draw_anatomy, m
 from data_prep.phantom.dicom_writer import Encoding, draw_encoding, make_dicom
 from data_prep.phantom.findings import draw_findings
 from data_prep.storage import atomic
+from data_prep.storage.files import real_folder
 
 TRAIN_COLUMNS = [
     "site_id",
@@ -150,8 +151,9 @@ def write_phantom_image(images: Path, image: PhantomImage) -> None:
         image_id=image_id,
         laterality=image.row["laterality"],
     )
-    atomic.make_folder(images / patient_id)
-    atomic.write_bytes(images / patient_id / f"{image_id}.dcm", payload)
+    patient = real_folder(real_folder(images) / patient_id)
+    atomic.make_folder(patient)
+    atomic.write_bytes(patient / f"{image_id}.dcm", payload)
 
 
 def make_patient(

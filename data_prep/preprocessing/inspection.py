@@ -18,6 +18,7 @@ from data_prep.imageio.frame import PhotometricInterpretation
 from data_prep.imageio.raster import PNG_SIGNATURE
 from data_prep.preprocessing.preprocess import Stages
 from data_prep.preprocessing.quality_checks import LOW_CONTRAST, SATURATED, WARNINGS
+from data_prep.storage.files import open_own
 
 ENCODINGS = {
     codecs.IMPLICIT_VR_LITTLE_ENDIAN: "uncompressed, implicit VR",
@@ -56,7 +57,7 @@ def require_png(path: Path) -> None:
     if path.suffix.lower() != ".png":
         raise UserError(f"{path} is not a name for a PNG, which the picture is: end it with .png")
     if path.is_file():
-        with path.open("rb") as stream:
+        with open_own(path) as stream:
             is_png = stream.read(len(PNG_SIGNATURE)) == PNG_SIGNATURE
         if not is_png:
             raise UserError(

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,8 +15,9 @@ from typing import Any, BinaryIO
 import pandas as pd
 
 from data_prep.errors import DiskFull, FolderInUse, UserError
+from data_prep.storage.files import NotAFile, open_own, parse_json, read_own
 
-TEMPORARY_PREFIX = ".tmp-"  # then the process that writes it, then the name that it is to get
+TEMPORARY_PREFIX = ".tmp-"  # then the process that writes it, what nobody can guess, and the name it gets
 FORMULA = r"[=+\-@\t\r]"
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -74,9 +76,9 @@ def preallocate(path: Path, num_bytes: int) -> Iterator[BinaryIO]:
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """Yields a stream on a temporary file that is flushed and renamed when the block ends well."""
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
     try:
-        with temporary.open("wb") as stream:
+        with open_own(temporary, "xb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -158,6 +160,8 @@ def require_writable(path: Path) -> None:
 
 def as_user_error(error: OSError, path: Path) -> UserError:
     """Turns an error of the file system into one sentence with the way out."""
+    if isinstance(error, NotAFile):
+        return UserError(f"cannot use {error.filename}: {error.strerror}; remove it, or name another place")
     if error.errno in DISK_FULL:
         return DiskFull(f"disk full at {path.parent}: free some space and give the same command again")
     if error.errno == errno.EISDIR:
@@ -182,14 +186,17 @@ class Journal:
         Raises:
             UserError: if another line is not a record.
         """
-        if not self.path.exists():
+        try:
+            lines = read_own(self.path).split(b"\n")
+        except FileNotFoundError:
             return []
-        lines = self.path.read_bytes().split(b"\n")
+        except OSError as error:
+            raise as_user_error(error, self.path) from error
         damaged = UserError(
             f"{self.path} is damaged: remove it and give the command that was broken off again"
         )
         try:
-            records = [json.loads(line) for line in lines[:-1]]  # what follows the last newline is torn
+            records = [parse_json(line) for line in lines[:-1]]  # what follows the last newline is torn
         except ValueError as error:
             raise damaged from error
         if not all(isinstance(record, dict) for record in records):
@@ -204,7 +211,7 @@ class Journal:
         """
         line = json.dumps(record, allow_nan=False).encode() + b"\n"
         try:
-            with self.path.open("ab") as stream:
+            with open_own(self.path, "ab") as stream:
                 stream.write(line)
         except OSError as error:
             raise as_user_error(error, self.path) from error
@@ -213,7 +220,7 @@ class Journal:
         """Cuts a torn last line off, so that the next record starts a line of its own."""
         if not self.path.exists():
             return
-        with self.path.open("r+b") as stream:  # in place: who holds the file holds it still
+        with open_own(self.path, "r+b") as stream:  # in place: who holds the file holds it still
             stream.truncate(stream.read().rfind(b"\n") + 1)
 
     def remove(self) -> None:
@@ -229,7 +236,7 @@ class Journal:
             UserError: if the journal cannot be written.
         """
         try:
-            stream = self.path.open("ab")
+            stream = open_own(self.path, "ab")
         except OSError as error:
             raise as_user_error(error, self.path) from error
         with stream:
@@ -258,7 +265,7 @@ class SharedLog:
 
     def read(self) -> list[str]:
         """Returns the lines that have come since the last time."""
-        with suppress(OSError), self._path.open("rb") as stream:
+        with suppress(OSError), open_own(self._path) as stream:
             stream.seek(self._num_read)
             whole, newline, _ = stream.read().rpartition(b"\n")  # what is behind it is still on its way
             self._num_read += len(whole + newline)
@@ -267,8 +274,8 @@ class SharedLog:
 
     def write(self, text: str) -> int:
         """Appends, and closes the file, so that all machines see it."""
-        with suppress(OSError), self._path.open("a", encoding="utf-8", errors="replace") as stream:
-            stream.write(text)
+        with suppress(OSError), open_own(self._path, "ab") as stream:
+            stream.write(text.encode("utf-8", "replace"))
         return len(text)
 
     def flush(self) -> None:
@@ -277,7 +284,7 @@ class SharedLog:
 
 def read_header(path: Path) -> list[str]:
     """Returns the names in a CSV's first line, empty for an empty file."""
-    with path.open("rb") as stream:
+    with open_own(path) as stream:
         return stream.readline(10_000).decode("utf-8", "replace").strip().split(",")
 
 

@@ -1,12 +1,13 @@
 """Bytes of a file, read as far as somebody asks."""
 
 import hashlib
-import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from data_prep.errors import ImageError
+from data_prep.storage.files import open_input
 from data_prep.storage.places import Download, ImagePath, RemoteFile
 
 CHUNK_BYTES = 2**16  # holds the header of most files
@@ -42,7 +43,8 @@ class ByteSource:
             source = cls(Download(path), path.size)
         else:
             try:
-                source = cls(path, path.stat().st_size)
+                with open_input(path) as stream:
+                    source = cls(path, os.fstat(stream.fileno()).st_size)
             except OSError as error:
                 raise _io_error(error) from error
         source.read_to(WHOLE_BYTES if whole else CHUNK_BYTES)
@@ -101,12 +103,12 @@ class ByteSource:
 def _read_part(origin: Path | Download, start: int, count: int) -> bytes:
     if isinstance(origin, Download):
         return origin.read(start, start + count)
-    with origin.open("rb", buffering=0) as stream:
+    with open_input(origin) as stream:
         stream.seek(start)
         return _read(stream, count)
 
 
-def _read(stream: io.FileIO, count: int) -> bytes:
+def _read(stream: BinaryIO, count: int) -> bytes:
     parts = []
     while count:
         part = stream.read(count)

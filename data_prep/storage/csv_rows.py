@@ -2,11 +2,13 @@
 
 import csv
 import io
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
 from data_prep.errors import UserError
+from data_prep.storage.files import read_input
 from data_prep.storage.places import Place
 
 MAX_PROBLEMS_SHOWN = 10
@@ -26,7 +28,8 @@ def read_rows(path: Place) -> pd.DataFrame:
         UserError: if the file cannot be read, is not UTF-8, is not a rectangle, or names a column twice.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        content = read_input(path) if isinstance(path, Path) else path.read_bytes()
+        text = content.decode("utf-8-sig")
         header, *records = list(csv.reader(io.StringIO(text, newline=""), strict=True)) or [[]]
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: save it as 'CSV UTF-8'") from error

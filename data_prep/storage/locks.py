@@ -7,19 +7,22 @@ sign of life, the file's time, keep other machines away.
 
 import fcntl
 import os
+import re
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 from data_prep.errors import FolderInUse
 from data_prep.storage.atomic import as_user_error, make_folder
+from data_prep.storage.files import NotAFile, open_own
 
 LOCK_NAME = ".lock"
 HEARTBEAT_S = 60.0
+OWNER, LONGEST_OWNER = r"process [0-9]+ on [\w.-]+", 1000  # bytes
 STALE_S = 300.0  # five heartbeats, for clocks that differ and storage that is slow
 
 
@@ -33,16 +36,18 @@ def locked(folder: Path) -> Iterator[None]:
     """
     make_folder(folder)
     path = folder / LOCK_NAME
+    owner = f"process {os.getpid()} on {socket.gethostname()}"
     try:
-        stream = path.open("a+")
+        stream = open_own(path, "a+b")
     except OSError as error:
         raise as_user_error(error, path) from error
     with stream:
         _lock(stream, fcntl.LOCK_EX, folder)
-        stream.seek(0)
-        stream.truncate()
-        stream.write(f"process {os.getpid()} on {socket.gethostname()}")
-        stream.flush()
+        try:
+            stream.truncate(0)
+            os.write(stream.fileno(), owner.encode())
+        except OSError as error:  # the disk is full; with the buffer past, it is not written again at the end
+            raise as_user_error(error, path) from error
         try:
             with _sign_of_life(stream):
                 yield
@@ -57,17 +62,20 @@ def require_unlocked(folder: Path) -> None:
         FolderInUse: if another process holds it; the message names host and process.
     """
     try:
-        stream = (folder / LOCK_NAME).open()
+        stream = open_own(folder / LOCK_NAME)
+    except NotAFile as error:
+        raise as_user_error(error, folder / LOCK_NAME) from error
     except OSError:  # nobody ever held it, or nobody whom this user could ask
         return
     with stream:
         _lock(stream, fcntl.LOCK_SH, folder)
 
 
-def _lock(stream: TextIO, kind: int, folder: Path) -> None:
+def _lock(stream: BinaryIO, kind: int, folder: Path) -> None:
     """Takes the system's lock, unless another machine has shown of late that it holds the folder."""
     stream.seek(0)
-    owner = stream.read().strip()
+    content = stream.read(LONGEST_OWNER).decode("utf-8", "replace").strip()
+    owner = content if re.fullmatch(OWNER, content) else ""  # whatever else is there is nobody's to repeat
     try:
         fcntl.flock(stream, kind | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -75,15 +83,16 @@ def _lock(stream: TextIO, kind: int, folder: Path) -> None:
         raise FolderInUse(f"{folder} is in use by {owner}: wait for it, or stop it first") from error
     age = time.time() - os.fstat(stream.fileno()).st_mtime
     is_here = owner.endswith(f" on {socket.gethostname()}")
-    if owner and not is_here and age < STALE_S:
+    if owner and not is_here and abs(age) < STALE_S:  # one from the future is nobody's
         raise FolderInUse(
-            f"{folder} is in use by {owner}, which gave a sign of life {max(age, 0):.0f} s ago: wait for it; "
-            f"if that machine is gone, remove {folder / LOCK_NAME} or wait until {STALE_S:g} s have passed"
+            f"{folder} is in use by {owner}, which gave a sign of life {max(age, 0.0):.0f} s ago: "
+            f"wait for it; if that machine is gone, remove {folder / LOCK_NAME} or wait until {STALE_S:g} s "
+            "have passed"
         )
 
 
 @contextmanager
-def _sign_of_life(stream: TextIO) -> Iterator[None]:
+def _sign_of_life(stream: BinaryIO) -> Iterator[None]:
     """Renews the time of the lock file, in a thread, as long as the block lasts."""
     ended = threading.Event()
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from data_prep.errors import UserError
+from data_prep.storage.files import read_input
 from pipeline.classification.class_run import IMAGES_COLUMNS
 from pipeline.classification.square_images import SquareImages
 
@@ -114,7 +115,7 @@ def _read_list(path: Path, split: str) -> pd.DataFrame:
     if not path.exists():
         raise UserError(f"{path} is missing: Oxford-IIIT Pet has trainval.txt and test.txt in annotations/")
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = read_input(path).decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8: save it as that, or unpack the list again") from error
     rows = [

@@ -12,6 +12,7 @@ from PIL import ImageOps
 from data_prep.errors import UserError
 from data_prep.imageio.frame import Image
 from data_prep.parallel.resource_limits import count_cores
+from data_prep.storage.files import open_input
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 """By content; Pillow knows others, some of which run programs."""
@@ -61,7 +62,7 @@ def read_square(path: Path, *, side: int, channels: int) -> Image:
         UserError: if the file cannot be read.
     """
     try:
-        with Pillow.open(path, formats=FORMATS) as file:
+        with open_input(path) as stream, Pillow.open(stream, formats=FORMATS) as file:
             _require_few_pixels(path, *file.size)
             file.draft(None, (2 * side, 2 * side))  # a large JPEG is decoded at a half, quarter or eighth
             picture = _to_colours(ImageOps.exif_transpose(file)).convert(MODES[channels])

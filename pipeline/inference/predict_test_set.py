@@ -15,6 +15,7 @@ from data_prep.errors import UserError
 from data_prep.parallel.executor import Executor, map_unordered
 from data_prep.rsna.exam_table import BREAST
 from data_prep.storage.atomic import Journal
+from data_prep.storage.files import read_own
 from data_prep.storage.places import Place
 from pipeline.evaluation.aggregate import Views, to_breasts
 from pipeline.evaluation.evaluate_oof import require_breasts
@@ -240,7 +241,7 @@ def _recall(journal: Journal | None, header: Mapping[str, Any]) -> list[BatchRec
     """
     if journal is None:
         return []
-    if journal.path.exists() and not BEGINNING.startswith(journal.path.read_bytes()[: len(BEGINNING)]):
+    if journal.path.exists() and not BEGINNING.startswith(read_own(journal.path)[: len(BEGINNING)]):
         raise UserError(
             f"{journal.path} is not a journal of `mammo predict`: move it, or choose another --out"
         )
@@ -263,8 +264,7 @@ def _recall(journal: Journal | None, header: Mapping[str, Any]) -> list[BatchRec
 
 def _hash_run(run: Run) -> str:
     """Returns a hash of all that the predictions of a run depend on: its settings and weights."""
-    digest = hashlib.sha256(run.settings.read_bytes())
+    digest = hashlib.sha256(read_own(run.settings))
     for fold in run.list_folds():
-        with run.fold(fold).weights.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(hashlib.sha256(read_own(run.fold(fold).weights)).digest())
     return digest.hexdigest()

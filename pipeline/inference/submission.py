@@ -1,7 +1,7 @@
 """The submission CSV: predicted, written from breast predictions, checked against test.csv."""
 
 import csv
-import json
+import io
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,6 +18,7 @@ from data_prep.errors import UserError
 from data_prep.parallel.executor import Executor, map_unordered
 from data_prep.rsna.exam_table import read_prediction_ids
 from data_prep.storage.atomic import Journal, require_replaceable, require_writable, write_csv
+from data_prep.storage.files import parse_json, read_input, read_own
 from data_prep.storage.places import Place
 from pipeline.evaluation.aggregate import Views
 from pipeline.inference.predict_test_set import (
@@ -145,7 +146,7 @@ def read_threshold(run: Run) -> float:
     if not run.metrics.exists():
         raise UserError(f"{run.folder} has no {run.metrics.name} and thus no threshold: {again}")
     try:
-        threshold = json.loads(run.metrics.read_bytes())["threshold"]
+        threshold = parse_json(read_own(run.metrics))["threshold"]
         if threshold is None:
             raise UserError(
                 f"the evaluation of {run.folder} found no threshold, since none of its breasts has cancer: "
@@ -227,8 +228,8 @@ def find_problems(path: Path, required_ids: list[str]) -> list[str]:
 def _read_strictly(path: Path) -> tuple[list[str], dict[int, list[str]], list[str]]:
     """Returns names and rows as Kaggle sees them, by spreadsheet row, and what makes no table of them."""
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            header, *records = list(csv.reader(stream, strict=True)) or [[]]
+        text = read_input(path).decode("utf-8")
+        header, *records = list(csv.reader(io.StringIO(text, newline=""), strict=True)) or [[]]
     except (UnicodeDecodeError, csv.Error) as error:
         return [], {}, [f"it is not a CSV in UTF-8 ({error})"]
     numbered = {row: cells for row, cells in enumerate(records, start=2) if cells}  # blank lines do no harm

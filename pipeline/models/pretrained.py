@@ -1,7 +1,6 @@
 """Pretrained weights, read from timm or from a file."""
 
 import difflib
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from data_prep.errors import UserError
+from data_prep.storage.files import parse_json, require_input
 from pipeline.models.normalization import MEAN, STD
 from pipeline.models.weights_file import WEIGHTS_ENTRY
 from pipeline.runtime.torchvision_compat import allow_torchvision_import
@@ -130,14 +130,16 @@ def read_file(path: Path, normalization: Normalization) -> PretrainedWeights:
     try:
         if path.suffix == ".pth":
             return PretrainedWeights(
-                str(path), _unwrap(torch.load(path, "cpu", weights_only=True)), normalization
+                str(path), _unwrap(torch.load(require_input(path), "cpu", weights_only=True)), normalization
             )
-        with safe_open(path, framework="pt") as file:
+        with safe_open(require_input(path), framework="pt") as file:
             metadata = file.metadata() or {}
-        tensors = safetensors.torch.load_file(path)
+        tensors = safetensors.torch.load_file(require_input(path))
         if WEIGHTS_ENTRY not in metadata:
             return PretrainedWeights(str(path), tensors, normalization)
-        return PretrainedWeights(str(path), tensors, OURS, json.loads(metadata[WEIGHTS_ENTRY])["num_heads"])
+        return PretrainedWeights(
+            str(path), tensors, OURS, parse_json(metadata[WEIGHTS_ENTRY].encode())["num_heads"]
+        )
     except UserError:
         raise
     except Exception as error:  # torch.load names no set of errors for damaged and unsafe files

@@ -7,6 +7,7 @@ from safetensors import SafetensorError, safe_open
 
 from data_prep.errors import UserError
 from data_prep.storage.atomic import write_bytes
+from data_prep.storage.files import parse_json, require_own
 from pipeline.models.vit import VisionTransformer
 from pipeline.runs.recipe import ModelSettings
 from pipeline.runs.run_folder import TrainingFolder
@@ -37,9 +38,9 @@ def load_weights(folder: TrainingFolder, settings: ModelSettings) -> tuple[Visio
         UserError: if the file is missing, damaged, or of another model.
     """
     try:
-        with safe_open(folder.weights, framework="pt") as file:
+        with safe_open(require_own(folder.weights), framework="pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
-            shift = float(json.loads(file.metadata()[WEIGHTS_ENTRY])["logit_shift"])
+            shift = float(parse_json(file.metadata()[WEIGHTS_ENTRY].encode())["logit_shift"])
         model = VisionTransformer(settings)
         model.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:

@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 
+from data_prep.storage.files import read_own
 from pipeline.runs.records import read_environment
 from pipeline.runs.run_folder import RunFolder
 
@@ -75,6 +76,6 @@ def _load(template: str, options: dict[str, Any], filters: Filters, package: str
 def _describe(run: RunFolder) -> dict[str, Any]:
     return {
         "run_name": run.name,
-        "settings": run.settings.read_text("utf-8", "replace") if run.settings.exists() else "",
+        "settings": read_own(run.settings).decode("utf-8", "replace") if run.settings.exists() else "",
         "machine": read_environment(run.environment),
     }

@@ -1,12 +1,13 @@
 """What a training has recorded for people to read, and a report can do without."""
 
-import json
+import io
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from data_prep.errors import UserError
+from data_prep.storage.files import parse_json, read_own
 
 HISTORY_FIGURES = ["pf1", "auc", "average_precision"]
 """What a fold's `history.csv` follows, per breast (`val_`) and per image (`val_image_`)."""
@@ -19,7 +20,7 @@ def read_environment(path: Path) -> dict[str, str]:
         UserError: if it is damaged.
     """
     try:
-        return dict(_flatten(json.loads(path.read_text("utf-8")))) if path.exists() else {}
+        return dict(_flatten(parse_json(read_own(path)))) if path.exists() else {}
     except (ValueError, AttributeError) as error:
         raise UserError(
             f"{path} is damaged ({error}): remove it; it describes the machine and names the cache, and a "
@@ -45,7 +46,7 @@ def read_numbers(path: Path, columns: list[str]) -> pd.DataFrame:
     """
     way_out = f"remove it, and the report goes without it, or train again to have it ({', '.join(columns)})"
     try:
-        table = pd.read_csv(path)[columns].astype(float)
+        table = pd.read_csv(io.BytesIO(read_own(path)))[columns].astype(float)
     except (ValueError, KeyError) as error:  # pandas's own errors are among them
         raise UserError(
             f"{path} is damaged, it does not hold the numbers of a training: {way_out}"

@@ -1,5 +1,6 @@
 """The run folder: names, columns and formats of every file in it, in one place."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -7,6 +8,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from data_prep.errors import UserError
+from data_prep.storage.files import read_own, real_folder
 
 FOLDS_COLUMNS = ["patient_id", "fold", "num_images", "num_cancers"]
 OOF_COLUMNS = ["fold", "image_id", "patient_id", "laterality", "cancer", "probability"]
@@ -173,8 +175,12 @@ class Run(RunFolder):
         return self.folder / "model_card.md"
 
     def fold(self, fold: int) -> FoldFolder:
-        """The folder of one fold."""
-        return FoldFolder(self.folder / f"fold_{fold}")
+        """The folder of one fold.
+
+        Raises:
+            OSError: if it is a link, which would lead elsewhere.
+        """
+        return FoldFolder(real_folder(self.folder / f"fold_{fold}"))
 
     def read_folds(self) -> pd.DataFrame:
         """Reads `folds.csv`.
@@ -249,7 +255,7 @@ def read_table(path: Path, columns: list[str], **options: Any) -> pd.DataFrame:
         UserError: if it is damaged or lacks one.
     """
     try:
-        table: pd.DataFrame = pd.read_csv(path, **options)
+        table: pd.DataFrame = pd.read_csv(io.BytesIO(read_own(path)), **options)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}): remove it and train again") from error
     missing = [name for name in columns if name not in table]

@@ -8,6 +8,7 @@ import torch
 
 from data_prep.errors import TrainingStopped
 from data_prep.storage.atomic import write_bytes
+from data_prep.storage.files import NotAFile, read_own
 from pipeline.runs.run_folder import TrainingFolder
 
 Checkpoint = dict[str, Any]
@@ -29,11 +30,14 @@ def load_checkpoint(folder: TrainingFolder) -> Checkpoint | None:
 
     Raises:
         TrainingStopped: if there are checkpoints and none can be read.
+        OSError: if something else stands in the place of one.
     """
     candidates = [path for path in (folder.last, folder.previous) if path.exists()]
     for path in candidates:
         try:
-            checkpoint: Checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint: Checkpoint = torch.load(io.BytesIO(read_own(path)), "cpu", weights_only=True)
+        except NotAFile:
+            raise
         except Exception as error:  # torch.load names no set of errors for damaged files
             log.warning("%s cannot be read (%s); trying the checkpoint before it", path, type(error).__name__)
         else:

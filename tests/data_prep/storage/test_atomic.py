@@ -98,9 +98,11 @@ def test_a_large_file_that_is_given_up_leaves_the_old_one(tmp_path: Path, error:
     assert names_in(tmp_path) == ["large"]
 
 
-def test_a_full_device_stops_the_journal() -> None:
+def test_a_full_device_stops_the_journal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    monkeypatch.setattr(atomic, "open_own", lambda _, mode: os.fdopen(full, mode))
     with pytest.raises(DiskFull):
-        Journal(Path("/dev/full")).append({"image_id": "1"})
+        Journal(tmp_path / "journal.jsonl").append({"image_id": "1"})
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -113,6 +113,30 @@ def test_a_block_that_fails_lets_other_machines_in_at_once(tmp_path: Path) -> No
     assert (tmp_path / ".lock").read_text() == ""
 
 
+@pytest.mark.parametrize("what", ["link", "pipe", "folder"])
+def test_what_stands_in_the_locks_place_is_left_alone(tmp_path: Path, what: str) -> None:
+    path, other = tmp_path / ".lock", tmp_path / "other"
+    other.write_text("process 7 on another-machine")
+    {"link": lambda: path.symlink_to(other), "pipe": lambda: os.mkfifo(path), "folder": path.mkdir}[what]()
+    for ask in (require_unlocked, lambda folder: locked(folder).__enter__()):
+        with pytest.raises(UserError, match=rf"\.lock: it is a {what}, not a file; remove it"):
+            ask(tmp_path)
+    assert other.read_text() == "process 7 on another-machine"
+
+
+def test_what_is_no_holders_name_is_not_repeated(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text("process 7 on \x1b[31mevil")
+    with locked(tmp_path):
+        pass
+
+
+def test_a_machine_from_the_future_holds_nothing(tmp_path: Path) -> None:
+    hold_from_elsewhere(tmp_path, seconds_ago=-1e6)
+    require_unlocked(tmp_path)
+    with locked(tmp_path):
+        pass
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"), locked(tmp_path / "file" / "inside"):

@@ -1,0 +1,105 @@
+"""Whatever stands where mammo writes harms nothing and keeps nobody waiting: links, pipes, folders."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from tests.data_prep.data_folder import find_image, make_data
+from tests.forked import run
+from tests.pipeline.tiny import (
+    make_class_recipe,
+    make_exams,
+    make_recipe,
+    write_cache,
+    write_class_folder,
+    write_test_data,
+)
+
+SECRET = b"what others must not lose"
+MOST_SECONDS = 10.0
+OUT = "out"
+PASSING = {"prepare": ["journal.jsonl"], "predict": ["out.csv.partial", "out_failures.csv"], "train": []}
+"""Files that are gone, or not needed, when all went well."""
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Small commands, each of which writes below the folder `OUT` in its working folder."""
+    place = tmp_path_factory.mktemp("planted")
+    data, tests = make_data(place / "data", 4), write_test_data(place / "tests", make_exams(2, split="test"))
+    cache = write_cache(place / "cache", make_exams(4))
+    (place / "recipe.toml").write_text(tomli_w.dumps(make_recipe(epochs=1).model_dump()))
+    (place / "classes.toml").write_text(tomli_w.dumps(make_class_recipe(epochs=1).model_dump()))
+    (place / "labels.csv").write_text(
+        f"file,patient_id,laterality,cancer\n{find_image(data, '97').relative_to(data)},5,R,1\n"
+    )
+    train = ["train", f"{place}/recipe.toml", "--cache", str(cache.folder)]
+    run("-m", "pipeline", *train, "--run", f"{place}/run").check_returncode()
+    image = str(find_image(data, "97"))
+    classes = str(write_class_folder(place / "classes"))
+    prepare = ["--set", "prepare.side=32", "--workers", "0"]
+    predict = ["--data", str(tests), "--probabilities", "--workers", "0"]
+    return {
+        "prepare": ["prepare", str(data), "--cache", OUT, *prepare],
+        "train": [*train, "--run", OUT],
+        "classes": ["train", f"{place}/classes.toml", "--data", classes, "--run", OUT],
+        "predict": ["predict", f"{place}/run", "--out", f"{OUT}/out.csv", *predict],
+        "export": ["export", f"{place}/run", "--out", OUT],
+        "inspect": ["inspect", image, "--out", f"{OUT}/a.png"],
+        "explain": ["explain", f"{place}/run", image, "--out", f"{OUT}/a.png"],
+        "collect": ["collect", str(data), "--labels", f"{place}/labels.csv", "--out", OUT],
+        "phantom": ["phantom", OUT, "--patients", "1", "--rows", "64", "--columns", "64"],
+    }
+
+
+def plant(kind: str, path: Path, elsewhere: Path, *, is_folder: bool) -> None:
+    """Puts something in a file's or a folder's place, a link to what belongs to others for one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "link":
+        path.symlink_to(elsewhere if is_folder else elsewhere / "secret")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        (path / "inside").mkdir(parents=True)
+
+
+def try_at(arguments: list[str], kind: str, name: str, folder: Path, *, is_folder: bool) -> None:
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "secret").write_bytes(SECRET)
+    plant(kind, folder / OUT / name, elsewhere, is_folder=is_folder)
+    began = time.monotonic()
+    ended = run("-m", "pipeline", *arguments, cwd=folder)
+    what = f"a {kind} in place of {name}: {ended}"
+    assert time.monotonic() - began < MOST_SECONDS + 60, what  # much more than that on a busy machine
+    assert "Traceback" not in ended.stderr, what
+    assert ended.returncode in {0, 1, 2}, what
+    assert ended.returncode == 0 or ended.stderr.count("\n") == 1, what
+    assert [path.name for path in elsewhere.iterdir()] == ["secret"], what
+    assert (elsewhere / "secret").read_bytes() == SECRET, what
+    shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["prepare", "train", "classes", "predict", "export", "inspect", "explain", "collect", "phantom"]
+)
+def test_what_is_planted_in_the_place_of_any_output_is_not_followed(
+    commands: dict[str, list[str]], tmp_path: Path, name: str
+) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    run("-m", "pipeline", *commands[name], cwd=whole).check_returncode()
+    written = sorted((whole / OUT).rglob("*"))
+    places = {str(path.relative_to(whole / OUT)): path.is_dir() for path in written}
+    places |= dict.fromkeys(PASSING.get(name, []), False)
+    kinds = ["link"] if name in {"train", "classes", "phantom"} else ["link", "pipe", "folder"]
+    if name == "export":  # which takes long, and whose files are all alike
+        places = dict([*places.items()][:1])
+    for place, is_folder in places.items():
+        for kind in kinds if not is_folder else ["link"]:
+            try_at(commands[name], kind, place, tmp_path / "try", is_folder=is_folder)
