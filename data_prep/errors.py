@@ -1,10 +1,27 @@
 """What can go wrong for a user, as one sentence and an exit code."""
 
+import unicodedata
+
+UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # categories of Unicode; names of files hold anything
+
+
+def printable(text: str) -> str:
+    """Writes characters that would steer a terminal, hide or not be UTF-8 as Python does in quotes."""
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in UNSEEN and character not in "\n\t"
+        else character
+        for character in text
+    )
+
 
 class UserError(Exception):
     """A mistake that the user can mend: the message gives the value, the rule and the way out."""
 
     exit_code = 2
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(printable(sentence).replace("\n", " "))
 
 
 class TrainingStopped(UserError):

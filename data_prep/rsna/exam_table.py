@@ -214,8 +214,8 @@ def require_columns(rows: pd.DataFrame, needed: list[str], split: Split, *, sour
     needed = [*needed, "cancer"] if split == "train" else needed
     missing = [name for name in needed if name not in rows]
     if missing:
-        there = ", ".join(rows.columns) or "none"
-        raise UserError(
+        there = ", ".join(name for name in rows if name in EXAM_COLUMNS) or "none of them"
+        raise UserError(  # other names are not repeated: a file without a header has a patient's values there
             f"{source} lacks the column {', '.join(missing)}: it needs {', '.join(needed)} and has {there}"
         )
     if rows.empty:

@@ -107,8 +107,8 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text like `write_bytes`."""
-    write_bytes(path, text.encode("utf-8"))
+    """Writes UTF-8 text like `write_bytes`; names of files that are none are written with backslashes."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:

@@ -40,15 +40,23 @@ def read_rows(path: Place) -> pd.DataFrame:
             f"cannot read {path} ({error.strerror}): name a CSV file that you may read"
         ) from error
     header = [name.strip() for name in header]
-    twice = [name for place, name in enumerate(header) if name and name in header[:place]]
-    if twice:
-        raise UserError(f"{path} names the column {twice[0]!r} twice: give every column a name of its own")
+    if twice := _find_twice(header):
+        raise UserError(f"{path} names columns {twice[0]} and {twice[1]} alike: give each a name of its own")
     numbered = {row: cells for row, cells in enumerate(records, start=2) if any(cells)}
     sizes = {row: len(cells) for row, cells in numbered.items() if len(cells) != len(header)}
     raise_if_any(
         [Problem(row, f"{size} cells under {len(header)} names") for row, size in sizes.items()], source=path
     )
     return pd.DataFrame(list(numbered.values()), columns=header, index=list(numbered), dtype="str")
+
+
+def _find_twice(header: list[str]) -> tuple[int, int] | None:
+    """Returns the places, from 1, of two columns of one name, which may be a patient's without a header."""
+    places: dict[str, int] = {}
+    for place, name in enumerate(header, start=1):
+        if name and places.setdefault(name, place) != place:
+            return places[name], place
+    return None
 
 
 def raise_if_any(problems: list[Problem], *, source: Place) -> None:

@@ -1,9 +1,12 @@
 """The command `mammo`: puts the commands together, turns errors into one line and an exit code."""
 
+import re
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Annotated, NoReturn
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -38,8 +41,27 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Screening mammograms in; a cross-validated Vision Transformer and a submission out.",
 )
+
+
+def with_local_paths(command: Callable[..., None]) -> Callable[..., None]:
+    """Has a command refuse addresses for its paths: one would be a folder here, any password in its name."""
+
+    @wraps(command)
+    def run(**arguments: Any) -> None:
+        for name, value in arguments.items():
+            for path in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(path, Path) and re.match(r"[A-Za-z][\w+.-]*:/", str(path)):
+                    raise UserError(
+                        f"{name} is an address: name a path on this machine, as only data is read from "
+                        "object storage"
+                    )
+        command(**arguments)
+
+    return run
+
+
 for command in COMMANDS:
-    app.command()(command)
+    app.command()(with_local_paths(command))
 
 
 @app.callback()

@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from data_prep.errors import ImageError, TrainingStopped, UserError
+from data_prep.errors import ImageError, TrainingStopped, UserError, printable
 from data_prep.storage.atomic import require_writable
 from data_prep.storage.places import ImagePath
 
@@ -19,8 +19,18 @@ if TYPE_CHECKING:
 
 NOT_CLEAN = 1  # exit code: finished, but something needs a look
 
-console = Console(soft_wrap=True)
-error_console = Console(stderr=True, soft_wrap=True)
+
+class PlainConsole(Console):
+    """A console whose texts cannot steer the terminal, whatever names and messages they quote."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints as a console does."""
+        super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **options)
+
+
+console = PlainConsole(soft_wrap=True)
+error_console = PlainConsole(stderr=True, soft_wrap=True)
+
 
 DataArgument = Annotated[
     str,
@@ -107,7 +117,7 @@ def show_facts(rows: Iterable[tuple[str, str]]) -> None:
     """Prints names and values."""
     table = Table(show_header=False, box=None)
     for name, value in rows:
-        table.add_row(Text(name, "bold"), Text(value))
+        table.add_row(Text(name, "bold"), Text(printable(value)))
     console.print(table)
 
 

@@ -6,6 +6,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from data_prep.errors import printable
 from pipeline.cli.console import NOT_CLEAN, console, error_console, say
 from pipeline.doctor import Check, run_checks
 
@@ -30,5 +31,5 @@ def _tabulate(checks: list[Check]) -> Table:
     table = Table(show_header=False, box=None)
     for check in checks:
         state = Text("wrong", "bold red") if check.problem else Text("good", "green")
-        table.add_row(state, Text(check.name, "bold"), Text(check.found))
+        table.add_row(state, Text(check.name, "bold"), Text(printable(check.found)))
     return table

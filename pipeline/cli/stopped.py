@@ -1,10 +1,12 @@
 """What a command that a signal has stopped says. Nothing slow is imported: it may happen at any time."""
 
 import os
+import re
 import shlex
 import signal
 import sys
 
+from data_prep.errors import printable
 from pipeline.runtime.torchrun import is_under_torchrun
 
 RESUMABLE = {"demo", "predict", "prepare", "train"}  # the commands that go on where they were stopped
@@ -16,5 +18,6 @@ def describe_stop(number: int) -> str:
         return ""
     words = [word for word in sys.argv[1:] if not word.startswith("-")]
     way_on = "what was done is kept, go on with" if RESUMABLE & set(words[:1]) else "start again with"
-    command = "the same torchrun command" if is_under_torchrun() else shlex.join(["mammo", *sys.argv[1:]])
+    typed = re.sub(r"(://)[^/@]*@", r"\1***@", shlex.join(["mammo", *sys.argv[1:]]))  # no password
+    command = "the same torchrun command" if is_under_torchrun() else printable(typed)
     return f"mammo: stopped by {signal.Signals(number).name}; {way_on}: {command}\n"

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from data_prep.errors import TrainingStopped
+from data_prep.errors import TrainingStopped, printable
 from data_prep.storage.atomic import write_bytes
 from data_prep.storage.files import NotAFile, read_own
 from pipeline.runs.run_folder import TrainingFolder
@@ -39,7 +39,11 @@ def load_checkpoint(folder: TrainingFolder) -> Checkpoint | None:
         except NotAFile:
             raise
         except Exception as error:  # torch.load names no set of errors for damaged files
-            log.warning("%s cannot be read (%s); trying the checkpoint before it", path, type(error).__name__)
+            log.warning(
+                "%s cannot be read (%s); trying the checkpoint before it",
+                printable(str(path)),
+                type(error).__name__,
+            )
         else:
             if path == folder.previous:
                 folder.last.unlink(missing_ok=True)  # else the next save would put it in this one's place

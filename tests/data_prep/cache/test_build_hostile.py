@@ -22,6 +22,8 @@ from data_prep.errors import ImageError
 from data_prep.imageio import codecs
 from data_prep.preprocessing.settings import CodecSettings, PrepareSettings
 from data_prep.rsna.exam_table import read_exams, require_images
+from data_prep.storage import byte_source
+from data_prep.storage.files import open_input
 from tests.data_prep.data_folder import find_image
 from tests.data_prep.dicom_files import make_breast, write_dicom
 from tests.data_prep.reading import prepare_image
@@ -152,12 +154,12 @@ def test_a_network_file_that_goes_stale_while_it_is_read_costs_itself_alone(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Literal["whole", "prefix"]
 ) -> None:
     located = require_images(read_exams(data, "train"), data, "train")
-    stale, opened = find_image(data, "97"), Path.open
+    stale = find_image(data, "97")
 
-    def reopen(path: Path, *arguments: Any, **options: Any) -> Any:
-        return StaleFile(path) if path == stale else opened(path, *arguments, **options)
+    def reopen(path: Path) -> Any:
+        return StaleFile(path) if path == stale else open_input(path)
 
-    monkeypatch.setattr(Path, "open", reopen)
+    monkeypatch.setattr(byte_source, "open_input", reopen)
     codec_settings = CodecSettings(read=read)
     made_by = CacheSettings(split="train", prepare=PrepareSettings(side=32, codecs=codec_settings))
     store = Cache(tmp_path / "cache")

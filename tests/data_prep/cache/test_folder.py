@@ -290,6 +290,6 @@ def test_an_image_that_cannot_be_read_has_a_way_out_that_helps(
     def refuse(_: Path) -> NoReturn:
         raise error
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr("data_prep.cache.images.read_own", refuse)
     with pytest.raises(UserError, match=sentence):
         read_image(tmp_path / "70.png")

@@ -128,9 +128,10 @@ def test_a_folder_without_the_table_is_told_the_layout(tmp_path: Path) -> None:
 
 
 def test_a_missing_column_is_named_with_the_needed_and_the_present_ones(tmp_path: Path) -> None:
-    message = refusal(tmp_path, "7,70,L", header="patient_id,image,laterality")
+    """But not with others: a file without a header has a patient there."""
+    message = refusal(tmp_path, "7,70,L", header="patient_id,Weiherer^Annegret,laterality")
     assert "lacks the column image_id, cancer" in message
-    assert "needs patient_id, image_id, laterality, cancer and has patient_id, image, laterality" in message
+    assert message.endswith("needs patient_id, image_id, laterality, cancer and has patient_id, laterality")
 
 
 @pytest.mark.parametrize(
@@ -238,7 +239,7 @@ def test_many_problems_are_counted_and_the_first_ten_shown(tmp_path: Path) -> No
         (b"", "lacks the column"),
         (HEADER.encode(), "no rows below its header"),
         (f"{HEADER}\n7,70,L,0,5\n".encode(), "row 2: 5 cells under 4 names"),
-        (f"{HEADER},cancer\n7,70,L,0,0\n".encode(), "names the column 'cancer' twice"),
+        (f"{HEADER},cancer\n7,70,L,0,0\n".encode(), "names columns 4 and 5 alike"),
         (f'{HEADER}\n7,"70,L,0\n8,80,L,0\n'.encode(), "is not a CSV"),
         (f"{HEADER}\n7,70,L,0\n".encode("utf-16"), "is not UTF-8 text"),
         (f"{HEADER}\nMüller,70,L,0\n".encode("latin-1"), "is not UTF-8 text"),

@@ -198,6 +198,50 @@ def test_only_the_command_itself_says_whether_it_can_go_on(
     assert ended.errors.splitlines()[-1] == sentence
 
 
+def test_a_stop_repeats_no_password(mammo: Mammo, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop() -> NoReturn:
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(app, "app", stop)
+    ended = mammo("prepare", "s3://user:secret@bucket/data", "--cache", "a\x1b[31m")
+    assert ended.errors.endswith("go on with: mammo prepare 's3://***@bucket/data' --cache 'a\\x1b[31m'\n")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["prepare", "data", "--cache"],
+        ["train", "recipe.toml", "--cache"],
+        ["evaluate"],
+        ["compare", "run"],
+        ["predict", "run", "--data", "data", "--out"],
+        ["check"],
+    ],
+)
+def test_an_address_is_no_path(
+    mammo: Mammo, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: list[str]
+) -> None:
+    """It would become a folder, with the password in its name."""
+    monkeypatch.chdir(tmp_path)
+    more = ["--data", "data"] if command == ["check"] else []
+    ended = mammo(*command, "s3://user:secret@bucket/x", *more)
+    assert_one_sentence(ended, 2, " is an address: name a path on this machine")
+    assert "secret" not in ended.errors
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31mb", "a\u202eb", "a\nb", "a\udcffb"])
+def test_names_cannot_steer_the_terminal(mammo: Mammo, name: str) -> None:
+    for command in (["evaluate", name], ["inspect", name], ["verify", name], ["train", name, "--cache", "c"]):
+        ended = mammo(*command)
+        assert ended.exit_code == 2
+        assert ended.errors.count("\n") == 1
+        assert name not in ended.errors
+        assert ended.errors.isprintable() or set(ended.errors) - set("\n") == {
+            c for c in ended.errors if c.isprintable()
+        }
+
+
 # Images that cannot be used
 
 

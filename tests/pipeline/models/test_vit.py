@@ -146,10 +146,14 @@ def test_timm_takes_the_weights_too(shape: dict) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("image_size", "pool", "qkv_bias"),
-    [(224, "cls", True), (224, "cls", False), (224, "gap", True), (512, "cls", True)],
+    ("variant", "image_size", "pool", "qkv_bias"),
+    [
+        (name, 224, *options)
+        for name in TIMM_NAMES
+        for options in (("cls", True), ("cls", False), ("gap", True))
+    ]
+    + [("S/16", 512, "cls", True)],
 )
-@pytest.mark.parametrize("variant", TIMM_NAMES)
 def test_published_sizes_are_timms(variant: str, image_size: int, pool: str, qkv_bias: bool) -> None:
     channels = 3 if image_size == 224 else 1
     ours = make_variant(
