@@ -204,7 +204,7 @@ def test_a_stop_repeats_no_password(mammo: Mammo, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(app, "app", stop)
     ended = mammo("prepare", "s3://user:secret@bucket/data", "--cache", "a\x1b[31m")
-    assert ended.errors.endswith("go on with: mammo prepare 's3://***@bucket/data' --cache 'a\\x1b[31m'\n")
+    assert ended.errors.endswith("go on with: mammo prepare s3://***@bucket/data --cache 'a\\x1b[31m'\n")
 
 
 @pytest.mark.parametrize(
@@ -237,9 +237,7 @@ def test_names_cannot_steer_the_terminal(mammo: Mammo, name: str) -> None:
         assert ended.exit_code == 2
         assert ended.errors.count("\n") == 1
         assert name not in ended.errors
-        assert ended.errors.isprintable() or set(ended.errors) - set("\n") == {
-            c for c in ended.errors if c.isprintable()
-        }
+        assert ended.errors.removesuffix("\n").isprintable()
 
 
 # Images that cannot be used

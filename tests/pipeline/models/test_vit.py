@@ -52,6 +52,8 @@ CHANGES = {
     "gradient_checkpointing": True,
     "num_classes": 3,
 }
+KINDS_OF_TIMMS = [("cls", True), ("cls", False), ("gap", True)]
+"""Of pooling, and of biases in the attention."""
 TIMM_NAMES = {
     "Ti/16": "vit_tiny_patch16_224",
     "S/16": "vit_small_patch16_224",
@@ -147,12 +149,8 @@ def test_timm_takes_the_weights_too(shape: dict) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "image_size", "pool", "qkv_bias"),
-    [
-        (name, 224, *options)
-        for name in TIMM_NAMES
-        for options in (("cls", True), ("cls", False), ("gap", True))
-    ]
-    + [("S/16", 512, "cls", True)],
+    [("S/16", 512, "cls", True)]
+    + [(variant, 224, pool, qkv_bias) for variant in TIMM_NAMES for pool, qkv_bias in KINDS_OF_TIMMS],
 )
 def test_published_sizes_are_timms(variant: str, image_size: int, pool: str, qkv_bias: bool) -> None:
     channels = 3 if image_size == 224 else 1
