@@ -99,7 +99,8 @@ class _Door(BaseHTTPRequestHandler):
     """Passes requests on to moto, but for the faults.
 
     drop: no answer. cut: half of the promised body. short: less than was asked for, as if that were all.
-    drip: a byte now and then, so that it is never silent. whole: as a server does that knows no ranges.
+    drip: a byte now and then, so that it is never silent. endless: zeros, and no end. http...: a redirection
+    to that server. whole: as a server does that knows no ranges.
     """
 
     protocol_version = "HTTP/1.1"
@@ -118,6 +119,10 @@ class _Door(BaseHTTPRequestHandler):
             fault = ""
         if fault == "drop":
             self.close_connection = True
+        elif fault.startswith("http"):
+            self._answer(302, {"Location": fault + path}, b"")
+        elif fault == "endless":
+            self._send_for_ever()
         elif fault.isdigit():
             self._answer(int(fault), {}, b"<Error><Code>Fault</Code><Message>secret</Message></Error>")
         else:
@@ -152,6 +157,15 @@ class _Door(BaseHTTPRequestHandler):
                     self.wfile.write(sent[start : start + size])
                     time.sleep(DRIP_S if fault == "drip" else 0.0)
         self.close_connection |= fault == "cut"
+
+    def _send_for_ever(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        chunk = b"100000\r\n" + bytes(2**20) + b"\r\n"
+        with contextlib.suppress(ConnectionError):
+            while True:
+                self.wfile.write(chunk)
 
     def log_message(self, *_: object) -> None:
         pass

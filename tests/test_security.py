@@ -144,7 +144,7 @@ def test_nothing_that_is_read_is_executed_and_no_shell_or_network_is_used(path: 
 
 OPENERS = {"safe_open", "load_file", "load", "imread"}
 """What opens a file by the name that it is given: of paths that `files` has looked at."""
-LOOKED_AT = {"require_own", "require_input", "BytesIO"}
+LOOKED_AT = {"require_own", "require_input", "BytesIO", "stream"}
 READS = {  # a call of one of these names reads nothing that may be a pipe or a link, in these modules alone
     "open": {"files.py", "byte_source.py", "dicom.py", "raster.py"},  # ByteSource.open, which asks `files`
     "read_text": {"resource_limits.py"},  # of the system's own

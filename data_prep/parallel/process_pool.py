@@ -22,6 +22,8 @@ from multiprocessing.reduction import ForkingPickler
 from threading import Lock
 from typing import Any, Self, TypeVar
 
+from data_prep.parallel.resource_limits import limit_memory
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -167,6 +169,7 @@ def _answer(task: bytes, on_start: Callable[[], None]) -> memoryview:
     try:
         function, item = ForkingPickler.loads(task)
         on_start()  # all that had to be imported is
+        limit_memory()
         return ForkingPickler.dumps((function(item), None))
     except Exception as error:  # raised where the result is awaited
         story = traceback.format_exc()

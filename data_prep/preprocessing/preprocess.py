@@ -71,6 +71,8 @@ def preprocess(path: ImagePath, settings: PrepareSettings, *, laterality: str | 
         return _preprocess(path, settings, laterality)
     except ImageError:
         raise
+    except MemoryError as error:
+        raise ImageError("too_large", "decoding it takes more memory than one image may") from error
     except Exception as error:  # whatever a hostile file brings about; its text may quote the file
         raise ImageError("error", f"the file brought about an unforeseen {type(error).__name__}") from error
 

@@ -10,7 +10,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import cache
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ NUM_TRIES = 4  # of each request
 FIRST_WAIT_S = 0.5  # before the second try, and twice as long before each further one
 REQUEST_TIMEOUT_S = 10
 """For a connection, or for the next bytes; four times that is less than an image may take."""
+MAX_BYTES = 2**28  # of one answer; no file of which mammo takes all is longer
 DEADLINE_S = 60.0  # for an answer as a whole, all tries together, however it drips
 
 URL = re.compile(r"([a-z][a-z0-9+.-]*)://([^/]*)")
@@ -39,9 +40,13 @@ def protocol_of(url: str) -> str:
     return url.partition("://")[0]
 
 
-def has_changed() -> OSError:
-    """Returns what to raise for an object that is another one than it was; it is not asked for again."""
-    return OSError(errno.ESTALE, "it changed while it was read")
+class Refused(OSError):
+    """What a store sends is not taken, and not asked for again; the sentence is our own."""
+
+
+def has_changed() -> Refused:
+    """Returns what to raise for an object that is another one than it was."""
+    return Refused(errno.ESTALE, "it changed while it was read")
 
 
 def read_version(url: str, etag: str, start: int, end: int) -> bytes:
@@ -105,8 +110,8 @@ def _judge(error: Exception) -> tuple[OSError, bool]:
     """Returns what to raise for an error of a store, and whether to try again."""
     if isinstance(error, UserError):  # of `open_store`, in a worker
         return OSError(errno.ENOPKG, str(error)), False
-    if isinstance(error, OSError) and error.errno == errno.ESTALE:  # our own
-        return error, False
+    if refused := next((one for one in _causes(error) if isinstance(one, Refused)), None):
+        return refused, False
     status = _find_status(error)
     if status is None and error.__cause__ is None:  # with a cause, "absent" is fsspec's word for any failure
         plain = {PermissionError: 403, FileNotFoundError: 404}  # of stores that hide the status
@@ -134,9 +139,16 @@ def _judge_silence(error: Exception) -> tuple[OSError, bool]:
     return OSError(errno.EIO, "the connection to the store broke"), True
 
 
-def _find_status(error: BaseException | None) -> int | None:
-    """Returns the HTTP status that is behind an error of aiohttp, botocore or what wraps them."""
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an error and what it was raised from."""
     while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _find_status(outer: BaseException) -> int | None:
+    """Returns the HTTP status that is behind an error of aiohttp, botocore or what wraps them."""
+    for error in _causes(outer):
         response = getattr(error, "response", None)
         if isinstance(response, dict):
             status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -145,7 +157,6 @@ def _find_status(error: BaseException | None) -> int | None:
             status = getattr(error, "status", None) or (is_code and getattr(error, "code", None))
         if isinstance(status, int) and status >= 300:
             return status
-        error = error.__cause__
     return None
 
 
@@ -183,16 +194,44 @@ def _connect(protocol: str, host: str, _process: int) -> Any:
     return store
 
 
+def _choose_http_options() -> dict[str, Any]:
+    """Time limits, no answer longer than a file may be, and no redirection to another server."""
+    import aiohttp  # noqa: PLC0415  an optional extra
+    import yarl  # noqa: PLC0415  aiohttp's own
+
+    class Response(aiohttp.ClientResponse):  # type: ignore[misc]  # without the extra it is Any
+        async def read(self) -> bytes:
+            parts, num_bytes = [], 0
+            async for part in self.content.iter_chunked(2**16):
+                num_bytes += len(part)
+                if num_bytes > MAX_BYTES:
+                    self.close()
+                    raise Refused(errno.EFBIG, f"it is longer than {MAX_BYTES:,} bytes")
+                parts.append(part)
+            return b"".join(parts)
+
+    async def look(_session: Any, _context: Any, redirect: aiohttp.TraceRequestRedirectParams) -> None:
+        there = yarl.URL(redirect.response.headers.get("Location", ""))
+        if there.is_absolute() and there.origin() != redirect.url.origin():
+            raise Refused(errno.EXDEV, "it leads to another server, which is not asked")
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_redirect.append(look)
+    return {
+        "timeout": aiohttp.ClientTimeout(
+            total=None, sock_connect=REQUEST_TIMEOUT_S, sock_read=REQUEST_TIMEOUT_S
+        ),
+        "trust_env": True,
+        "headers": {"Accept-Encoding": "identity"},  # a range of compressed bytes is of no use
+        "response_class": Response,
+        "trace_configs": [trace],
+    }
+
+
 def _choose_options(protocol: str) -> dict[str, Any]:
     """Time limits, and no retries but ours, where we know how to ask for them."""
     if protocol in HTTP:
-        import aiohttp  # noqa: PLC0415  an optional extra
-
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=REQUEST_TIMEOUT_S, sock_read=REQUEST_TIMEOUT_S
-        )
-        as_it_is = {"Accept-Encoding": "identity"}  # a range of compressed bytes is of no use
-        return {"client_kwargs": {"timeout": timeout, "trust_env": True, "headers": as_it_is}}
+        return {"client_kwargs": _choose_http_options()}
     if protocol in S3:
         limits = {
             "connect_timeout": REQUEST_TIMEOUT_S,

@@ -50,7 +50,7 @@ def with_local_paths(command: Callable[..., None]) -> Callable[..., None]:
     def run(**arguments: Any) -> None:
         for name, value in arguments.items():
             for path in value if isinstance(value, list | tuple) else [value]:
-                if isinstance(path, Path) and re.match(r"[A-Za-z][\w+.-]*:/", str(path)):
+                if isinstance(path, Path) and re.match(r"[A-Za-z][\w+.-]+:/", str(path)):
                     raise UserError(
                         f"{name} is an address: name a path on this machine, as only data is read from "
                         "object storage"

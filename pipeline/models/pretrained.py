@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors.torch
-import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from data_prep.errors import UserError
-from data_prep.storage.files import parse_json, require_input
+from data_prep.storage.files import open_input, parse_json, require_input
 from pipeline.models.normalization import MEAN, STD
+from pipeline.models.torch_file import load_tensors
 from pipeline.models.weights_file import WEIGHTS_ENTRY
 from pipeline.runtime.torchvision_compat import allow_torchvision_import
 
@@ -129,9 +129,8 @@ def read_file(path: Path, normalization: Normalization) -> PretrainedWeights:
         )
     try:
         if path.suffix == ".pth":
-            return PretrainedWeights(
-                str(path), _unwrap(torch.load(require_input(path), "cpu", weights_only=True)), normalization
-            )
+            with open_input(path) as stream:
+                return PretrainedWeights(str(path), _unwrap(load_tensors(stream)), normalization)
         with safe_open(require_input(path), framework="pt") as file:
             metadata = file.metadata() or {}
         tensors = safetensors.torch.load_file(require_input(path))

@@ -1,8 +1,10 @@
 """`model.safetensors`: the weights that predict, with the shift that undoes the sampler's prior."""
 
 import json
+from collections.abc import Mapping, Sequence
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 
 from data_prep.errors import UserError
@@ -31,6 +33,19 @@ def save_weights(
     write_bytes(folder.weights, safetensors.torch.save(weights, {WEIGHTS_ENTRY: json.dumps(about)}))
 
 
+def require_shapes(settings: ModelSettings, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Makes sure, before any memory is taken, that a file holds the tensors of such a model.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    with torch.device("meta"):
+        model = VisionTransformer(settings)
+    expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    if expected != {name: list(shape) for name, shape in shapes.items()}:
+        raise ValueError("its tensors are not those of the settings' model")
+
+
 def load_weights(folder: TrainingFolder, settings: ModelSettings) -> tuple[VisionTransformer, float]:
     """Returns a fold's model in evaluation mode, and its logit shift.
 
@@ -39,7 +54,9 @@ def load_weights(folder: TrainingFolder, settings: ModelSettings) -> tuple[Visio
     """
     try:
         with safe_open(require_own(folder.weights), framework="pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+            names = list(file.keys())
+            require_shapes(settings, {name: file.get_slice(name).get_shape() for name in names})
+            weights = {name: file.get_tensor(name) for name in names}
             shift = float(parse_json(file.metadata()[WEIGHTS_ENTRY].encode())["logit_shift"])
         model = VisionTransformer(settings)
         model.load_state_dict(weights)

@@ -8,7 +8,8 @@ import torch
 
 from data_prep.errors import TrainingStopped, printable
 from data_prep.storage.atomic import write_bytes
-from data_prep.storage.files import NotAFile, read_own
+from data_prep.storage.files import NotAFile, open_own
+from pipeline.models.torch_file import load_tensors
 from pipeline.runs.run_folder import TrainingFolder
 
 Checkpoint = dict[str, Any]
@@ -35,7 +36,8 @@ def load_checkpoint(folder: TrainingFolder) -> Checkpoint | None:
     candidates = [path for path in (folder.last, folder.previous) if path.exists()]
     for path in candidates:
         try:
-            checkpoint: Checkpoint = torch.load(io.BytesIO(read_own(path)), "cpu", weights_only=True)
+            with open_own(path) as stream:
+                checkpoint: Checkpoint = load_tensors(stream)
         except NotAFile:
             raise
         except Exception as error:  # torch.load names no set of errors for damaged files

@@ -16,6 +16,7 @@ import pytest
 
 from data_prep.parallel.executor import map_unordered
 from data_prep.parallel.process_pool import SPAWN, ProcessEnded, ProcessPool
+from data_prep.parallel.resource_limits import MOST_MEMORY
 
 LARGE = 2**18  # bytes: a pipe holds a quarter of that, so that a process is often killed while it answers
 
@@ -186,6 +187,19 @@ def test_what_cannot_be_sent_is_an_error_and_no_end_of_a_process() -> None:
         with pytest.raises(RuntimeError, match="Unsendable: 3 and 4"):
             pool.submit(raise_unsendable, 3, timeout_s=60).result()
         assert pool.submit(sleep, 0, timeout_s=60).result() == first
+
+
+def take_memory(num_bytes: int) -> int:
+    return np.empty(num_bytes, np.uint8).nbytes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
+def test_an_item_that_takes_too_much_memory_costs_only_itself() -> None:
+    with ProcessPool(1) as pool:
+        assert pool.submit(take_memory, MOST_MEMORY // 2, timeout_s=60).result() == MOST_MEMORY // 2
+        with pytest.raises(MemoryError):
+            pool.submit(take_memory, MOST_MEMORY + 2**28, timeout_s=60).result()
+        assert pool.submit(take_memory, 1, timeout_s=60).result() == 1
 
 
 ORPHAN = """

@@ -177,6 +177,25 @@ def test_an_answer_that_drips_is_given_up(
     assert len(store.faults) >= 7, "the time is for all tries together"
 
 
+def test_an_answer_without_an_end_is_given_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_store, "MAX_BYTES", 2**22)
+    put(store, "http")
+    store.faults = ["endless"] * 9
+    with pytest.raises(OSError, match="it is longer than 4,194,304 bytes"):
+        to_place(f"{store.http}/file").read_bytes()
+    assert len(store.faults) == 8, "it is not asked for again"
+
+
+def test_a_redirection_is_followed_on_the_same_server_alone(store: Store) -> None:
+    file = put(store, "http")
+    store.faults = [f"http://{store.address}"]
+    assert Download(file).read(0, len(CONTENT)) == CONTENT
+    store.faults = ["http://127.0.0.2:1"] * 9
+    with pytest.raises(OSError, match="it leads to another server, which is not asked"):
+        Download(file).read(0, 1)
+    assert len(store.faults) == 8, "it is not asked for again"
+
+
 @each_protocol
 @pytest.mark.parametrize(
     ("fault", "sentence"),

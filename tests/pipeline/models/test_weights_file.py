@@ -60,6 +60,13 @@ def test_foreign_weights_are_a_user_error(folder: FoldFolder, content: bytes) ->
         load_weights(folder, MODEL)
 
 
+def test_settings_of_a_giant_take_no_memory(folder: FoldFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_weights(folder, VisionTransformer(MODEL), logit_shift=0.0, num_classes=1)
+    giant = MODEL.model_copy(update={"width": 8192, "depth": 128, "num_heads": 128, "drop_path": 0.1})
+    with pytest.raises(UserError, match="does not hold this run's model"):
+        load_weights(folder, giant)  # of 400 GB in float32
+
+
 def test_missing_weights_are_a_user_error(folder: FoldFolder) -> None:
     with pytest.raises(UserError, match="does not hold this run's model"):
         load_weights(folder, MODEL)
