@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one test process per core, so o
 os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
+    "RAY_worker_niceness": "0",  # else Ray's processes starve beside other work
 }  # ray reads these once, when it is imported
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 

@@ -18,6 +18,7 @@ from data_prep.parallel import ray_cluster as cluster_module
 from data_prep.parallel.executor import Outcome, map_unordered
 from data_prep.parallel.ray_cluster import Cluster, connect
 from data_prep.parallel.ray_worker import SINGLE_THREADED
+from tests import forked
 from tests.campaigns.load import find_left
 from tests.data_prep.data_folder import make_data, snapshot, spoil
 from tests.ray_nodes import Nodes, wait_until
@@ -240,6 +241,27 @@ def test_without_an_address_ray_runs_here_for_as_long_as_the_command(
     run = start(data, cache, "--engine", "ray", "--workers", "1")
     assert finish(run, cache) == expected
     assert find_left(run.pid) == []
+
+
+LISTENERS = """
+import psutil
+from data_prep.parallel.ray_cluster import connect
+
+with connect(None):
+    here = psutil.Process()
+    for process in [here, *here.children(recursive=True)]:
+        for connection in process.net_connections(kind="inet"):
+            if connection.status == psutil.CONN_LISTEN:
+                print(connection.laddr.ip.removeprefix("::ffff:"))
+"""
+
+
+def test_ray_on_this_machine_alone_listens_to_nobody_else() -> None:
+    pytest.importorskip("psutil")
+    ended = forked.run("-c", LISTENERS)
+    assert ended.returncode == 0, ended.stderr
+    assert len(ended.stdout.split()) > 3
+    assert set(ended.stdout.split()) == {"127.0.0.1"}
 
 
 def test_a_wrong_token_is_one_sentence(nodes: Nodes, data: Path, tmp_path: Path) -> None:
