@@ -26,6 +26,7 @@ FINDINGS ?= /tmp/mammo-findings
 campaign: $(READY)
 	$(BIN)/python -m tests.campaigns.fuzz --executions 200000 --out $(FINDINGS)
 	$(BIN)/python -m tests.campaigns.kills --kills 100
+	$(BIN)/python -m tests.campaigns.stops --stops 30
 	$(BIN)/python -m tests.campaigns.load --images 20000
 
 hashes: $(READY)
