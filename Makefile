@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check campaign hashes clean
+.PHONY: demo test check campaign audit hashes clean
 
 demo: $(READY)
 	$(BIN)/mammo demo
@@ -29,13 +29,19 @@ campaign: $(READY)
 	$(BIN)/python -m tests.campaigns.stops --stops 30
 	$(BIN)/python -m tests.campaigns.load --images 20000
 
+# Known weaknesses of the pinned versions, from PyPI's advisories: needs a network.
+audit:
+	$(PYTHON) -m venv .audit
+	.audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	.audit/bin/pip-audit --disable-pip --no-deps -r constraints-hashed.txt
+
 hashes: $(READY)
 	$(BIN)/python .ci/hash_constraints.py
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .audit .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -2,8 +2,8 @@
 
     make hashes
 
-Asks pip alone, by its installation report. Left out are torch, torchvision and what they pull in: those are
-installed first, from the index that the machine's torch comes from.
+Asks pip alone, by its installation report. Left out are torch and torchvision, of which each machine takes
+the build that suits it.
 """
 
 import json
@@ -13,22 +13,19 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-WITH_TORCH = {
-    *{"torch", "torchvision", "filelock", "fsspec", "jinja2", "markupsafe", "mpmath", "networkx", "numpy"},
-    *{"pillow", "setuptools", "sympy", "typing-extensions"},
-}
+LEFT_OUT = {"torch", "torchvision"}
 HEADER = """\
 # The packages of constraints.txt with the SHA-256 of their wheels for Python 3.11 on Linux x86_64, but for
-# torch, torchvision and what they pull in. Made from constraints.txt by `make hashes`, which asks pip's own
-# report: `pip install --dry-run --ignore-installed --no-deps --report`. To install no other files, after
-# torch and torchvision: pip install --require-hashes --no-deps -r constraints-hashed.txt
+# torch and torchvision. Made from constraints.txt by `make hashes`, which asks pip's own report:
+# `pip install --dry-run --ignore-installed --no-deps --report`. To install no other files, and torch after
+# them: pip install --require-hashes --no-deps -r constraints-hashed.txt
 """
 
 
 def read_pins(path: Path) -> list[str]:
-    """Returns the lines NAME==VERSION, without those that come with torch."""
+    """Returns the lines NAME==VERSION, without those of torch."""
     pins = [line.split("#")[0].strip() for line in path.read_text().splitlines()]
-    return [pin for pin in pins if pin and normalize(pin.split("==")[0]) not in WITH_TORCH]
+    return [pin for pin in pins if pin and normalize(pin.split("==")[0]) not in LEFT_OUT]
 
 
 def normalize(name: str) -> str:

@@ -250,9 +250,11 @@ def _column_problems(header: list[str], records: dict[int, list[str]]) -> list[s
         advice = (
             "; separate them by commas" if len(header) == 1 and re.search(r"[;\t]", header[0]) else advice
         )
-        problems.append(
-            f"the columns must be prediction_id, cancer, but are {', '.join(map(repr, header))}{advice}"
-        )
+        meant = {_essence(name) for name in SUBMISSION_COLUMNS}
+        known = [repr(name) for name in header if _essence(name) in meant]  # others may be a patient's values
+        others = f"{len(header) - len(known)} of other names" if len(known) < len(header) else ""
+        there = " and ".join(filter(None, [", ".join(known), others]))
+        problems.append(f"the columns must be prediction_id, cancer, but are {there}{advice}")
     if not records:
         problems.append("there are no rows")
     return problems

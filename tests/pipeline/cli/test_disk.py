@@ -92,10 +92,11 @@ def nothing(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("free_kb", "sentence"), [(100, "disk full at "), (12, "a cache of 12 images more needs ")]
+    ("free_kb", "sentence"),
+    [(0, "disk full at "), (100, "disk full at "), (12, "a cache of 12 images more needs ")],
 )
 def test_prepare_stops_and_goes_on(nothing: Path, tmp_path: Path, free_kb: int, sentence: str) -> None:
-    """Half way through, or before its first image where they cannot fit at all."""
+    """Before its lock is written, half way through, and before its first image where they cannot fit."""
     data = tmp_path / "data"
     write_phantoms(data, num_patients=3, seed=0, rows=320, columns=256)
     command = ["prepare", data, "--set", "prepare.side=160", "--workers", "0", "--cache"]
@@ -109,12 +110,17 @@ def test_prepare_stops_and_goes_on(nothing: Path, tmp_path: Path, free_kb: int, 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("free_kb", "sentence"),
-    [(8, "disk full at "), (100, "to keep the weights of 1 training"), (330, "fold_0: free")],
+    [
+        (0, "disk full at "),
+        (8, "disk full at "),
+        (100, "to keep the weights of 1 training"),
+        (330, "fold_0: free"),
+    ],
 )
 def test_train_stops_and_goes_on(
     cache: Cache, unbroken: Run, nothing: Path, tmp_path: Path, free_kb: int, sentence: str
 ) -> None:
-    """At its first file, before its first epoch where its weights cannot fit, and at a later checkpoint."""
+    """At its lock, its first file, before its first epoch where its weights cannot fit, and later."""
     config = tmp_path / "config.toml"
     config.write_text(tomli_w.dumps(make_recipe().model_dump()))
     command = ["train", config, "--cache", cache.folder, "--run", "run", "--fold", "0"]
@@ -128,10 +134,11 @@ def test_train_stops_and_goes_on(
 
 
 @pytest.mark.slow
-def test_pack_stops_and_goes_on(cache: Cache, tmp_path: Path) -> None:
+@pytest.mark.parametrize("free_kb", [0, 12])
+def test_pack_stops_and_goes_on(cache: Cache, tmp_path: Path, free_kb: int) -> None:
     before = tmp_path / "before"
     shutil.copytree(cache.folder, before / "cache")
-    told = run_on_small_disk(tmp_path, before, "pack", "cache", "--workers", "0", free_kb=12)
+    told = run_on_small_disk(tmp_path, before, "pack", "cache", "--workers", "0", free_kb=free_kb)
     assert_one_sentence(told)
     packed = Cache(told.left / "cache")
     assert is_packed(packed)

@@ -231,6 +231,11 @@ def test_names_are_taken_as_kaggle_takes_them(folder: Path, header: str) -> None
     assert problem.startswith("the columns must be prediction_id, cancer, but are ")
 
 
+def test_names_that_nobody_knows_are_not_repeated(folder: Path) -> None:
+    (problem, *_) = problems_of(folder, "7_R,0.1", header="Weiherer^Annegret,cancer")
+    assert problem == "the columns must be prediction_id, cancer, but are 'cancer' and 1 of other names"
+
+
 def test_a_row_of_empty_cells_is_a_row(folder: Path) -> None:
     problems = problems_of(folder, "7_R,0.1", "7_L,0", "12_L,1", ",")
     assert problems == [
