@@ -3,6 +3,7 @@
 import sys
 from typing import NoReturn
 
+from data_prep.errors import printable
 from pipeline.cli.stopped import describe_stop
 from pipeline.runtime.signals import watch_signals
 
@@ -21,7 +22,7 @@ def _leave(error: Exception) -> NoReturn:
     """Says why nothing can run; to `mammo doctor`, all that is wrong, without the packages that may be."""
     if sys.argv[1:2] != ["doctor"]:
         print(
-            f"mammo: a package is missing or broken ({type(error).__name__}: {error}): "
+            f"mammo: a package is missing or broken ({type(error).__name__}: {printable(str(error))}): "
             "see `mammo doctor` for what mends it",
             file=sys.stderr,
         )
@@ -30,9 +31,9 @@ def _leave(error: Exception) -> NoReturn:
 
     for check in doctor.run_checks():
         state = "wrong" if check.problem else "good "
-        print(f"{state}  {check.name}  {check.found}")
+        print(f"{state}  {check.name}  {printable(check.found)}")
         if check.problem:
-            print(check.sentence, file=sys.stderr)
+            print(printable(check.sentence), file=sys.stderr)
     sys.exit(1)
 
 

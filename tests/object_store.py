@@ -121,6 +121,8 @@ class _Door(BaseHTTPRequestHandler):
             self.close_connection = True
         elif fault.startswith("http"):
             self._answer(302, {"Location": fault + path}, b"")
+        elif fault.startswith("URI http"):  # an older name of that header
+            self._answer(302, {"URI": fault.removeprefix("URI ") + path}, b"")
         elif fault == "endless":
             self._send_for_ever()
         elif fault.isdigit():

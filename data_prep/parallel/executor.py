@@ -103,6 +103,8 @@ def _outcome(item: Item, future: "Future[Result]", timeout_s: float) -> Outcome[
         return Outcome(item, future.result())
     except TimeoutError:
         return Outcome(item, None, "timeout", f"it took more than {timeout_s:g} s, twice")
+    except MemoryError:
+        return Outcome(item, None, "too_large", "it takes more memory than there is, twice")
     except ProcessEnded as error:
         if error.exit_code == -signal.SIGKILL:
             return Outcome(item, None, "killed", KILLED_TWICE)

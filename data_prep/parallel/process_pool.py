@@ -22,8 +22,6 @@ from multiprocessing.reduction import ForkingPickler
 from threading import Lock
 from typing import Any, Self, TypeVar
 
-from data_prep.parallel.resource_limits import limit_memory
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -169,7 +167,6 @@ def _answer(task: bytes, on_start: Callable[[], None]) -> memoryview:
     try:
         function, item = ForkingPickler.loads(task)
         on_start()  # all that had to be imported is
-        limit_memory()
         return ForkingPickler.dumps((function(item), None))
     except Exception as error:  # raised where the result is awaited
         story = traceback.format_exc()

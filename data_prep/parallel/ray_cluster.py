@@ -259,6 +259,7 @@ def connect(address: str | None) -> Iterator[Cluster]:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on Linux too: listen on loopback alone
         os.environ.setdefault("RAY_worker_niceness", "0")  # what it is without Ray, whose own is 15
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")  # which takes SIGTERM too
     import ray
 
     options = {"include_dashboard": False} if address is None else {}

@@ -4,6 +4,7 @@ Needs nothing but Python: the doctor asks it where packages are broken.
 """
 
 import math
+import multiprocessing
 import os
 import resource
 import sys
@@ -68,8 +69,11 @@ def _read_words(path: Path) -> list[str]:
 
 @cache
 def limit_memory() -> None:
-    """Limits the address space, so that a hostile file costs itself, and not the machine's memory."""
-    if sys.platform == "linux":
+    """Limits a worker's address space, so that a hostile file costs itself, and not the machine's memory.
+
+    For what decodes, as files that are mapped into memory count too. Does nothing in a command's own process.
+    """
+    if sys.platform == "linux" and multiprocessing.parent_process() is not None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + MOST_MEMORY
         _, most = resource.getrlimit(resource.RLIMIT_AS)

@@ -9,6 +9,7 @@ from data_prep.errors import ImageError
 from data_prep.imageio.dicom import open_dicom
 from data_prep.imageio.frame import Box, Display, Frame, Image, ImageFile
 from data_prep.imageio.raster import RASTER_SUFFIXES, RasterFile, open_raster
+from data_prep.parallel.resource_limits import limit_memory
 from data_prep.preprocessing.breast_segmentation import SEARCH_SIDE_PX, find_breast
 from data_prep.preprocessing.placement import find_level, find_support, fit_box, fit_to_square
 from data_prep.preprocessing.quality_checks import (
@@ -67,6 +68,7 @@ def preprocess(path: ImagePath, settings: PrepareSettings, *, laterality: str | 
     Raises:
         ImageError: if the file cannot be used; the reason code says why. No file raises anything else.
     """
+    limit_memory()
     try:
         return _preprocess(path, settings, laterality)
     except ImageError:

@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 import pandas as pd
 
 from data_prep.errors import DiskFull, FolderInUse, UserError
-from data_prep.storage.files import NotAFile, open_own, parse_json, read_own
+from data_prep.storage.files import NotAFile, open_own, parse_json, read_own, require_ordinary
 
-TEMPORARY_PREFIX = ".tmp-"  # then the process that writes it, what nobody can guess, and the name it gets
+TEMPORARY_PREFIX = ".tmp-"  # then the writer's process id, a random part, and the final name
 FORMULA = r"[=+\-@\t\r]"
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -76,6 +76,7 @@ def preallocate(path: Path, num_bytes: int) -> Iterator[BinaryIO]:
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """Yields a stream on a temporary file that is flushed and renamed when the block ends well."""
+    require_ordinary(path)
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
     try:
         with open_own(temporary, "xb") as stream:
@@ -154,6 +155,10 @@ def require_writable(path: Path) -> None:
     make_folder(path.parent)
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file")
+    try:
+        require_ordinary(path)
+    except OSError as error:
+        raise as_user_error(error, path) from error
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"cannot write to {path.parent}: choose a folder that you may write to")
 

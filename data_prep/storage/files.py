@@ -31,7 +31,7 @@ FLAGS = {
 
 
 class NotAFile(OSError):
-    """Something else stands where a file or a folder belongs."""
+    """Something else is in the place of a file or a folder."""
 
     @classmethod
     def at(cls, path: Path, mode: int, wanted: str = "file") -> "NotAFile":
@@ -62,7 +62,7 @@ def open_own(path: Path, mode: str = "rb") -> BinaryIO:
 
 
 def _open(path: Path, mode: str, found: os.stat_result | None, flags: int) -> BinaryIO:
-    """Looks before it opens, as to open a device may do something, and afterwards, as it may be another."""
+    """Looks first, since opening a device may have effects, and afterwards, since it may be swapped."""
     if found is not None and not stat.S_ISREG(found.st_mode):
         raise NotAFile.at(path, found.st_mode)
     descriptor = os.open(path, FLAGS[mode] | flags | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
@@ -106,6 +106,21 @@ def real_folder(path: Path) -> Path:
     if not stat.S_ISDIR(mode):
         raise NotAFile.at(path, mode, "folder")
     return path
+
+
+def require_ordinary(path: Path) -> None:
+    """Makes sure that what a new file would replace is no pipe, device or socket, nor a link to one.
+
+    Raises:
+        NotAFile: if it is.
+    """
+    for look in (path.lstat, path.stat):
+        try:
+            mode = look().st_mode
+        except OSError:  # absent, or a link that leads nowhere
+            continue
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)):
+            raise NotAFile.at(path, mode)
 
 
 def read_own(path: Path) -> bytes:

@@ -24,7 +24,8 @@ FIRST_WAIT_S = 0.5  # before the second try, and twice as long before each furth
 REQUEST_TIMEOUT_S = 10
 """For a connection, or for the next bytes; four times that is less than an image may take."""
 MAX_BYTES = 2**28  # of one answer; no file of which mammo takes all is longer
-DEADLINE_S = 60.0  # for an answer as a whole, all tries together, however it drips
+DEADLINE_S = 45.0  # for an answer as a whole, all tries together; less than an image may take
+LISTING_DEADLINE_S = 900.0  # for a listing, which takes a request per thousand files
 
 URL = re.compile(r"([a-z][a-z0-9+.-]*)://([^/]*)")
 HTTP = {"http", "https"}
@@ -64,17 +65,17 @@ def read_version(url: str, etag: str, start: int, end: int) -> bytes:
         async with answer["Body"] as body:
             return bytes(await body.read())
 
-    content: bytes = sync(store.loop, read)
+    content: bytes = sync(store.loop, read, timeout=DEADLINE_S)
     return content
 
 
-def ask(request: Callable[[], Answer]) -> Answer:
+def ask(request: Callable[[], Answer], *, deadline_s: float | None = None) -> Answer:
     """Makes a request, again and again where its failure may pass.
 
     Raises:
         OSError: with a sentence that quotes nothing of the store's.
     """
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + (deadline_s or DEADLINE_S)
     for attempt in range(1, NUM_TRIES + 1):
         try:
             return _ask_once(request, deadline)
@@ -199,6 +200,9 @@ def _choose_http_options() -> dict[str, Any]:
     import aiohttp  # noqa: PLC0415  an optional extra
     import yarl  # noqa: PLC0415  aiohttp's own
 
+    def _origin(url: yarl.URL) -> tuple[str, str | None, int | None]:
+        return url.scheme, url.host, url.port
+
     class Response(aiohttp.ClientResponse):  # type: ignore[misc]  # without the extra it is Any
         async def read(self) -> bytes:
             parts, num_bytes = [], 0
@@ -211,15 +215,16 @@ def _choose_http_options() -> dict[str, Any]:
             return b"".join(parts)
 
     async def look(_session: Any, _context: Any, redirect: aiohttp.TraceRequestRedirectParams) -> None:
-        there = yarl.URL(redirect.response.headers.get("Location", ""))
-        if there.is_absolute() and there.origin() != redirect.url.origin():
+        headers = redirect.response.headers
+        target = redirect.url.join(yarl.URL(headers.get("Location") or headers.get("URI", "")))
+        if _origin(target) != _origin(redirect.url):
             raise Refused(errno.EXDEV, "it leads to another server, which is not asked")
 
     trace = aiohttp.TraceConfig()
     trace.on_request_redirect.append(look)
     return {
         "timeout": aiohttp.ClientTimeout(
-            total=None, sock_connect=REQUEST_TIMEOUT_S, sock_read=REQUEST_TIMEOUT_S
+            total=DEADLINE_S, sock_connect=REQUEST_TIMEOUT_S, sock_read=REQUEST_TIMEOUT_S
         ),
         "trust_env": True,
         "headers": {"Accept-Encoding": "identity"},  # a range of compressed bytes is of no use

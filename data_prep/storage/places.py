@@ -1,6 +1,7 @@
 """Where data lie, a folder or a URL; and files in object storage, found by listings and read by ranges."""
 
 import errno
+import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 from data_prep.errors import UserError
 from data_prep.storage.object_store import (
     HTTP,
+    LISTING_DEADLINE_S,
     S3,
     URL,
     Answer,
@@ -24,6 +26,7 @@ from data_prep.storage.object_store import (
 AT_ONCE = 16  # requests that look for files
 FIRST_BYTES = 2**16  # of the first request for a file: holds the header of most,
 LAST_BYTES = 2**12  # so few are not left behind: with them, all of the file is known
+FIRST_BYTES_MOST = 2**24
 FIRST_SHARE = 8  # and this part of the file on top, which is what a quarter-size JPEG 2000 image takes
 
 
@@ -128,7 +131,8 @@ def to_place(text: str) -> Place:
     if protocol == "file":
         return Path(text.removeprefix("file://"))
     user, has_user, _ = host.rpartition("@")
-    if (has_user and (":" in user or protocol in HTTP)) or "?" in text or "#" in text:
+    has_password = re.search(r":(?![0-9]*$)", host) or (":" in host and "@" in text)  # which may hold a slash
+    if has_password or (has_user and (":" in user or protocol in HTTP)) or "?" in text or "#" in text:
         raise UserError(
             f"this {protocol}:// address holds a user name, password or query: give it without, and the "
             "credentials in the environment, where the store's own programs look for them"
@@ -162,7 +166,7 @@ def list_files(folder: Url) -> list[RemoteFile]:
     """
     store = open_store(folder.text)
     try:
-        found = ask(partial(store.find, folder.text, detail=True))
+        found = ask(partial(store.find, folder.text, detail=True), deadline_s=LISTING_DEADLINE_S)
     except FileNotFoundError:
         return []
     return [_describe(store.unstrip_protocol(name), entry) for name, entry in found.items()]
@@ -235,7 +239,8 @@ class Download:
         """
         end = min(end, self.file.size)
         if end > len(self.content):
-            self._fetch_to(end if self.content else max(end, FIRST_BYTES + self.file.size // FIRST_SHARE))
+            more = FIRST_BYTES + min(self.file.size // FIRST_SHARE, FIRST_BYTES_MOST)
+            self._fetch_to(end if self.content else max(end, more))
         return self.content[start:end]
 
     def _fetch_to(self, end: int) -> None:

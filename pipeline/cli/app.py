@@ -52,8 +52,8 @@ def with_local_paths(command: Callable[..., None]) -> Callable[..., None]:
             for path in value if isinstance(value, list | tuple) else [value]:
                 if isinstance(path, Path) and re.match(r"[A-Za-z][\w+.-]+:/", str(path)):
                     raise UserError(
-                        f"{name} is an address: name a path on this machine, as only data is read from "
-                        "object storage"
+                        f"{name} is an address here, and takes a path on this machine: object storage is for "
+                        "the mammograms that commands read"
                     )
         command(**arguments)
 
@@ -76,6 +76,7 @@ def options(
 def main() -> None:
     """Runs `mammo` and ends the process with its exit code."""
     try:
+        _refuse_passwords()
         app()
     except BaseException as error:  # whatever a signal may have led to
         stop = error.number if isinstance(error, Interrupted) else find_signal()
@@ -84,10 +85,21 @@ def main() -> None:
             leave(stop, describe_stop(stop))
         if isinstance(error, UserError):
             _leave(error, f"mammo: {error}", error.exit_code)
+        if isinstance(error, MemoryError):
+            _leave(error, "mammo: there is not enough memory for that", UserError.exit_code)
         if isinstance(error, OSError):  # of a path that nobody could foresee: no permission, a name too long
             what = f"cannot use {error.filename}: " if error.filename else ""
             _leave(error, f"mammo: {what}{error.strerror or error}", UserError.exit_code)
         raise
+
+
+def _refuse_passwords() -> None:
+    """Refuses them before anybody can repeat them: a wrong option is shown with its value."""
+    if any(re.search("://.*:.*@", word) for word in sys.argv[1:]):
+        raise UserError(
+            "an address holds a user name and a password: give it without, and the credentials in the "
+            "environment, where the store's own programs look for them"
+        )
 
 
 def _show_traceback(error: BaseException) -> None:

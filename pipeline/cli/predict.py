@@ -171,7 +171,7 @@ def export(
     from pipeline.runs.run_folder import Run
 
     folder = Run(run)
-    for exported in export_onnx(folder, out or folder.folder / "onnx"):
+    for exported in export_onnx(folder, out or folder.onnx):
         say(f"{exported.path}: differs from torch by {exported.difference:.1g} at most")
 
 

@@ -13,11 +13,11 @@ RESUMABLE = {"demo", "predict", "prepare", "train"}  # the commands that go on w
 
 
 def describe_stop(number: int) -> str:
-    """Returns the line for a signal's number; nothing in all processes of torchrun's but the main one."""
+    """Returns the line for a signal's number; it is empty in every torchrun process but the main one."""
     if is_under_torchrun() and os.environ.get("RANK") != "0":
         return ""
     words = [word for word in sys.argv[1:] if not word.startswith("-")]
     way_on = "what was done is kept, go on with" if RESUMABLE & set(words[:1]) else "start again with"
-    typed = re.sub(r"(://)[^/@]*@", r"\1***@", shlex.join(["mammo", *sys.argv[1:]]))  # no password
-    command = "the same torchrun command" if is_under_torchrun() else printable(typed)
+    typed = ["mammo", *(re.sub("://.*@", "://***@", word) for word in sys.argv[1:])]  # no password
+    command = "the same torchrun command" if is_under_torchrun() else printable(shlex.join(typed))
     return f"mammo: stopped by {signal.Signals(number).name}; {way_on}: {command}\n"

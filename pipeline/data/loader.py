@@ -103,12 +103,15 @@ def _begin(loader: DataLoader[Sample | UserError]) -> Iterator[Batch | UserError
     """Starts the workers, each with a single thread of OpenCV's.
 
     Set here, not in the worker: a fork has the pool's locks without its threads, and would wait for them.
+    Signals are blocked, so that none meets a worker that does not ignore them yet.
     """
     threads, before = cv2.getNumThreads(), set(active_children())
     cv2.setNumThreads(1)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
     try:
         batches = iter(loader)
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         cv2.setNumThreads(threads)
     _register_end()
     _WORKERS.update(set(active_children()) - before)

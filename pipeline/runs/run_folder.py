@@ -56,7 +56,7 @@ class TrainingFolder:
     @property
     def events(self) -> Path:
         """History and throughput for TensorBoard, if `train.tensorboard` is true."""
-        return self.folder / "events"
+        return real_folder(self.folder / "events")
 
     @property
     def initial_weights(self) -> Path:
@@ -173,6 +173,11 @@ class Run(RunFolder):
     def model_card(self) -> Path:
         """What the models are, what they were made of and what they are not for."""
         return self.folder / "model_card.md"
+
+    @property
+    def onnx(self) -> Path:
+        """Where exported models lie, unless the user names another folder."""
+        return real_folder(self.folder / "onnx")
 
     def fold(self, fold: int) -> FoldFolder:
         """The folder of one fold.

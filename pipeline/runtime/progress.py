@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from data_prep.errors import printable
 from data_prep.parallel.track import Advance
 from pipeline.runtime.signals import raise_if_stopped
 
@@ -29,6 +30,7 @@ class Reporter:
 
         It raises `Interrupted` after a signal, unless whoever works has asked to save first.
         """
+        title = printable(title)
         if self.console.is_terminal:
             with _make_bar(self.console, unit) as bar:
                 yield _BarAdvance(bar, bar.add_task(title, total=total, note="", rate=""))
@@ -40,12 +42,12 @@ class Reporter:
 
 def _make_bar(console: Console, unit: str) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
-        TextColumn(f"{unit} {{task.fields[rate]}}"),
+        TextColumn(f"{unit} {{task.fields[rate]}}", markup=False),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=console,
     )
 

@@ -3,6 +3,7 @@
 A handler that raises does so wherever the program happens to be, and other people's code may swallow or wrap
 what it raises. So no handler here raises: signals are noted, and work looks at the note where it may end. If
 that takes too long, a thread ends the process, which harms nothing: all that is written survives a SIGKILL.
+Only C code that keeps Python's lock for long can delay that.
 """
 
 import contextlib
@@ -16,8 +17,9 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 
-GRACE_S = 1.0  # for work to come to where it may end, and for the way out from there
+GRACE_S = 1.0  # for work to reach a point where it may end, and to get out from there
 GRACE_TO_SAVE_S = 25.0  # within a `StopRequest`; torchrun, Kubernetes and Slurm send SIGKILL after 30
+TWICE_S = 0.5  # `timeout` and others send one stop to a process and to its group
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 SHOW_CURSOR = b"\x1b[?25h\n"
 
@@ -44,7 +46,7 @@ class _Watch:
     def __init__(self, describe: Callable[[int], str]) -> None:
         self._describe = describe
         self._number: int | None = None
-        self._deadline = 0.0
+        self._came = self._deadline = 0.0
         self._num_open = 0  # requests to stop
         self._lock, self._speech = threading.RLock(), threading.Lock()
         self._reader, self._writer = os.pipe()
@@ -84,9 +86,9 @@ class _Watch:
         with self._lock, contextlib.suppress(BlockingIOError):
             for number in os.read(self._reader, 4096):
                 if self._number is None and number in NUMBERS:
-                    self._number = number
+                    self._number, self._came = number, time.monotonic()
                     self._give_time()
-                elif number == signal.SIGINT:
+                elif number == signal.SIGINT and time.monotonic() - self._came > TWICE_S:
                     self._deadline = 0.0  # a second Ctrl-C
         return self._number
 
@@ -107,12 +109,20 @@ class _Watch:
 
     def _leave(self) -> NoReturn:
         number = self._number or signal.SIGTERM
-        if self.speak():
-            with contextlib.suppress(OSError):
+        try:
+            if self.speak():
                 if os.isatty(1):
-                    os.write(1, SHOW_CURSOR)
-                os.write(2, self._describe(number).encode())
-        os._exit(128 + number)
+                    _write(1, SHOW_CURSOR)
+                _write(2, self._describe(number).encode())
+        finally:
+            os._exit(128 + number)
+
+
+def _write(descriptor: int, text: bytes) -> None:
+    """Writes, unless whoever reads takes nothing just now: a pager, or a terminal after Ctrl-S."""
+    with contextlib.suppress(OSError):
+        if select.select([], [descriptor], [], 0.2)[1]:
+            os.write(descriptor, text)
 
 
 _watch: _Watch | None = None
@@ -157,8 +167,9 @@ def raise_if_stopped() -> None:
 def leave(number: int, sentence: str) -> NoReturn:
     """Ends the process after a signal, with one sentence, whoever else is about to do so."""
     if _watch is None or _watch.speak():
-        sys.stderr.write(sentence)
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stderr.write(sentence)
+            sys.stderr.flush()
     sys.exit(128 + number)
 
 
@@ -210,4 +221,4 @@ class StopRequest:
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
-    """Keeps a signal from what it does by itself; that it has come is in the pipe."""
+    """Keeps a signal from its default action; the pipe tells that it has come."""

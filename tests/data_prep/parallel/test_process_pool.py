@@ -16,7 +16,7 @@ import pytest
 
 from data_prep.parallel.executor import map_unordered
 from data_prep.parallel.process_pool import SPAWN, ProcessEnded, ProcessPool
-from data_prep.parallel.resource_limits import MOST_MEMORY
+from data_prep.parallel.resource_limits import MOST_MEMORY, limit_memory
 
 LARGE = 2**18  # bytes: a pipe holds a quarter of that, so that a process is often killed while it answers
 
@@ -190,6 +190,7 @@ def test_what_cannot_be_sent_is_an_error_and_no_end_of_a_process() -> None:
 
 
 def take_memory(num_bytes: int) -> int:
+    limit_memory()
     return np.empty(num_bytes, np.uint8).nbytes
 
 

@@ -244,15 +244,17 @@ def test_without_an_address_ray_runs_here_for_as_long_as_the_command(
 
 
 LISTENERS = """
+import contextlib
 import psutil
 from data_prep.parallel.ray_cluster import connect
 
 with connect(None):
     here = psutil.Process()
     for process in [here, *here.children(recursive=True)]:
-        for connection in process.net_connections(kind="inet"):
-            if connection.status == psutil.CONN_LISTEN:
-                print(connection.laddr.ip.removeprefix("::ffff:"))
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for connection in process.net_connections(kind="inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    print(connection.laddr.ip.removeprefix("::ffff:"))
 """
 
 

@@ -203,8 +203,8 @@ def test_a_stop_repeats_no_password(mammo: Mammo, monkeypatch: pytest.MonkeyPatc
         raise Interrupted(signal.SIGTERM)
 
     monkeypatch.setattr(app, "app", stop)
-    ended = mammo("prepare", "s3://user:secret@bucket/data", "--cache", "a\x1b[31m")
-    assert ended.errors.endswith("go on with: mammo prepare s3://***@bucket/data --cache 'a\\x1b[31m'\n")
+    ended = mammo("prepare", "https://secret@host/data", "--cache", "a\x1b[31m")
+    assert ended.errors.endswith("go on with: mammo prepare 'https://***@host/data' --cache 'a\\x1b[31m'\n")
 
 
 @pytest.mark.parametrize(
@@ -224,10 +224,20 @@ def test_an_address_is_no_path(
     """It would become a folder, with the password in its name."""
     monkeypatch.chdir(tmp_path)
     more = ["--data", "data"] if command == ["check"] else []
-    ended = mammo(*command, "s3://user:secret@bucket/x", *more)
-    assert_one_sentence(ended, 2, " is an address: name a path on this machine")
-    assert "secret" not in ended.errors
+    ended = mammo(*command, "s3://bucket/x", *more)
+    assert_one_sentence(ended, 2, " is an address here, and takes a path on this machine")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("address", ["s3://key:sec/ret@bucket/x", "https://user:secret@host/x"])
+@pytest.mark.parametrize(
+    "command", [["prepare", "data", "--cache"], ["inspect", "x"], ["verify", "x", "--nonsense"]]
+)
+def test_a_password_is_refused_and_not_repeated(mammo: Mammo, command: list[str], address: str) -> None:
+    ended = mammo(*command, address)
+    assert_one_sentence(ended, 2, "an address holds a user name and a password: give it without")
+    assert "secret" not in ended.errors
+    assert "sec/ret" not in ended.errors
 
 
 @pytest.mark.parametrize("name", ["a\x1b[31mb", "a\u202eb", "a\nb", "a\udcffb"])
