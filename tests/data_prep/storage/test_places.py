@@ -54,6 +54,7 @@ def test_other_urls_are_kept_as_they_are(text: str) -> None:
         f"https://ann:{SECRET}@host/data",
         f"https://{SECRET}@host/data",
         f"s3://key:{SECRET}@bucket/data",
+        f"s3://key:{SECRET}/more@bucket/data",
         f"https://host/data?X-Amz-Signature={SECRET}",
         f"https://host/data#{SECRET}",
     ],
