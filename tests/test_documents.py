@@ -149,7 +149,7 @@ def run(step: str, folder: Path) -> None:
         forked.finish(forked.start_torchrun(*arguments, *TINIER)).check_returncode()
         assert (folder / arguments[-1] / "report.html").exists()
     elif program == "make":  # this very test, its set-up, and the demo's own test
-        assert f"\n{arguments[0]}: " in read("Makefile")
+        assert f"\n{arguments[0]}:" in read("Makefile")
     elif program in {"sbatch", "kubectl"}:  # test_cluster_files.py does what these do
         assert (ROOT / arguments[-1]).is_file()
     elif program == "!cp":  # Kaggle's wheels come over a network; test_wheel.py builds ours
