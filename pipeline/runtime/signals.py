@@ -6,6 +6,7 @@ that takes too long, a thread ends the process, which harms nothing: all that is
 Only C code that keeps Python's lock for long can delay that.
 """
 
+import atexit
 import contextlib
 import os
 import select
@@ -137,6 +138,13 @@ def watch_signals(describe: Callable[[int], str]) -> None:
     if _watch is None:
         _watch = _Watch(describe)
         os.register_at_fork(after_in_child=_forget)
+        atexit.register(_ignore)
+
+
+def _ignore() -> None:
+    """Ignores signals at the very end, when all is done: Python would restore their default action."""
+    for number in NUMBERS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _forget() -> None:

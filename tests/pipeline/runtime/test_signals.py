@@ -84,7 +84,7 @@ def test_the_handlers_come_back_however_the_work_ends(handlers_before) -> None:
 # A process that watches its signals
 
 PROGRAM = """
-import os, signal, sys, threading, time
+import atexit, os, signal, sys, threading, time
 from pathlib import Path
 from pipeline.runtime import signals
 from pipeline.runtime.signals import Interrupted, StopRequest, leave, raise_if_stopped, watch_signals
@@ -143,6 +143,11 @@ def fork():
     time.sleep(0.1)
     raise_if_stopped()
 
+def be_done():
+    pass
+
+if sys.argv[1] == "be_done":
+    atexit.register(os.kill, os.getpid(), signal.SIGTERM)  # called after what is registered later
 watch_signals("stopped by {}\\n".format)
 signals.GRACE_S = float(sys.argv[2])
 print("ready", flush=True)
@@ -237,6 +242,10 @@ def test_a_request_knows_of_the_signal_before_it(watching: Start) -> None:
     process = watching("come_too_late")
     process.send_signal(signal.SIGTERM)
     assert process.end() == (0, "")
+
+
+def test_a_signal_when_all_is_done_changes_nothing(watching: Start) -> None:
+    assert watching("be_done").end() == (0, "")
 
 
 def test_a_forked_process_has_signals_of_its_own(watching: Start) -> None:
