@@ -98,12 +98,16 @@ class Cache:
         Raises:
             OSError: if one of its folders is a link, which would lead elsewhere.
         """
-        patients = real_folder(self.folder / "images")
-        return real_folder(patients / patient_id) / f"{image_id}.png"
+        return self._patient_folder(patient_id) / f"{image_id}.png"
 
     def image_paths(self, exams: pd.DataFrame) -> list[Path]:
         """Where the PNG of each row lies."""
-        return [self.image_path(*ids) for ids in zip(exams["patient_id"], exams["image_id"], strict=True)]
+        folders = {patient: self._patient_folder(patient) for patient in exams["patient_id"].unique()}
+        pairs = zip(exams["patient_id"], exams["image_id"], strict=True)
+        return [folders[patient_id] / f"{image_id}.png" for patient_id, image_id in pairs]
+
+    def _patient_folder(self, patient_id: str) -> Path:
+        return real_folder(real_folder(self.folder / "images") / patient_id)
 
     def settings(self) -> CacheSettings:
         """Reads the cache's settings.
