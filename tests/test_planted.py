@@ -28,33 +28,62 @@ MANY_ALIKE = {"export", "phantom", "collect"}
 """Commands whose files are alike where they end alike, as deep in the tree; one of each is enough."""
 
 
+READS = {
+    "prepare": ["data/train.csv", "data/train_images/5/97.dcm"],
+    "verify": ["cache/settings.toml", "cache/manifest.csv", "cache/exams.csv", "cache/images/*/*.png"],
+    "train": ["recipe.toml", "cache/settings.toml", "cache/manifest.csv", "cache/images/*/*.png"],
+    "classes": ["classes.toml", "classes/*/*.png"],
+    "predict": ["run/fold_0/model.safetensors", "run/settings.toml", "tests/test.csv", "tests/*/*/*.png"],
+    "evaluate": ["run/settings.toml", "run/folds.csv", "run/fold_0/oof.csv", "run/fold_0/history.csv"],
+    "explain": ["run/settings.toml", "run/fold_0/model.safetensors", "data/train_images/5/97.dcm"],
+    "inspect": ["data/train_images/5/97.dcm"],
+    "collect": ["labels.csv", "data/train_images/5/97.dcm"],
+    "check": ["submission.csv", "tests/test.csv"],
+}
+"""What commands read, in the working folder."""
+
+
 @pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """Small commands, each of which writes below the folder `OUT` in its working folder."""
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data, a cache, a run, recipes and tables: what commands read."""
     place = tmp_path_factory.mktemp("planted")
-    data, tests = make_data(place / "data", 4), write_test_data(place / "tests", make_exams(2, split="test"))
+    data = make_data(place / "data", 4)
+    write_test_data(place / "tests", make_exams(2, split="test"))
     cache = write_cache(place / "cache", make_exams(4))
     (place / "recipe.toml").write_text(tomli_w.dumps(make_recipe(epochs=1).model_dump()))
     (place / "classes.toml").write_text(tomli_w.dumps(make_class_recipe(epochs=1).model_dump()))
     (place / "labels.csv").write_text(
         f"file,patient_id,laterality,cancer\n{find_image(data, '97').relative_to(data)},5,R,1\n"
     )
+    (place / "submission.csv").write_text("prediction_id,cancer\n")
+    write_class_folder(place / "classes")
     train = ["train", f"{place}/recipe.toml", "--cache", str(cache.folder)]
     run("-m", "pipeline", *train, "--run", f"{place}/run").check_returncode()
-    image = str(find_image(data, "97"))
-    classes = str(write_class_folder(place / "classes"))
-    prepare = ["--set", "prepare.side=32", "--workers", "0"]
-    predict = ["--data", str(tests), "--probabilities", "--workers", "0"]
+    return place
+
+
+@pytest.fixture(scope="module")
+def commands(place: Path) -> dict[str, list[str]]:
+    """Small commands, each of which writes below the folder `OUT` in its working folder."""
+    image = str(find_image(place / "data", "97"))
+    train = ["train", f"{place}/recipe.toml", "--cache", f"{place}/cache", "--run", OUT, "--fold", "0"]
+    classes = ["train", f"{place}/classes.toml", "--data", f"{place}/classes", "--run", OUT]
+    predict = ["--data", f"{place}/tests", "--probabilities", "--workers", "0"]
+    prepare = ["--cache", OUT, "--set", "prepare.side=32", "--workers", "0"]
     return {
-        "prepare": ["prepare", str(data), "--cache", OUT, *prepare],
-        "train": [*train, "--run", OUT, "--fold", "0"],
-        "classes": ["train", f"{place}/classes.toml", "--data", classes, "--run", OUT],
+        "prepare": ["prepare", f"{place}/data", *prepare],
+        "train": train,
+        "classes": classes,
         "predict": ["predict", f"{place}/run", "--out", f"{OUT}/out.csv", *predict],
         "export": ["export", f"{place}/run", "--out", OUT],
         "inspect": ["inspect", image, "--out", f"{OUT}/a.png"],
         "explain": ["explain", f"{place}/run", image, "--out", f"{OUT}/a.png"],
-        "collect": ["collect", str(data), "--labels", f"{place}/labels.csv", "--out", OUT],
+        "collect": ["collect", f"{place}/data", "--labels", f"{place}/labels.csv", "--out", OUT],
         "phantom": ["phantom", OUT, "--patients", "1", "--rows", "64", "--columns", "64"],
+        "verify": ["verify", f"{place}/cache"],
+        "pack": ["pack", f"{place}/cache"],
+        "evaluate": ["evaluate", f"{place}/run"],
+        "check": ["check", f"{place}/submission.csv", "--data", f"{place}/tests"],
     }
 
 
@@ -118,3 +147,26 @@ def test_what_is_planted_in_the_place_of_an_evaluation_is_not_followed(
         shutil.copytree(finished, tmp_path / "try" / OUT)
         (tmp_path / "try" / OUT / path.name).unlink()
         try_at(["evaluate", OUT], "link", path.name, tmp_path / "try", is_folder=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READS)
+def test_a_pipe_in_the_place_of_an_input_keeps_nobody_waiting(
+    place: Path, commands: dict[str, list[str]], tmp_path: Path, name: str
+) -> None:
+    own = tmp_path / "try"
+    for pattern in READS[name]:
+        path = min(place.glob(pattern))
+        shutil.copytree(place, own)
+        (own / path.relative_to(place)).unlink()
+        os.mkfifo(own / path.relative_to(place))
+        began = time.monotonic()
+        ended = run(
+            "-m", "pipeline", *(word.replace(str(place), str(own)) for word in commands[name]), cwd=own
+        )
+        what = f"a pipe in place of {path.relative_to(place)}: {ended}"
+        assert time.monotonic() - began < MOST_SECONDS + 60, what
+        assert "Traceback" not in ended.stderr, what
+        assert ended.returncode in {0, 1, 2}, what
+        assert ended.returncode != 2 or ended.stderr.count("\n") == 1, what
+        shutil.rmtree(own)
