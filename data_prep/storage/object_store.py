@@ -10,7 +10,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from functools import cache
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ NUM_TRIES = 4  # of each request
 FIRST_WAIT_S = 0.5  # before the second try, and twice as long before each further one
 REQUEST_TIMEOUT_S = 10
 """For a connection, or for the next bytes; four times that is less than an image may take."""
+CHUNK_BYTES = 2**16  # taken of an answer at once
 MAX_BYTES = 2**28  # of one answer; no file of which mammo takes all is longer
 DEADLINE_S = 45.0  # for an answer as a whole, all tries together; less than an image may take
 LISTING_DEADLINE_S = 900.0  # for a listing, which takes a request per thousand files
@@ -50,6 +51,23 @@ def has_changed() -> Refused:
     return Refused(errno.ESTALE, "it changed while it was read")
 
 
+def too_long() -> Refused:
+    """Returns what to raise for an answer that is longer than any file of which mammo takes all."""
+    return Refused(errno.EFBIG, f"it is longer than {MAX_BYTES:,} bytes")
+
+
+async def _read_some(parts: AsyncIterator[bytes], close: Callable[[], None]) -> bytes:
+    """Returns the whole body of an answer; one that is too long is left."""
+    taken, num_bytes = [], 0
+    async for part in parts:
+        num_bytes += len(part)
+        if num_bytes > MAX_BYTES:
+            close()
+            raise too_long()
+        taken.append(part)
+    return b"".join(taken)
+
+
 def read_version(url: str, etag: str, start: int, end: int) -> bytes:
     """Reads a range of this very version from S3, which answers 412 where there is another one."""
     from fsspec.asyn import sync  # noqa: PLC0415  for URLs alone
@@ -63,7 +81,7 @@ def read_version(url: str, etag: str, start: int, end: int) -> bytes:
 
     async def read() -> bytes:
         async with answer["Body"] as body:
-            return bytes(await body.read())
+            return await _read_some(body.iter_chunks(CHUNK_BYTES), body.close)
 
     content: bytes = sync(store.loop, read, timeout=DEADLINE_S)
     return content
@@ -205,14 +223,7 @@ def _choose_http_options() -> dict[str, Any]:
 
     class Response(aiohttp.ClientResponse):  # type: ignore[misc]  # without the extra it is Any
         async def read(self) -> bytes:
-            parts, num_bytes = [], 0
-            async for part in self.content.iter_chunked(2**16):
-                num_bytes += len(part)
-                if num_bytes > MAX_BYTES:
-                    self.close()
-                    raise Refused(errno.EFBIG, f"it is longer than {MAX_BYTES:,} bytes")
-                parts.append(part)
-            return b"".join(parts)
+            return await _read_some(self.content.iter_chunked(CHUNK_BYTES), self.close)
 
     async def look(_session: Any, _context: Any, redirect: aiohttp.TraceRequestRedirectParams) -> None:
         headers = redirect.response.headers

@@ -13,6 +13,7 @@ from data_prep.errors import UserError
 from data_prep.storage.object_store import (
     HTTP,
     LISTING_DEADLINE_S,
+    MAX_BYTES,
     S3,
     URL,
     Answer,
@@ -21,6 +22,7 @@ from data_prep.storage.object_store import (
     open_store,
     protocol_of,
     read_version,
+    too_long,
 )
 
 AT_ONCE = 16  # requests that look for files
@@ -71,7 +73,12 @@ class Url:
         Raises:
             OSError: if it is not there or cannot be reached.
         """
-        return ask(partial(open_store(self.text).cat_file, self.text))
+        if not self.has_listing:  # a web server, which need not tell a size
+            return ask(partial(open_store(self.text).cat_file, self.text))
+        file = self.find()
+        if file.size > MAX_BYTES:
+            raise too_long()
+        return Download(file).read(0, file.size)
 
 
 @dataclass(frozen=True)

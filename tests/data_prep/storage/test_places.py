@@ -178,13 +178,17 @@ def test_an_answer_that_drips_is_given_up(
     assert len(store.faults) >= 7, "the time is for all tries together"
 
 
-def test_an_answer_without_an_end_is_given_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+@each_protocol
+def test_an_answer_without_an_end_is_given_up(
+    store: Store, protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(object_store, "MAX_BYTES", 2**22)
-    put(store, "http")
-    store.faults = ["endless"] * 9
-    with pytest.raises(OSError, match="it is longer than 4,194,304 bytes"):
-        to_place(f"{store.http}/file").read_bytes()
-    assert len(store.faults) == 8, "it is not asked for again"
+    file = put(store, protocol)
+    for read in (lambda: Download(file).read(0, 1), to_place(file.url).read_bytes):
+        store.faults = ["endless"] * 9
+        with pytest.raises(OSError, match="it is longer than 4,194,304 bytes"):
+            read()
+        assert len(store.faults) == 8, "it is not asked for again"
 
 
 def test_a_redirection_is_followed_on_the_same_server_alone(store: Store) -> None:
