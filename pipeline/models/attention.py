@@ -3,7 +3,8 @@
 Shape suffixes are those of `vit`; besides, g is the number of patches along a side, N of components.
 
 A map says how much each patch weighs in what the head sees: the class token's vector or, with pool "gap", the
-mean of the patches' vectors. The class token's own weight is left out. Maps are not normalised.
+mean of the patches' vectors. The class token's own weight is left out, and patches that the model does not
+keep weigh nothing. Maps are not normalised.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.models.vit import Block, VisionTransformer
+from pipeline.models.vit import Block, VisionTransformer, choose_patches, cut_into_patches
+from pipeline.runs.recipe import ModelSettings
 
 Array = NDArray[np.floating[Any]]
 
@@ -71,6 +73,7 @@ def find_maps(model: VisionTransformer, images_BCHW: Tensor, *, output: int = 0)
     the weights of one layer at a time are in memory.
     """
     *inputs, x_BTD = _find_inputs(model, images_BCHW)
+    places_Bk = find_places(model, images_BCHW)
     seen_BT = _find_seen_tokens(model, len(images_BCHW)).to(x_BTD)
     weights: list[Tensor] = []
     with observe_attention(model, weights.append), torch.enable_grad():
@@ -89,9 +92,9 @@ def find_maps(model: VisionTransformer, images_BCHW: Tensor, *, output: int = 0)
             rollout_BT = step_rollout(rollout_BT, A_BhTT)
             gradient_rollout_BT = step_gradient_rollout(gradient_rollout_BT, A_BhTT, dA_BhTT)
     assert last_layer_BT is not None  # a model has at least one layer
-    return AttentionMaps(
-        _to_grid(last_layer_BT), _to_grid(rollout_BT), _to_grid(gradient_rollout_BT), logits_BK.detach()
-    )
+    rows = last_layer_BT, rollout_BT, gradient_rollout_BT
+    maps = (_to_grid(row_BT, places_Bk, model.settings.grid_size) for row_BT in rows)
+    return AttentionMaps(*maps, logits_BK.detach())
 
 
 def step_rollout(row_BT: Tensor, A_BhTT: Tensor) -> Tensor:
@@ -117,15 +120,17 @@ def measure_attention(model: VisionTransformer, images_BCHW: Tensor) -> pd.DataF
     One image is in the model at a time; the images may lie elsewhere than the model.
     """
     distances: list[Tensor] = []
-    patch_size = model.settings.patch_size
     device = model.head.weight.device
+    for image_CHW in images_BCHW:
+        image_1CHW = image_CHW.unsqueeze(0).to(device)
+        places_1k = find_places(model, image_1CHW)
+        distance_1kk = find_patch_distances(places_1k, model.settings)
 
-    def on_weights(A_BhTT: Tensor) -> None:
-        distances.append(find_distances(A_BhTT, patch_size))
+        def on_weights(A_1hTT: Tensor, distance_1kk: Tensor = distance_1kk) -> None:
+            distances.append(find_distances(A_1hTT, distance_1kk))
 
-    with observe_attention(model, on_weights), torch.no_grad():
-        for image_CHW in images_BCHW:
-            model(image_CHW.unsqueeze(0).to(device))
+        with observe_attention(model, on_weights), torch.no_grad():
+            model(image_1CHW)
     num_heads = model.settings.num_heads
     mean_Lh = torch.stack(distances).view(len(images_BCHW), -1, num_heads).mean(dim=0).cpu()
     rows = [
@@ -136,20 +141,32 @@ def measure_attention(model: VisionTransformer, images_BCHW: Tensor) -> pd.DataF
     return pd.DataFrame(rows, columns=ATTENTION_COLUMNS)
 
 
-def find_distances(A_BhTT: Tensor, patch_size: int) -> Tensor:
+def find_places(model: VisionTransformer, images_BCHW: Tensor) -> Tensor:
+    """Returns the places of the patches that the model keeps of each image, [B, k], in reading order."""
+    settings = model.settings
+    pixels_BPn = cut_into_patches(images_BCHW, settings.patch_size)
+    return choose_patches(pixels_BPn, settings.num_tokens - 1)
+
+
+def find_patch_distances(places_Bk: Tensor, settings: ModelSettings) -> Tensor:
+    """Returns the distance of each two of these patches, in pixels, [B, k, k]."""
+    distance_PP = _distances(settings.grid_size).to(places_Bk.device) * settings.patch_size
+    return distance_PP[places_Bk.unsqueeze(2), places_Bk.unsqueeze(1)]
+
+
+def find_distances(A_BhTT: Tensor, distance_Bkk: Tensor) -> Tensor:
     """Returns each head's mean distance in pixels between a patch and what it attends to (section 4.5).
 
     Weighted by the attention among patches; mean over patches and images.
     """
-    patches_BhPP = A_BhTT[:, :, 1:, 1:]
-    shares_BhPP = patches_BhPP / patches_BhPP.sum(dim=-1, keepdim=True)
-    distance_PP = _distances(patches_BhPP.shape[-1]).to(A_BhTT) * patch_size
-    return (shares_BhPP * distance_PP).sum(dim=-1).mean(dim=(0, 2))
+    patches_Bhkk = A_BhTT[:, :, 1:, 1:]
+    shares_Bhkk = patches_Bhkk / patches_Bhkk.sum(dim=-1, keepdim=True)
+    return (shares_Bhkk * distance_Bkk.to(A_BhTT).unsqueeze(1)).sum(dim=-1).mean(dim=(0, 2))
 
 
 def find_even_distance(grid_size: int, patch_size: int) -> float:
     """Returns the distance of a head that attends to all patches evenly, in pixels."""
-    return float(_distances(grid_size**2).mean()) * patch_size
+    return float(_distances(grid_size).mean()) * patch_size
 
 
 def find_position_similarity(model: VisionTransformer) -> Array:
@@ -221,14 +238,14 @@ def _follow(row_BT: Tensor, A_BTT: Tensor) -> Tensor:
     return torch.einsum("bt,bts->bs", row_BT, A_BTT)
 
 
-def _to_grid(row_BT: Tensor) -> Tensor:
-    """Returns a row without the class token as [B, g, g]."""
-    grid_size = round((row_BT.shape[1] - 1) ** 0.5)
-    return row_BT[:, 1:].reshape(-1, grid_size, grid_size)
+def _to_grid(row_BT: Tensor, places_Bk: Tensor, grid_size: int) -> Tensor:
+    """Returns a row without the class token as [B, g, g], 0 where a patch was not kept."""
+    patches_BP = row_BT.new_zeros(len(row_BT), grid_size**2).scatter(1, places_Bk, row_BT[:, 1:])
+    return patches_BP.reshape(-1, grid_size, grid_size)
 
 
-def _distances(num_patches: int) -> Tensor:
+def _distances(grid_size: int) -> Tensor:
     """Returns the distance of each two patches of a square grid, in patches, [P, P]."""
-    side = torch.arange(round(num_patches**0.5), dtype=torch.float64)
+    side = torch.arange(grid_size, dtype=torch.float64)
     places_P2 = torch.cartesian_prod(side, side)
     return torch.cdist(places_P2, places_P2)

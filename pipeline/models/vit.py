@@ -3,8 +3,8 @@
 Equations are cited on their lines. Module and parameter names are timm's, so that weights travel both ways.
 Knows no files, no labels and no medical images.
 
-Shape suffixes: B images, C channels, H and W pixels, P patches, T tokens (P + 1), D width, h heads of
-width d, K outputs.
+Shape suffixes: B images, C channels, H and W pixels, P patches, k kept patches, T tokens (k + 1), D width,
+h heads of width d, K outputs.
 """
 
 from typing import Any
@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pipeline.runs.recipe import ModelSettings
 
+CONTRAST_STEP = 2.0**-10  # of normalised pixels: a sixteenth of a grey level of 255
 LAYER_NORM_EPS = 1e-6  # the paper's code and timm use 1e-6, not torch's 1e-5
 
 VARIANTS: dict[str, dict[str, int]] = {  # table 1; Ti and S are DeiT's (Touvron et al. 2021)
@@ -50,16 +51,45 @@ class PatchEmbed(nn.Module):
             settings.in_channels, settings.width, kernel_size=settings.patch_size, stride=settings.patch_size
         )
         self.image_shape = (settings.in_channels, settings.image_size, settings.image_size)
+        self.num_kept = settings.num_tokens - 1
+        self.keeps_all = self.num_kept == settings.grid_size**2
 
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Returns x_BPD, patches in reading order.
+    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns x_BkD, patches in reading order, and their places as `choose_patches` does; None for all.
 
         Raises:
             ValueError: if the images have another size or another number of channels.
         """
         if images_BCHW.shape[1:] != self.image_shape:
             raise ValueError(f"images are {tuple(images_BCHW.shape[1:])}, the model takes {self.image_shape}")
-        return self.proj(images_BCHW).flatten(2).transpose(1, 2)
+        if self.keeps_all:
+            return self.proj(images_BCHW).flatten(2).transpose(1, 2), None
+        pixels_BPn = cut_into_patches(images_BCHW, self.proj.kernel_size[0])
+        places_Bk = choose_patches(pixels_BPn, self.num_kept)
+        kept_Bkn = pixels_BPn.gather(1, places_Bk.unsqueeze(-1).expand(-1, -1, pixels_BPn.shape[-1]))
+        return F.linear(kept_Bkn, self.proj.weight.flatten(1), self.proj.bias), places_Bk
+
+
+def cut_into_patches(images_BCHW: Tensor, patch_size: int) -> Tensor:
+    """Returns the n = C * patch_size**2 pixels of each patch, x_BPn; patches in reading order."""
+    B, C, H, W = images_BCHW.shape
+    rows, columns = H // patch_size, W // patch_size
+    tiles = images_BCHW.reshape(B, C, rows, patch_size, columns, patch_size).permute(0, 2, 4, 1, 3, 5)
+    return tiles.reshape(B, rows * columns, C * patch_size**2)
+
+
+def choose_patches(pixels_BPn: Tensor, num_kept: int) -> Tensor:
+    """Returns the places of the patches of largest contrast (max - min of their pixels), [B, k], ascending.
+
+    Of equal contrasts the earlier patch is kept; such that differ by less than `CONTRAST_STEP` are equal, so
+    that rounding, and with it the device, decides as little as it can. An image with fewer patches that show
+    something is filled up with background: no mask is needed, and all shapes stay the same.
+    """
+    contrast_BP = (pixels_BPn.amax(dim=-1) - pixels_BPn.amin(dim=-1)).float()
+    steps_BP = (contrast_BP / CONTRAST_STEP).round().clamp(max=2**30).long()
+    P = pixels_BPn.shape[1]
+    keys_BP = steps_BP * P - torch.arange(P, device=pixels_BPn.device)  # all different
+    return keys_BP.topk(num_kept, dim=1, sorted=False).indices.sort(dim=1).values
 
 
 class Attention(nn.Module):
@@ -184,8 +214,8 @@ class VisionTransformer(nn.Module):
 
     @property
     def num_tokens(self) -> int:
-        """Patches and the class token: 1,025 for 512 px and 16x16 patches."""
-        return self.pos_embed.shape[1]
+        """Patches and the class token: 1,025 for 512 px and 16x16 patches, all of them kept."""
+        return self.settings.num_tokens
 
     def init_weights(self) -> None:
         """Draws linear layers and positions from truncated normals of 0.02, by torch's global stream.
@@ -204,15 +234,23 @@ class VisionTransformer(nn.Module):
 
     def forward_features(self, images_BCHW: Tensor) -> Tensor:
         """Returns all tokens after the last layer, and with pool "cls" its LayerNorm: x_BTD, [CLS] first."""
-        patches_BPD = self.patch_embed(images_BCHW)
-        cls_B1D = self.cls_token.expand(patches_BPD.shape[0], -1, -1)
-        x_BTD = self.pos_drop(torch.cat([cls_B1D, patches_BPD], dim=1) + self.pos_embed)  # eq. 1
+        patches_BkD, places_Bk = self.patch_embed(images_BCHW)
+        cls_B1D = self.cls_token.expand(patches_BkD.shape[0], -1, -1)
+        x_BTD = torch.cat([cls_B1D, patches_BkD], dim=1)
+        x_BTD = self.pos_drop(x_BTD + self._find_positions(places_Bk))  # eq. 1
         for block in self.blocks:
             if self.settings.gradient_checkpointing and self.training:
                 x_BTD = checkpoint(block, x_BTD, use_reentrant=False)
             else:
                 x_BTD = block(x_BTD)
         return self.norm(x_BTD)
+
+    def _find_positions(self, places_Bk: Tensor | None) -> Tensor:
+        """Returns the position embeddings of the class token and of these patches, [B or 1, T, D]."""
+        if places_Bk is None:
+            return self.pos_embed
+        tokens_BT = F.pad(places_Bk + 1, (1, 0))  # token 0 is the class token
+        return F.embedding(tokens_BT, self.pos_embed[0])
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Returns logits_BK for images_BCHW; no sigmoid or softmax inside."""

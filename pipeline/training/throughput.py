@@ -25,7 +25,7 @@ def count_flops(model: ModelSettings) -> float:
     Counted are the matrix products, a multiplication and an addition each; what gradient checkpointing
     computes again is not (Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
     """
-    T, D = model.grid_size**2 + 1, model.width
+    T, D = model.num_tokens, model.width
     dense = 2 * T * D * (4 * D + 2 * int(model.mlp_ratio * D))  # qkv and projection, both layers of the MLP
     attention = 2 * 2 * T * T * D
     patches = 2 * (T - 1) * D * model.in_channels * model.patch_size**2

@@ -66,8 +66,9 @@ def test_the_files_give_the_probabilities_of_the_folds(unbroken: Run, tmp_path: 
     [
         {"pool": "gap", "head": "mlp", "layer_scale": 0.1},
         {"pos_embed": "sincos2d", "attention": "explicit", "drop_path": 0.1, "gradient_checkpointing": True},
+        {"kept_patches": 7},
     ],
-    ids=["gap", "explicit"],
+    ids=["gap", "explicit", "kept patches"],
 )
 def test_every_kind_of_model_can_be_exported(changes: dict[str, object]) -> None:
     runtime = pytest.importorskip("onnxruntime")

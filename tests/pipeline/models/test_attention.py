@@ -13,6 +13,7 @@ from pipeline.models.attention import (
     find_distances,
     find_even_distance,
     find_maps,
+    find_patch_distances,
     find_patch_filters,
     find_position_similarity,
     measure_attention,
@@ -42,6 +43,12 @@ def make_images(num_images: int = 2, channels: int = 1) -> Tensor:
     return torch.randn(num_images, channels, 32, 32, generator=generator, dtype=torch.float64)
 
 
+def all_distances(grid: int, patch_size: int) -> Tensor:
+    """Of each two patches of a grid, in pixels."""
+    settings = ModelSettings(image_size=grid * patch_size, patch_size=patch_size)
+    return find_patch_distances(torch.arange(grid**2).unsqueeze(0), settings)
+
+
 def observe(model: VisionTransformer, images: Tensor) -> list[Tensor]:
     weights: list[Tensor] = []
     with observe_attention(model, weights.append), torch.no_grad():
@@ -66,7 +73,7 @@ def seen_tokens(pool: str) -> np.ndarray[Any, Any]:
 def test_the_weights_are_softmax_of_queries_and_keys(kind: str) -> None:
     """Equation 6, written out for the first layer."""
     model, images = make_model(attention=kind), make_images()
-    tokens = model.patch_embed(images)
+    tokens, _ = model.patch_embed(images)
     x = torch.cat([model.cls_token.expand(2, -1, -1), tokens], dim=1) + model.pos_embed
     first = model.blocks[0]
     query, key, _ = np.split(first.attn.qkv(first.norm1(x)).detach().numpy(), 3, axis=2)
@@ -199,6 +206,30 @@ def test_an_image_has_the_same_maps_alone_and_in_a_batch() -> None:
         torch.testing.assert_close(getattr(together, name)[1:2], getattr(alone, name))
 
 
+@pytest.mark.parametrize("pool", ["cls", "gap"])
+def test_patches_that_are_not_kept_weigh_nothing_and_the_others_lie_in_their_places(pool: str) -> None:
+    model, images = make_model(kept_patches=5, pool=pool), make_images() * 0.01
+    for place in range(5):  # along a diagonal of the first image, backwards in the second
+        row, column = divmod(3 * place + 1, 4)
+        images[0, :, 8 * row, 8 * column] = 3.0 + place
+        images[1, :, 8 * (3 - row), 8 * (3 - column)] = 3.0 + place
+    expected = torch.zeros(2, 16, dtype=torch.bool)
+    expected[0, [1, 4, 7, 10, 13]] = True
+    expected[1, [14, 11, 8, 5, 2]] = True
+    maps = find_maps(model, images)
+    for name in ("last_layer", "rollout"):
+        assert torch.equal(getattr(maps, name).flatten(1) > 0, expected), name
+    torch.testing.assert_close(maps.logits, model(images))
+
+
+def test_distances_of_kept_patches_are_those_of_their_places() -> None:
+    places = torch.tensor([[0, 3, 12], [5, 6, 15]])
+    distance = find_patch_distances(places, ModelSettings(image_size=32, patch_size=8))
+    expected = 8 * np.array([[0, 3, 3], [3, 0, np.hypot(3, 3)], [3, np.hypot(3, 3), 0]])
+    np.testing.assert_allclose(distance[0].numpy(), expected)
+    assert distance[1, 0, 2].item() == pytest.approx(8 * np.hypot(2, 2))
+
+
 # Distance, positions, filters
 
 
@@ -208,7 +239,7 @@ def test_a_head_that_looks_everywhere_has_the_mean_distance_of_two_patches() -> 
     mean = np.mean([np.hypot(a - c, b - d) for a, b in places for c, d in places])
     even = torch.full((2, 3, 26, 26), 1 / 26, dtype=torch.float64)
     expected = torch.full((3,), 16 * mean, dtype=torch.float64)
-    torch.testing.assert_close(find_distances(even, 16), expected)
+    torch.testing.assert_close(find_distances(even, all_distances(5, 16)), expected)
     assert find_even_distance(5, 16) == pytest.approx(16 * mean)
 
 
@@ -220,9 +251,9 @@ def test_the_distance_is_counted_in_pixels_among_patches_only() -> None:
         neighbour = patch - 3 if patch % 4 == 3 else patch + 1
         ring[0, 0, 1 + patch, 1 + neighbour] = 0.5
     ring[0, 0, 0, 1:] = 0.5 / 16
-    assert find_distances(ring, 8).item() == pytest.approx(8 * (1 + 1 + 1 + 3) / 4)
+    assert find_distances(ring, all_distances(4, 8)).item() == pytest.approx(8 * (1 + 1 + 1 + 3) / 4)
     itself = torch.eye(17, dtype=torch.float64).expand(1, 1, -1, -1)
-    assert find_distances(itself, 8).item() == 0.0
+    assert find_distances(itself, all_distances(4, 8)).item() == 0.0
 
 
 def test_the_table_of_distances_has_a_row_per_head_and_the_mean_of_the_images() -> None:
@@ -232,7 +263,7 @@ def test_the_table_of_distances_has_a_row_per_head_and_the_mean_of_the_images() 
     assert list(zip(table["layer"], table["head"], strict=True)) == [
         (layer, head) for layer in (1, 2, 3) for head in (1, 2)
     ]
-    expected = torch.cat([find_distances(weights, 8) for weights in observe(model, images)])
+    expected = torch.cat([find_distances(weights, all_distances(4, 8)) for weights in observe(model, images)])
     np.testing.assert_allclose(table["distance_px"], expected.numpy(), atol=6e-4)
     assert table["distance_px"].nunique() == 6
 

@@ -5,10 +5,19 @@ import itertools
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.special import erf, softmax
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
-from pipeline.models.vit import DropPath, VisionTransformer, make_sincos2d, make_variant
+from pipeline.models.vit import (
+    DropPath,
+    VisionTransformer,
+    choose_patches,
+    cut_into_patches,
+    make_sincos2d,
+    make_variant,
+)
 from pipeline.runs.recipe import ModelSettings
 from pipeline.runtime.torchvision_compat import allow_torchvision_import
 
@@ -51,6 +60,7 @@ CHANGES = {
     "layer_scale": 0.1,
     "gradient_checkpointing": True,
     "num_classes": 3,
+    "kept_patches": 3,
 }
 KINDS_OF_TIMMS = [("cls", True), ("cls", False), ("gap", True)]
 """Of pooling, and of biases in the attention."""
@@ -377,3 +387,109 @@ def test_logits_keep_all_their_bits_whatever_the_layers_compute_in() -> None:
     assert logits_BK.dtype == torch.float32
     assert len(logits_BK.unique()) > 190
     assert len(logits_BK.bfloat16().unique()) < 150
+
+
+# Kept patches
+
+
+def draw_sparse_images(count=3) -> Tensor:
+    """Noise in the upper left, different in each image, and below it a faint band; the rest is black."""
+    images_BCHW = 0.02 * torch.randn(count, 1, 32, 32, generator=torch.Generator().manual_seed(4)).double()
+    images_BCHW[:, :, 24:] = -2.0
+    for number, image_CHW in enumerate(images_BCHW):
+        image_CHW[:, : 8 * (number + 1), :20] *= 50
+    return images_BCHW
+
+
+@pytest.mark.parametrize("num_kept", [1, 2, 5, 11, 15])
+def test_the_patches_of_largest_contrast_are_kept_in_reading_order_and_of_equal_ones_the_first(
+    num_kept: int,
+) -> None:
+    """By a stable sort of numpy's; contrasts are small integers, many of them equal."""
+    contrast_BP = np.random.default_rng(0).integers(0, 5, (6, 16))
+    pixels_BPn = np.random.default_rng(1).integers(-3, 3, (6, 16, 1)) + np.zeros((1, 1, 7))
+    pixels_BPn[:, :, 4] += contrast_BP
+    expected = np.sort(np.argsort(-contrast_BP, axis=1, kind="stable")[:, :num_kept], axis=1)
+    assert choose_patches(torch.from_numpy(pixels_BPn), num_kept).tolist() == expected.tolist()
+
+
+def test_patches_are_cut_in_reading_order() -> None:
+    images_BCHW = torch.arange(2 * 3 * 8 * 12).view(2, 3, 8, 12)
+    pixels_BPn = cut_into_patches(images_BCHW, 4)
+    assert pixels_BPn.shape == (2, 6, 48)
+    for place, (row, column) in enumerate(itertools.product(range(0, 8, 4), range(0, 12, 4))):
+        expected = images_BCHW[:, :, row : row + 4, column : column + 4].flatten(1)
+        assert torch.equal(pixels_BPn[:, place], expected)
+
+
+def test_tone_changes_that_keep_the_order_of_contrasts_keep_the_patches() -> None:
+    pixels_BPn = cut_into_patches(draw_sparse_images(), 8)
+    assert torch.equal(choose_patches(pixels_BPn, 6), choose_patches(1.5 * pixels_BPn + 0.7, 6))
+
+
+def test_keeping_all_patches_is_the_model_without_the_setting_bit_for_bit() -> None:
+    shape = SMALL | {"dropout": 0.2, "drop_path": 0.3}
+    plain, keeping = make(**shape), make(**shape, kept_patches=make(**shape).num_tokens - 1)
+    scatter_weights(plain)
+    keeping.load_state_dict(plain.state_dict(), strict=True)
+    images_BCHW = draw_images(plain)
+    (actual, gradients), (expected, others) = run(keeping, images_BCHW), run(plain, images_BCHW)
+    assert torch.equal(actual, expected)
+    for name, gradient in others.items():
+        assert torch.equal(gradients[name], gradient), name
+
+
+@pytest.mark.parametrize("num_kept", [1, 6, 15])
+@pytest.mark.parametrize("pool", ["cls", "gap"])
+@pytest.mark.parametrize("attention", ["sdpa", "explicit"])
+def test_kept_patches_equal_the_full_model_with_the_other_tokens_masked_as_keys(
+    monkeypatch: pytest.MonkeyPatch, attention: str, pool: str, num_kept: int
+) -> None:
+    shape = {"image_size": 32, "patch_size": 8, "width": 24, "depth": 3, "num_heads": 3, "pool": pool}
+    full, keeping = make(**shape).double(), make(**shape, attention=attention, kept_patches=num_kept).double()
+    scatter_weights(full)
+    assert keeping.load_state_dict(full.state_dict(), strict=True)
+    images_BCHW = draw_sparse_images()
+    actual, gradients = run(keeping, images_BCHW)
+    places_Bk = choose_patches(cut_into_patches(images_BCHW, 8), num_kept)
+    seen_BT = F.pad(torch.zeros(3, 16, dtype=torch.bool).scatter(1, places_Bk, True), (1, 0), value=True)
+
+    def pool_kept(x_BTD: Tensor) -> Tensor:
+        if pool == "cls":
+            return x_BTD[:, 0]
+        kept_BP1 = seen_BT[:, 1:, None]
+        return full.fc_norm((x_BTD[:, 1:] * kept_BP1).sum(dim=1) / num_kept)
+
+    attend = F.scaled_dot_product_attention
+    mask_B11T = seen_BT[:, None, None, :]
+    monkeypatch.setattr(full, "pool", pool_kept)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, v: attend(q, k, v, mask_B11T))
+    expected, others = run(full, images_BCHW)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+    for name, gradient in others.items():
+        scale = gradient.abs().max().clamp(min=1.0)
+        torch.testing.assert_close(gradients[name] / scale, gradient / scale, rtol=0, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"kept_patches": 5}, {"kept_patches": 5, "gradient_checkpointing": True}]
+)
+def test_it_compiles_to_one_graph_for_each_of_training_and_evaluation(changes: dict) -> None:
+    counter = CompileCounter()
+    torch.compiler.reset()
+    model = make(**SMALL, drop_path=0.1, **changes)
+    compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=False)
+    for _ in range(2):
+        compiled(draw_images(model)).sum().backward()
+    assert counter.frame_count == 1
+    model.eval()
+    with torch.inference_mode():
+        compiled(draw_images(model))
+    assert counter.frame_count == 2
+
+
+def test_more_patches_than_an_image_has_cannot_be_kept() -> None:
+    with pytest.raises(
+        ValueError, match="kept_patches 17 must be 0 or at most the 16 patches of an image of 32"
+    ):
+        make(image_size=32, patch_size=8, kept_patches=17)
