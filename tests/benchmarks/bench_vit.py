@@ -1,5 +1,8 @@
 """Compares the Vision Transformer with timm's of the same size, and explicit with fused attention.
 
+"kept" models see 383 patches of an image, "kept 2x" ones 1,151 patches of an image of twice the side; in
+both, T is a multiple of 128.
+
 Every round runs all contenders once, in turn, so that a slow minute hits all of them; ratios are taken within
 a round. timm runs twice: the ratio of timm to itself is the noise that the others must be judged by. Peak
 memory is that of a process of its own. On a GPU, images/s and model FLOPs utilisation (MFU) come on top.
@@ -34,7 +37,9 @@ TIMM_NAMES = {
     "S/16": "vit_small_patch16_224",
     "B/16": "vit_base_patch16_224",
 }
+KEPT = {"kept": (1, 383), "kept 2x": (2, 1151)}  # times the side, patches
 CONTENDERS = ["timm", "timm again", "sdpa", "explicit"]
+CONTENDERS += [f"{kind} {attention}" for kind in KEPT for attention in ("sdpa", "explicit")]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -44,8 +49,17 @@ def make_model(contender: str, variant: str, image_size: int) -> nn.Module:
     if contender.startswith("timm"):
         model = timm.create_model(TIMM_NAMES[variant], img_size=image_size, in_chans=1, num_classes=1)
     else:
-        model = make_variant(variant, image_size=image_size, attention=contender)
+        kind, _, attention = contender.rpartition(" ")
+        times, num_kept = KEPT.get(kind, (1, 0))
+        changes = {"image_size": times * image_size, "kept_patches": num_kept, "attention": attention}
+        model = make_variant(variant, **changes)
     return model.to(DEVICE)
+
+
+def draw_images(contender: str, options: argparse.Namespace) -> Tensor:
+    """Returns a batch of noise of the side that a contender takes."""
+    side = options.size * KEPT.get(contender.rpartition(" ")[0], (1, 0))[0]
+    return torch.rand(options.batch, 1, side, side, device=DEVICE)
 
 
 def make_steps(
@@ -96,7 +110,7 @@ def print_own_peak(contender: str, options: argparse.Namespace) -> None:
     """Trains some steps in this process and prints how many MB they took."""
     before = read_memory_mb("VmRSS")
     model = make_model(contender, options.variants[0], options.size)
-    images_BCHW = torch.rand(options.batch, 1, options.size, options.size, device=DEVICE)
+    images_BCHW = draw_images(contender, options)
     steps = make_steps(model, images_BCHW, options.precisions[0], is_compiled=options.compile)
     for _ in range(3):
         steps["training"]()
@@ -114,10 +128,12 @@ def read_memory_mb(name: str) -> float:
 
 def compare(variant: str, precision: str, options: argparse.Namespace) -> None:
     """Prints one table."""
-    images_BCHW = torch.rand(options.batch, 1, options.size, options.size, device=DEVICE)
     steps = {
         contender: make_steps(
-            make_model(contender, variant, options.size), images_BCHW, precision, is_compiled=options.compile
+            make_model(contender, variant, options.size),
+            draw_images(contender, options),
+            precision,
+            is_compiled=options.compile,
         )
         for contender in CONTENDERS
     }
@@ -125,7 +141,7 @@ def compare(variant: str, precision: str, options: argparse.Namespace) -> None:
     print(f"\nViT-{variant}, {options.size} px, batch {options.batch}, {precision}, {mode}, {DEVICE}")
     flops = count_flops(ModelSettings(image_size=options.size, **VARIANTS[variant]))
     print(f"{flops / 1e9:.1f} GFLOP per training image")
-    print(f"{'':9} {'':11} {'images/s':>9}  times faster than timm: median (lowest to highest round)")
+    print(f"{'':9} {'':16} {'images/s':>9}  times faster than timm: median (lowest to highest round)")
     for kind in ("forward", "training"):
         for contender in CONTENDERS:
             seconds(steps[contender][kind], 2)  # warm-up and compilation
@@ -136,12 +152,12 @@ def compare(variant: str, precision: str, options: argparse.Namespace) -> None:
         for contender in CONTENDERS:
             ratios = [times["timm"] / times[contender] for times in rounds]
             speed = options.batch / statistics.median(times[contender] for times in rounds)
-            line = f"{kind:9} {contender:11} {speed:9.2f}"
+            line = f"{kind:9} {contender:16} {speed:9.2f}"
             if contender != "timm":
                 line += f"  {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
             if kind == "training":
                 peak = find_peak_flops(precision, DEVICE)
-                line += f"  MFU {speed * flops / peak:.1%}" if peak else ""
+                line += f"  MFU {speed * flops / peak:.1%}" if peak and "kept" not in contender else ""
             print(line, flush=True)
     peaks = {
         name: measure_peak_mb(name, variant, precision, options) for name in CONTENDERS if "again" not in name
