@@ -23,6 +23,7 @@ from data_prep.storage.atomic import write_text
 THUMBNAIL_SIDE_PX = 160
 JPEG_QUALITY = 75  # percent
 SHOWN_PER_WARNING = 12
+SHOWN_OF_ALL_WARNINGS = 150  # so that the page stays small where many kinds occur
 SHOWN_OF_THE_REST = 24
 SHOWN_FAILURES = 50
 SAMPLE_SEED = 0  # draws the images that are shown
@@ -89,10 +90,11 @@ def _group_by_warning(cache: Cache, prepared: pd.DataFrame) -> list[WarningGroup
     places = prepared["warnings"].str.split().explode().dropna()
     found = set(places)
     codes = [*(code for code in WARNINGS if code in found), *sorted(found - set(WARNINGS))]
+    count = min(SHOWN_PER_WARNING, SHOWN_OF_ALL_WARNINGS // max(1, len(codes)))
     groups = []
     for code in codes:
         concerned = prepared.loc[places.index[places == code]]
-        pictures = _draw_pictures(cache, concerned, SHOWN_PER_WARNING)
+        pictures = _draw_pictures(cache, concerned, count)
         groups.append(WarningGroup(code, WARNINGS.get(code, ""), len(concerned), pictures))
     return groups
 

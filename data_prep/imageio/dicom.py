@@ -5,25 +5,29 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from pydicom import Dataset, dcmread
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.errors import InvalidDicomError
 
 from data_prep.errors import ImageError
 from data_prep.imageio import codecs
 from data_prep.imageio.downsample import find_max_reduction, reduce_pixels
+from data_prep.imageio.elements import Element, Elements
 from data_prep.imageio.encapsulation import find_frame, inflate
-from data_prep.imageio.frame import (
-    Frame,
-    Grid,
-    LookupTable,
-    PhotometricInterpretation,
-    Pixels,
-    VoiLutFunction,
-    Window,
+from data_prep.imageio.frame import Frame, Grid, PhotometricInterpretation, Pixels
+from data_prep.imageio.gunzip import gunzip
+from data_prep.imageio.header import (
+    find_stored_range,
+    read_grey_scale,
+    read_laterality,
+    read_layout,
+    read_padding,
+    read_photometric_interpretation,
 )
+from data_prep.imageio.signatures import name_kind
 from data_prep.storage.byte_source import ByteSource, Span
 from data_prep.storage.places import ImagePath
 
@@ -51,6 +55,7 @@ TAGS = [
     "ModalityLUTSequence",
     "PresentationLUTShape",
 ]
+SEQUENCES = ("ModalityLUTSequence", "VOILUTSequence")
 USUAL_LUT_SHAPES = {  # PS3.3 C.8.11.3.1.2
     PhotometricInterpretation.MONOCHROME1: "INVERSE",
     PhotometricInterpretation.MONOCHROME2: "IDENTITY",
@@ -102,7 +107,18 @@ class DicomFile:
         samples = codecs.decode(self.encoded, self.header.transfer_syntax, self.layout)
         if self.header.transfer_syntax not in codecs.SAMPLES_AS_THEY_ARE:
             return samples, 0.0
-        return codecs.cut_to_value(samples, self.layout)
+        pixels, share_cut = codecs.cut_to_value(samples, self.layout)
+        return self._keep_padding(samples, pixels, share_cut)
+
+    def _keep_padding(self, samples: Pixels, pixels: Pixels, share_cut: float) -> tuple[Pixels, float]:
+        """Puts padding values beyond BitsStored back: cut, they would be those of tissue."""
+        padding, (lowest, highest) = self.header.padding, find_stored_range(self.layout)
+        is_within = padding is None or (padding[0] >= lowest and padding[1] <= highest)
+        if padding is None or is_within or self.layout.low_bits:
+            return pixels, share_cut
+        is_padding = (samples >= padding[0]) & (samples <= padding[1])
+        num_beyond = 0 if self.layout.is_signed else (is_padding & (samples > highest)).mean()
+        return np.where(is_padding, samples, pixels), share_cut - float(num_beyond)
 
 
 def open_dicom(path: ImagePath, *, whole: bool = True) -> DicomFile:
@@ -116,16 +132,21 @@ def open_dicom(path: ImagePath, *, whole: bool = True) -> DicomFile:
         with warnings.catch_warnings(action="ignore"):  # they quote values of the header
             return _open(source)
     except InvalidDicomError as error:
-        raise ImageError("not_dicom", "the file is not DICOM: it has no DICM prefix") from error
+        raise ImageError("not_dicom", f"the file is not DICOM: {_say_what_it_is(source)}") from error
     except ImageError:
         raise
     except Exception as error:  # pydicom raises eight different types on damaged files
-        raise ImageError("parse_error", f"the DICOM header cannot be read: {type(error).__name__}") from error
+        raise ImageError(
+            "parse_error",
+            "the DICOM header cannot be read: its elements' lengths or VRs do not fit together, so the file "
+            "is damaged; export it again",
+        ) from error
 
 
 def _open(source: ByteSource) -> DicomFile:
-    inflated = inflate(source)
-    stream = inflated or source
+    unpacked = gunzip(source) or source
+    inflated = inflate(unpacked)
+    stream = inflated or unpacked
     dataset = dcmread(stream, stop_before_pixels=True, specific_tags=TAGS)
     syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
     if inflated:
@@ -136,19 +157,32 @@ def _open(source: ByteSource) -> DicomFile:
         # A damaged header may hold anything in its place, a name for one.
         known = syntax if re.fullmatch(r"1\.2\.840\.10008\.[0-9.]{1,40}", syntax) else "of no standard"
         raise ImageError("unsupported", f"transfer syntax {known} has no decoder here")
-    layout = _read_layout(dataset, syntax)
+    elements = _read_elements(dataset, set(TAGS) - set(SEQUENCES))
+    layout = read_layout(elements, syntax)
     encoded = find_frame(stream, syntax)
-    header = _read_header(dataset, layout, syntax)
+    header = _read_header(dataset, elements, layout, syntax)
     return DicomFile(source, header, layout, encoded, codecs.find_max_level(encoded, syntax))
 
 
-def _read_header(dataset: Dataset, layout: codecs.Layout, syntax: str) -> Frame:
-    photometric_interpretation = _read_photometric_interpretation(dataset)
-    shape = str(dataset.get("PresentationLUTShape") or "")
-    is_for_processing = str(dataset.get("PresentationIntentType") or "") == "FOR PROCESSING"
+def _say_what_it_is(source: ByteSource) -> str:
+    kind = name_kind(source.content)
+    if kind is None or kind.suffix is None:
+        return f"it is {kind.name}" if kind else "it has no DICM prefix"
+    return f"it is {kind.name}, so its name should end with {kind.suffix}"
+
+
+def _read_header(dataset: Dataset, elements: Elements, layout: codecs.Layout, syntax: str) -> Frame:
+    photometric_interpretation = read_photometric_interpretation(elements)
+    shape = elements.code("PresentationLUTShape")
+    is_for_processing = elements.code("PresentationIntentType") == "FOR PROCESSING"
+    tables = {keyword: _read_items(dataset, keyword) for keyword in SEQUENCES}
+    grey_scale = read_grey_scale(elements, tables, layout)
+    padding, padding_is_bad = read_padding(elements, layout)
     found = {
         "for_processing": is_for_processing,
         "lut_shape": shape not in {"", USUAL_LUT_SHAPES[photometric_interpretation]},
+        **dict.fromkeys(grey_scale.warnings, True),
+        "padding_unusable": padding_is_bad,
     }
     return Frame(
         pixels=np.zeros((0, 0), np.uint16),
@@ -156,116 +190,40 @@ def _read_header(dataset: Dataset, layout: codecs.Layout, syntax: str) -> Frame:
         columns=layout.columns,
         bits_stored=layout.bits_stored,
         is_signed=layout.is_signed,
-        padding=_read_padding(dataset),
+        padding=padding,
         photometric_interpretation=photometric_interpretation,
-        rescale_slope=_first_number(dataset, "RescaleSlope", 1.0),
-        rescale_intercept=_first_number(dataset, "RescaleIntercept", 0.0),
-        modality_lut=_read_lookup_table(dataset.get("ModalityLUTSequence")),
-        window=_read_window(dataset),
-        voi_lut=_read_lookup_table(dataset.get("VOILUTSequence")),
-        laterality=_read_laterality(dataset),
+        rescale_slope=grey_scale.rescale_slope,
+        rescale_intercept=grey_scale.rescale_intercept,
+        modality_lut=grey_scale.modality_lut,
+        window=grey_scale.window,
+        voi_lut=grey_scale.voi_lut,
+        laterality=read_laterality(elements),
         is_for_processing=is_for_processing,
         transfer_syntax=syntax,
         warnings=tuple(code for code, applies in found.items() if applies),
     )
 
 
-def _read_layout(dataset: Dataset, syntax: str) -> codecs.Layout:
-    missing = [name for name in ("Rows", "Columns", "BitsAllocated") if not dataset.get(name)]
-    if missing:
-        raise ImageError("bad_value", f"{', '.join(missing)} missing or zero: the file holds no image")
-    if int(dataset.get("SamplesPerPixel") or 1) != 1:
-        raise ImageError("unsupported", f"SamplesPerPixel is {dataset.SamplesPerPixel}; a mammogram has 1")
-    if int(dataset.get("NumberOfFrames") or 1) != 1:
-        raise ImageError(
-            "multi_frame", f"NumberOfFrames is {dataset.NumberOfFrames}; only single frames are taken"
-        )
-    if int(dataset.BitsAllocated) not in {8, 16}:
-        raise ImageError("unsupported", f"BitsAllocated is {dataset.BitsAllocated}; 8 and 16 are taken")
-    bits_stored = int(dataset.get("BitsStored") or dataset.BitsAllocated)
-    if not 1 <= bits_stored <= int(dataset.BitsAllocated):
-        raise ImageError("bad_value", f"BitsStored is {bits_stored}; it is 1 to {dataset.BitsAllocated}")
-    return codecs.Layout(
-        rows=int(dataset.Rows),
-        columns=int(dataset.Columns),
-        bits_allocated=int(dataset.BitsAllocated),
-        bits_stored=bits_stored,
-        is_signed=int(dataset.get("PixelRepresentation") or 0) == 1,
-        low_bits=_read_low_bits(dataset, bits_stored) if syntax in codecs.SAMPLES_AS_THEY_ARE else 0,
-    )
+# From pydicom
 
 
-def _read_low_bits(dataset: Dataset, bits_stored: int) -> int:
-    """Returns how many unused bits lie below the value, PS3.5 8.1.1."""
-    value = dataset.get("HighBit")
-    high_bit = bits_stored - 1 if value is None else int(value)
-    if not bits_stored - 1 <= high_bit < int(dataset.BitsAllocated):
-        allowed = f"{bits_stored - 1} to {int(dataset.BitsAllocated) - 1}"
-        raise ImageError(
-            "unsupported", f"HighBit is {high_bit}; with BitsStored {bits_stored} it is {allowed}"
-        )
-    return high_bit + 1 - bits_stored
+def _read_elements(dataset: Dataset, keywords: Iterable[str]) -> Elements:
+    """Returns what a dataset has of some elements, as bytes."""
+    found = {}
+    for keyword in keywords:
+        tag = tag_for_keyword(keyword)
+        raw = dataset.get_item(tag) if tag in dataset else None
+        if isinstance(raw, RawDataElement):
+            known = dictionary_VR(keyword)[:2]  # of "US or SS" the first
+            vr = known if raw.VR in {None, "UN"} else raw.VR
+            found[keyword] = Element(keyword, vr, raw.value or b"", not raw.is_little_endian)
+    return Elements(found)
 
 
-def _read_photometric_interpretation(dataset: Dataset) -> PhotometricInterpretation:
-    value = str(dataset.get("PhotometricInterpretation") or "")
-    if value not in set(PhotometricInterpretation):
-        raise ImageError("unsupported", "PhotometricInterpretation is missing or not MONOCHROME1 or 2")
-    return PhotometricInterpretation(value)
-
-
-def _read_padding(dataset: Dataset) -> tuple[int, int] | None:
-    """Returns the lowest and highest padding value, PS3.3 C.7.5.1.1.2."""
-    value = dataset.get("PixelPaddingValue")
-    if value is None:
-        return None
-    limit = dataset.get("PixelPaddingRangeLimit")
-    low, high = sorted((int(value), int(value if limit is None else limit)))
-    return low, high
-
-
-def _read_window(dataset: Dataset) -> Window | None:
-    """Returns the first of the file's windows; None where it has none."""
-    if dataset.get("WindowCenter") is None or dataset.get("WindowWidth") is None:
-        return None
-    function = str(dataset.get("VOILUTFunction") or "LINEAR")
-    if function not in set(VoiLutFunction):
-        raise ImageError("bad_value", f"VOILUTFunction is none of {', '.join(VoiLutFunction)}")
-    center = _first_number(dataset, "WindowCenter", 0.0)
-    width = _first_number(dataset, "WindowWidth", 0.0)
+def _read_items(dataset: Dataset, keyword: str) -> list[Elements] | None:
+    """Returns the items of a sequence of tables; None where pydicom cannot read it."""
     try:
-        return Window(center, width, VoiLutFunction(function))
-    except ValueError as error:
-        raise ImageError("bad_value", str(error)) from error
-
-
-def _first_number(dataset: Dataset, keyword: str, default: float) -> float:
-    value = dataset.get(keyword)
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        value = next(iter(value), None)
-    if value is None or value == "":
-        return default
-    number = float(value)
-    if not np.isfinite(number):
-        raise ImageError("bad_value", f"{keyword} is {number}; a finite number is needed")
-    return number
-
-
-def _read_lookup_table(sequence: Any) -> LookupTable | None:
-    """Reads the first item of a modality or VOI LUT sequence, PS3.3 C.11.1.1."""
-    if not sequence:
+        sequence = dataset.get(keyword) or []
+        return [_read_elements(item, ("LUTDescriptor", "LUTData")) for item in sequence]
+    except Exception:  # it raises eight different types
         return None
-    item = sequence[0]
-    count, first_mapped, bits = (int(value) for value in item.LUTDescriptor)
-    entries = item.LUTData
-    values = np.frombuffer(entries, "<u2") if isinstance(entries, bytes) else np.asarray(entries, np.uint16)
-    if len(values) < (count or 2**16) or not 8 <= bits <= 16:
-        raise ImageError(
-            "bad_value", f"a LUT of {count or 2**16} entries of {bits} bits holds {len(values)} entries"
-        )
-    return LookupTable(values[: count or 2**16], first_mapped, bits)
-
-
-def _read_laterality(dataset: Dataset) -> str | None:
-    value = str(dataset.get("ImageLaterality") or dataset.get("Laterality") or "")
-    return value if value in {"L", "R"} else None

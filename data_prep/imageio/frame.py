@@ -39,20 +39,24 @@ class VoiLutFunction(StrEnum):
 class Window:
     """A VOI window in modality units (after the rescale).
 
+    Attributes:
+        step: what LINEAR takes for the distance of neighbouring values, 1 in PS3.3 C.11.2.1.2.1.
+
     Raises:
-        ValueError: if the width is below 1 for LINEAR, or not above 0 for the other functions.
+        ValueError: if the width is below `step` for LINEAR, or not above 0 for the other functions.
     """
 
     center: float
     width: float
     function: VoiLutFunction = VoiLutFunction.LINEAR
+    step: float = 1.0
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.center) and np.isfinite(self.width)):
             raise ValueError(f"window center {self.center} and width {self.width} must be finite numbers")
-        smallest = 1.0 if self.function is VoiLutFunction.LINEAR else 0.0
+        smallest = self.step if self.function is VoiLutFunction.LINEAR else 0.0
         if self.width < smallest or self.width == 0.0:
-            rule = "1 or more" if smallest else "above 0"
+            rule = f"{smallest:g} or more" if smallest else "above 0"
             raise ValueError(
                 f"window width {self.width} must be {rule} for {self.function} (PS3.3 C.11.2.1.3)"
             )
@@ -65,12 +69,34 @@ class LookupTable:
     Attributes:
         values: table entries, unsigned.
         first_mapped: the input value that the first entry stands for.
-        bits: bits per entry, 8 to 16; entries lie in 0..2**bits - 1.
+        bits: bits per entry as the file says, 8 to 16 in a sound one.
     """
 
     values: NDArray[np.uint16]
     first_mapped: int
     bits: int
+
+    @property
+    def is_contradicted(self) -> bool:
+        """Whether entries need more bits than the table says, or all of them one bit less."""
+        return not (8 <= self.bits <= 16 and 2 ** (self.bits - 1) <= self.values.max() < 2**self.bits)
+
+    @property
+    def maximum(self) -> int:
+        """What is shown as the brightest: 2**bits - 1, or the largest entry where that is contradicted."""
+        return int(self.values.max()) if self.is_contradicted else 2**self.bits - 1
+
+
+@dataclass(frozen=True)
+class LogarithmicScale:
+    """A window over detector data that rises with the logarithm of the exposure, in stored units or a LUT's.
+
+    Attributes:
+        low, high: the values that are shown as 0 and as 1.
+    """
+
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -105,10 +131,11 @@ class Frame:
         rows, columns: size of the full matrix in pixels.
         bits_stored: 1 to 16; stored values use that many bits.
         share_cut: of the samples, those that had something in the bits above, which were cut off, 0..1.
-        padding: lowest and highest stored value that mark what is not part of the picture; shown black.
+        padding: lowest and highest stored value that mark what is not part of the picture; shown black. One
+            beyond what bits_stored allow stands among the pixels as it is.
         rescale_slope, rescale_intercept: modality values are slope * stored + intercept.
         modality_lut: replaces the rescale where present.
-        window: first VOI window, or None.
+        window: first VOI window that can be used, or None.
         voi_lut: VOI lookup table, preferred to the window where present.
         laterality: "L", "R", or None where the header says neither.
         is_for_processing: raw detector data that was not made for display.
@@ -128,7 +155,7 @@ class Frame:
     rescale_slope: float = 1.0
     rescale_intercept: float = 0.0
     modality_lut: LookupTable | None = None
-    window: Window | None = None
+    window: Window | LogarithmicScale | None = None
     voi_lut: LookupTable | None = None
     laterality: str | None = None
     is_for_processing: bool = False

@@ -1,22 +1,30 @@
 """PNG, JPEG and PGM files to frames: images that somebody has already windowed."""
 
+import re
+import struct
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 
+import imagecodecs
 import numpy as np
 from PIL import Image
 
 from data_prep.errors import ImageError
 from data_prep.imageio.codecs import MAX_PIXELS
 from data_prep.imageio.downsample import find_max_reduction, reduce_pixels
-from data_prep.imageio.frame import Frame, Grid, VoiLutFunction, Window
+from data_prep.imageio.frame import Frame, Grid, Pixels, VoiLutFunction, Window
+from data_prep.imageio.signatures import name_kind
 from data_prep.storage.byte_source import ByteSource
 from data_prep.storage.places import ImagePath
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 RASTER_SUFFIXES = (".png", ".jpg", ".jpeg", ".pgm")
 FORMATS = ("PNG", "JPEG", "PPM")
+PNG_BIT_DEPTH = 24  # where a PNG tells the bits of a sample, PNG 11.2.1
+PGM_HEADER = re.compile(rb"P[25](?:(?:\s|#[^\n]*\n)+([0-9]+)){3}")  # whose last number is the largest value
+DEPTHS = (8, 10, 12, 13, 14, 15, 16)  # bits, of detectors
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,9 @@ class RasterFile:
 
 
 def open_raster(path: ImagePath) -> RasterFile:
-    """Reads a file of 8 or 16 bits; colours become grey, and the full range becomes the window.
+    """Reads a file of 8 or 16 bits; colours become grey, transparency black, the full range the window.
+
+    Values of 8 to 15 bits in a file of 16 get the range of so many bits, and a warning.
 
     Raises:
         ImageError: if the file cannot be read as a grey image.
@@ -60,22 +70,85 @@ def open_raster(path: ImagePath) -> RasterFile:
         ):
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError("too_large", f"{image.height}x{image.width} pixels are too many")
-            pixels = np.asarray(image if image.mode in {"L", "I;16", "I;16B", "I"} else image.convert("L"))
+            pixels = _read_grey(image, source_file.content)
             source = str(image.format)
     except Image.DecompressionBombError as error:
         raise ImageError("too_large", "the image has more pixels than any mammogram") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(
-            "not_image", f"the file cannot be read as {', '.join(FORMATS)}: {type(error).__name__}"
-        ) from error
-    bits = 8 if pixels.dtype == np.uint8 else 16
+    except (OSError, SyntaxError, ValueError, RuntimeError) as error:
+        raise ImageError("not_image", _say_what_is_wrong(source_file)) from error
+    bits = _find_bits(pixels, source_file.content)
     maximum = 2**bits - 1
     frame = Frame(
-        pixels=pixels.astype(np.uint8 if bits == 8 else np.uint16, copy=False),
+        pixels=pixels,
         rows=pixels.shape[0],
         columns=pixels.shape[1],
-        bits_stored=bits,
+        bits_stored=pixels.itemsize * 8,
         window=Window(center=maximum / 2, width=maximum, function=VoiLutFunction.LINEAR_EXACT),
         transfer_syntax=source,
+        warnings=() if bits == pixels.itemsize * 8 else ("low_range",),
     )
     return RasterFile(source_file, frame)
+
+
+def _say_what_is_wrong(source: ByteSource) -> str:
+    kind = name_kind(source.content)
+    if kind is None or kind.suffix is None:
+        known = kind.name if kind else "of no kind that is known here"
+        return f"the file is {known}; PNG, JPEG and PGM are read: save it as one of them"
+    if kind.suffix not in RASTER_SUFFIXES:
+        return f"the file is {kind.name}, so its name should end with {kind.suffix}"
+    return f"the file is {kind.name} that is damaged or cut short: export or copy it again"
+
+
+def _read_grey(image: Image.Image, content: bytes) -> Pixels:
+    """Decodes to grey of 8 or 16 bits; what is transparent shows the black behind it."""
+    transparent = image.info.get("transparency")
+    if image.mode in {"I;16", "I;16B", "I"}:
+        pixels = np.array(image).astype(np.uint16)
+        if isinstance(transparent, int):
+            pixels[pixels == transparent] = 0
+        return pixels
+    if content.startswith(PNG_SIGNATURE) and content[PNG_BIT_DEPTH] == 16:
+        image.load()  # tells damage better than the decoder that keeps all 16 bits
+        return _mix(np.asarray(imagecodecs.png_decode(content)))
+    if transparent is None and image.mode not in {"LA", "La", "PA", "RGBA", "RGBa"}:
+        return np.asarray(image if image.mode == "L" else image.convert("L"))
+    return _mix(np.asarray(image.convert("RGBA")))
+
+
+def _mix(channels: Pixels) -> Pixels:
+    """Mixes grey, or red, green and blue as Pillow does (ITU-R 601-2), over black where there is alpha."""
+    count, maximum = channels.shape[2], np.iinfo(channels.dtype).max
+    grey = channels[..., :3] @ np.array([0.299, 0.587, 0.114]) if count > 2 else channels[..., 0] * 1.0
+    alpha = channels[..., -1] / maximum if count in {2, 4} else 1.0
+    return np.asarray(np.rint(grey * alpha).clip(0, maximum).astype(channels.dtype))
+
+
+def _find_bits(pixels: Pixels, content: bytes) -> int:
+    """Returns how many bits the values take: of 16 maybe fewer, as a file's sBIT or their largest tells.
+
+    Files of 12 bits that were saved as they are look black otherwise. A darker picture of the same series
+    should not end with fewer bits, so only detectors' depths are taken.
+    """
+    largest = int(pixels.max())
+    header = PGM_HEADER.match(content)
+    is_scaled = header is not None and int(header[1]) != 2**16 - 1  # by Pillow, to all of 16 bits
+    if pixels.itemsize == 1 or largest == 0 or is_scaled:
+        return pixels.itemsize * 8
+    stated = _read_significant_bits(content) if content.startswith(PNG_SIGNATURE) else 16
+    return next(bits for bits in sorted({*DEPTHS, stated}) if largest < 2**bits)
+
+
+def _read_significant_bits(content: bytes) -> int:
+    """Returns the largest number of a PNG's sBIT chunk (PNG 11.3.2.7), or 16 where there is none."""
+    found = (body for name, body in _read_chunks(content) if name == b"sBIT" and body)
+    return min(16, max(next(found, b"\x10")))
+
+
+def _read_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yields name and body of each chunk before a PNG's pixels."""
+    place = len(PNG_SIGNATURE)
+    while place + 8 <= len(content) and content[place + 4 : place + 8] != b"IDAT":
+        (length,) = struct.unpack_from(">I", content, place)
+        yield content[place + 4 : place + 8], content[place + 8 : place + 8 + length]
+        place += 12 + length

@@ -6,10 +6,18 @@ import numpy as np
 
 from data_prep.imageio.frame import Display, Frame
 from data_prep.preprocessing.breast_segmentation import Breast
+from data_prep.preprocessing.windowing import is_padding
 
 WARNINGS = {
     "for_processing": "raw detector data, not made for display: shown on a logarithmic scale",
-    "no_window": "the file brings no window: one over the bulk of its values is used",
+    "no_window": "the file brings no window that can be used: one over the bulk of its values is",
+    "window_unusable": "the file's window is incomplete or against PS3.3 C.11.2.1.2: it is left out",
+    "window_width": "a LINEAR window is below 1 wide: a step of the values counts as the 1 of its formula",
+    "rescale_unusable": "RescaleSlope or RescaleIntercept is 0 or no number: the file's windows are left out",
+    "lut_unusable": "a lookup table is empty, short or without effect: it is left out",
+    "lut_range": "a VOI LUT's entries contradict its bits: its largest entry is shown as the brightest",
+    "padding_unusable": "PixelPaddingValue is no whole number: no value is taken for padding",
+    "low_range": "the image has 16 bits and uses 15 or fewer: the range of so many bits is shown",
     "lut_shape": "PresentationLUTShape contradicts PhotometricInterpretation, which is followed",
     "beyond_bits_stored": "many values need more bits than BitsStored says",
     "breast_not_found": "nothing like a breast was found: the whole frame is used",
@@ -52,7 +60,10 @@ def judge_values(frame: Frame) -> list[str]:
     """
     if frame.is_signed:
         return []
-    share = frame.share_cut + float((frame.pixels >= 2**frame.bits_stored).mean())
+    is_beyond = frame.pixels >= 2**frame.bits_stored
+    if is_beyond.any():
+        is_beyond &= ~is_padding(frame, frame.pixels)
+    share = frame.share_cut + float(is_beyond.mean())
     return ["beyond_bits_stored"] if share > BEYOND_BITS_STORED else []
 
 

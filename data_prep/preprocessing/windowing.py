@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from data_prep.imageio.frame import (
     Display,
     Frame,
+    LogarithmicScale,
     LookupTable,
     PhotometricInterpretation,
     VoiLutFunction,
@@ -21,6 +22,7 @@ from data_prep.imageio.frame import (
 Values = NDArray[np.float64]
 
 ROBUST_PERCENTILES = (0.5, 99.5)
+EXPOSURE_RATIO = 50.0  # of air to dense tissue in detector data
 DARK = 0.05  # display values up to it are as good as black
 
 
@@ -48,7 +50,9 @@ def display_curve(frame: Frame, stored: NDArray[np.integer]) -> Values:
     """Returns the display value in 0..1 of each stored value."""
     values = to_modality_values(frame, stored)
     if frame.voi_lut is not None:
-        display = apply_lookup_table(values, frame.voi_lut) / (2**frame.voi_lut.bits - 1)
+        display = (apply_lookup_table(values, frame.voi_lut) / frame.voi_lut.maximum).clip(max=1.0)
+    elif isinstance(frame.window, LogarithmicScale):
+        display = apply_logarithm(values, frame.window)
     elif frame.window is not None:
         display = apply_window(values, frame.window)
     else:
@@ -87,9 +91,20 @@ def apply_window(values: Values, window: Window) -> Values:
         return 1.0 / (1.0 + np.exp(np.clip(exponent, -700.0, 700.0)))  # where exp does not overflow
     if window.function is VoiLutFunction.LINEAR_EXACT:  # PS3.3 C.11.2.1.3.2
         return np.clip((values - center) / width + 0.5, 0.0, 1.0)
-    if width == 1.0:  # PS3.3 C.11.2.1.2.1, where it becomes a threshold
-        return (values > center - 0.5).astype(np.float64)
-    return np.clip((values - (center - 0.5)) / (width - 1.0) + 0.5, 0.0, 1.0)
+    step = window.step  # 1 in PS3.3 C.11.2.1.2.1
+    if width == step:  # where it becomes a threshold
+        return (values > center - step / 2).astype(np.float64)
+    return np.clip((values - (center - step / 2)) / (width - step) + 0.5, 0.0, 1.0)
+
+
+def apply_logarithm(values: Values, scale: LogarithmicScale) -> Values:
+    """Returns values in 0..1 that rise with the exposure's logarithm.
+
+    Where a detector's zero lies in the values is not known, so `high` is taken for `EXPOSURE_RATIO` times
+    `low`: any other slope and intercept give the same picture.
+    """
+    shares = np.clip((values - scale.low) / (scale.high - scale.low), 0.0, 1.0)
+    return np.log1p(shares * (EXPOSURE_RATIO - 1.0)) / np.log(EXPOSURE_RATIO)
 
 
 def apply_lookup_table(values: NDArray[np.integer] | Values, table: LookupTable) -> Values:
@@ -99,36 +114,32 @@ def apply_lookup_table(values: NDArray[np.integer] | Values, table: LookupTable)
 
 
 def with_voi(frame: Frame) -> Frame:
-    """Returns the frame with a window of its own where the file brings none.
+    """Returns the frame with a window of its own where the file brings none that can be used.
 
     It covers the bulk of the pixels, 0.5th to 99.5th percentile; detector data that was not made for display
-    are proportional to the exposure, so they get a logarithmic lookup table over the same range.
+    are proportional to the exposure, so they get a logarithmic scale over the same range. Both are over
+    stored values, or a modality LUT's: of the rescale only the sign counts, so the unit makes no difference.
     """
     if frame.window is not None or frame.voi_lut is not None:
         return frame
+    slope = float(np.copysign(1.0, frame.rescale_slope))
+    made = replace(frame, rescale_slope=slope, rescale_intercept=0.0, warnings=(*frame.warnings, "no_window"))
     picture = frame.pixels[~is_padding(frame, frame.pixels)]
-    values = to_modality_values(frame, picture if picture.size else frame.pixels.ravel())
+    values = to_modality_values(made, picture if picture.size else frame.pixels.ravel())
     low, high = (float(value) for value in np.percentile(values, ROBUST_PERCENTILES).round())
-    made = replace(frame, warnings=(*frame.warnings, "no_window"))
-    if frame.is_for_processing and high > max(low, 1.0):
-        return replace(made, voi_lut=make_logarithmic_table(max(low, 1.0), high))
+    if frame.is_for_processing and high > low:
+        return replace(made, window=LogarithmicScale(low, high))
     window = Window((low + high) / 2, max(high - low, 1.0), VoiLutFunction.LINEAR_EXACT)
     return replace(made, window=window)
 
 
-def make_logarithmic_table(low: float, high: float) -> LookupTable:
-    """Returns a table of 16 bits that rises with the value's logarithm, from `low` (1 or more) to `high`."""
-    values = np.arange(int(low), min(int(high), int(low) + 2**16 - 1) + 1)
-    shares = np.log(values / values[0]) / np.log(values[-1] / values[0])
-    return LookupTable(np.rint(shares * (2**16 - 1)).astype(np.uint16), int(low), bits=16)
-
-
 def describe_voi(frame: Frame) -> str:
     """Returns how the frame is windowed, in a few words for the manifest."""
-    is_own = "no_window" in frame.warnings
     if frame.voi_lut is not None:
-        last = frame.voi_lut.first_mapped + len(frame.voi_lut.values) - 1
-        return f"logarithm {frame.voi_lut.first_mapped}..{last} (percentiles)" if is_own else "VOI LUT"
-    assert frame.window is not None, "with_voi made one"
-    origin = " (percentiles)" if is_own else ""
-    return f"{frame.window.function} {frame.window.center:g}/{frame.window.width:g}{origin}"
+        return "VOI LUT"
+    window = frame.window
+    assert window is not None, "with_voi made one"
+    if isinstance(window, LogarithmicScale):
+        return f"logarithm {window.low:g}..{window.high:g} (percentiles)"
+    origin = " (percentiles)" if "no_window" in frame.warnings else ""
+    return f"{window.function} {window.center:g}/{window.width:g}{origin}"

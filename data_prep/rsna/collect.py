@@ -14,7 +14,7 @@ from data_prep.rsna.exam_table import (
     sort_by_id,
     write_exam_table,
 )
-from data_prep.rsna.image_files import IMAGE_SUFFIXES
+from data_prep.rsna.image_files import split_name
 from data_prep.storage.atomic import as_user_error, make_folder
 from data_prep.storage.csv_rows import Problem, read_rows
 
@@ -77,8 +77,7 @@ def _make_links(exams: pd.DataFrame, sources: list[Path], images: Path) -> dict[
     """Maps the place of each image in the RSNA layout to the file that it stands for."""
     links = {}
     for patient_id, image_id, source in zip(exams["patient_id"], exams["image_id"], sources, strict=True):
-        suffix = source.suffix.lower()  # of 1.2.840.113 it is .113, which says nothing
-        links[images / patient_id / f"{image_id}{suffix if suffix in IMAGE_SUFFIXES else ''}"] = source
+        links[images / patient_id / f"{image_id}{split_name(source.name)[1]}"] = source
     return links
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from data_prep.errors import UserError
-from data_prep.rsna.image_files import find_image_files
+from data_prep.rsna.image_files import IMAGE_SUFFIXES, find_image_files
 from data_prep.storage.atomic import write_csv
 from data_prep.storage.csv_rows import Problem, raise_if_any, read_rows
 from data_prep.storage.places import Place
@@ -268,10 +268,11 @@ def require_images(
     if len(absent) == len(exams) or (len(absent) and not present_only):
         patient_id, image_id = absent.iloc[0][["patient_id", "image_id"]]
         path = folder / f"{split}_images" / patient_id / f"{image_id}.dcm"
+        suffixes = ", ".join(suffix or "none" for suffix in IMAGE_SUFFIXES[1:])
         way_out = "" if len(absent) == len(exams) else ", or leave their rows out with --present-only"
         raise UserError(
             f"{len(absent)} of the {len(exams)} images in {split}.csv have no readable file, the first is "
-            f"image {image_id}: put it at {path} (or with another suffix){way_out}"
+            f"image {image_id}: put it at {path} (or with another suffix: {suffixes}){way_out}"
         )
     present = paths.notna()
     return LocatedExams(

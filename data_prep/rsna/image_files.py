@@ -9,8 +9,15 @@ from pathlib import Path
 from data_prep.errors import UserError
 from data_prep.storage.places import ImagePath, Place, RemoteFile, Url, find_each, list_each, list_files
 
-IMAGE_SUFFIXES = [".dcm", ".png", ".jpg", ".jpeg", ".pgm", ""]
-"""What an image file's name may end with, the preferred one first."""
+DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
+PACKED = ".gz"
+IMAGE_SUFFIXES = [
+    *DICOM_SUFFIXES,
+    *(".png", ".jpg", ".jpeg", ".pgm"),
+    *(suffix + PACKED for suffix in DICOM_SUFFIXES),
+    "",
+]
+"""What an image file's name may end with, in letters of any case, the preferred one first."""
 FEW_PATIENTS = 200  # of so many each folder is listed; all of RSNA's files are 55 requests in one listing
 
 
@@ -37,11 +44,24 @@ def _list_folder(folder: Path) -> list[Path]:
         return []
 
 
+def split_name(name: str) -> tuple[str, str]:
+    """Returns a file name without its suffix, and the suffix in small letters: one of `IMAGE_SUFFIXES`.
+
+    What follows the last dot of a UID is none of them, so that it stays in the name.
+    """
+    small = name.lower()
+    suffix = max((suffix for suffix in IMAGE_SUFFIXES if small.endswith(suffix)), key=len)
+    return (name.removesuffix(name[len(name) - len(suffix) :]), suffix) if suffix else (name, "")
+
+
 def _choose(paths: Iterable[ImagePath]) -> dict[str, ImagePath]:
     """Maps image ids to files."""
-    paths = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
-    paths.sort(key=lambda path: (IMAGE_SUFFIXES.index(path.suffix.lower()), path.name), reverse=True)
-    return {path.stem: path for path in paths}  # the preferred suffix comes last and stays
+    ranked = []
+    for path in paths:
+        stem, suffix = split_name(path.name)
+        ranked.append((IMAGE_SUFFIXES.index(suffix), path.name, stem, path))
+    ranked.sort(key=lambda entry: entry[:2], reverse=True)
+    return {stem: path for _, _, stem, path in ranked}  # the preferred suffix comes last and stays
 
 
 def _find_remotely(

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
+from pydicom.tag import Tag
 from pydicom.uid import RLELossless, generate_uid
 
 from data_prep.imageio import codecs
@@ -56,6 +58,15 @@ def write_dicom(
     dataset.file_meta.TransferSyntaxUID = transfer_syntax
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def put_bytes(path: Path, keyword: str, vr: str, content: bytes) -> Path:
+    """Replaces an element of a little-endian file by bytes that pydicom might refuse to write."""
+    dataset = dcmread(path)
+    tag = Tag(keyword)
+    dataset[tag] = RawDataElement(tag, vr, len(content), content, 0, False, True)
+    dataset.save_as(path)
     return path
 
 
