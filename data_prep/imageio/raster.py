@@ -136,7 +136,8 @@ def _find_bits(pixels: Pixels, content: bytes) -> int:
     if pixels.itemsize == 1 or largest == 0 or is_scaled:
         return pixels.itemsize * 8
     stated = _read_significant_bits(content) if content.startswith(PNG_SIGNATURE) else 16
-    return next(bits for bits in sorted({*DEPTHS, stated}) if largest < 2**bits)
+    depths = (stated, *DEPTHS) if stated < DEPTHS[-1] else DEPTHS
+    return next(bits for bits in depths if largest < 2**bits)
 
 
 def _read_significant_bits(content: bytes) -> int:

@@ -1,8 +1,11 @@
 """Raster images: the full range of PNG, JPEG and PGM becomes the display, bad files an ImageError."""
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
@@ -111,3 +114,81 @@ def test_real_film_scans_are_read(real_data: Path) -> None:
         frame = open_raster(path).read_frame()
         assert frame.pixels.shape == (1024, 1024)
         assert to_display(frame).max() > 0.5
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 13, 14, 15])
+@pytest.mark.parametrize("mode", ["grey", "RGB", "RGBA"])
+def test_values_of_fewer_bits_in_a_file_of_16_get_their_range(tmp_path: Path, bits: int, mode: str) -> None:
+    """As `cv2.imwrite(path, dataset.pixel_array)` leaves them."""
+    pixels = (make_picture(np.uint16) >> (16 - bits)).astype(np.uint16)
+    alpha = [np.full_like(pixels, 2**16 - 1)] * (mode == "RGBA")
+    colours = pixels if mode == "grey" else np.dstack([pixels] * 3 + alpha)
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(colours))
+    frame = open_raster(tmp_path / "a.png").read_frame()
+    np.testing.assert_allclose(to_display(frame), pixels / (2**bits - 1), atol=1e-5)
+    assert frame.warnings == ("low_range",)
+
+
+def test_a_darker_picture_of_a_series_has_the_same_range(tmp_path: Path) -> None:
+    for largest in (1500, 4095):
+        frame = open_raster(save(tmp_path / "a.png", np.full((9, 9), largest, np.uint16))).read_frame()
+        np.testing.assert_allclose(to_display(frame), largest / 4095, atol=1e-6)
+
+
+def test_bits_that_a_png_states_are_its_range(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", np.full((9, 9), 300, np.uint16))
+    content = path.read_bytes()
+    body = b"sBIT" + bytes([11])
+    chunk = struct.pack(">I", 1) + body + struct.pack(">I", zlib.crc32(body))
+    place = content.index(b"IDAT") - 4
+    path.write_bytes(content[:place] + chunk + content[place:])
+    assert to_display(open_raster(path).read_frame()).max() == pytest.approx(300 / 2047)
+
+
+@pytest.mark.parametrize("largest", [100, 1000, 4095, 65535])
+@pytest.mark.parametrize("comment", [b"", b"# made by 9 8 7\n"])
+def test_a_pgm_states_its_largest_value(tmp_path: Path, largest: int, comment: bytes) -> None:
+    pixels = np.linspace(0, largest / 3 if largest < 65535 else largest, 63).round().reshape(7, 9)
+    body = pixels.astype(">u2" if largest > 255 else "u1").tobytes()
+    (tmp_path / "a.pgm").write_bytes(b"P5\n" + comment + b"9 7\n%d\n" % largest + body)
+    frame = open_raster(tmp_path / "a.pgm").read_frame()
+    np.testing.assert_allclose(to_display(frame), pixels / largest, atol=0.003 if largest < 256 else 1e-4)
+    assert frame.warnings == ()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_what_is_transparent_is_black(tmp_path: Path, dtype: type[Any], mode: str) -> None:
+    pixels, maximum = make_picture(dtype), np.iinfo(dtype).max
+    alpha = np.where(np.arange(30) < 10, 0, maximum).astype(dtype) * np.ones_like(pixels)
+    pixels[20:, :10] = maximum  # white that nobody sees
+    channels = [pixels] * (3 if mode == "RGBA" else 1)
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(np.dstack([*channels, alpha])))
+    shown = to_display(open_raster(tmp_path / "a.png").read_frame())
+    np.testing.assert_allclose(shown, np.where(alpha > 0, pixels / maximum, 0), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_transparent_grey_is_black(tmp_path: Path, dtype: type[Any]) -> None:
+    pixels = make_picture(dtype)
+    value = int(pixels[5, 5])
+    Image.fromarray(pixels).save(tmp_path / "a.png", transparency=value)
+    frame = open_raster(tmp_path / "a.png").read_frame()
+    np.testing.assert_array_equal(frame.pixels, np.where(pixels == value, 0, pixels))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"II*\0" + bytes(200), "is a TIFF, which is not read here; PNG, JPEG and PGM are read"),
+        (bytes(128) + b"DICM" + bytes(200), "is DICOM, so its name should end with .dcm"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(99), "is a PNG that is damaged or cut short"),
+        (b"<!DOCTYPE html>" + bytes(99), "a page of HTML or XML, as a failed download leaves it"),
+        (bytes(99), "of no kind that is known here; PNG, JPEG and PGM are read: save it as one of them"),
+    ],
+)
+def test_a_message_names_what_the_file_is(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(ImageError, match=said) as error:
+        open_raster(tmp_path / "a.png")
+    assert error.value.reason == "not_image"

@@ -16,6 +16,8 @@ from pydicom import Dataset, dcmread
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from data_prep.imageio.frame import Frame, LookupTable, PhotometricInterpretation, VoiLutFunction, Window
+from data_prep.imageio.header import make_window
+from data_prep.preprocessing.breast_segmentation import find_breast
 from data_prep.preprocessing.windowing import (
     describe_voi,
     display_curve,
@@ -23,7 +25,7 @@ from data_prep.preprocessing.windowing import (
     to_display,
     with_voi,
 )
-from tests.data_prep.dicom_files import write_dicom
+from tests.data_prep.dicom_files import make_breast, write_dicom
 from tests.data_prep.reading import read_frame
 
 MONOCHROME1 = PhotometricInterpretation.MONOCHROME1
@@ -306,3 +308,87 @@ def test_a_real_reference_file_equals_pydicoms(real_data: Path, tmp_path: Path) 
     path.write_bytes(imagecodecs.zstd_decode(compressed))
     assert dcmread(BytesIO(path.read_bytes())).WindowWidth
     assert_equals_pydicom(path)
+
+
+SLOPES = [1e-6, 0.000244200244, 0.01, 0.3, 1.0, 3.0, 9.5, 1e3, 1e6]
+GREY_LEVEL = 1 / 255
+
+
+def make_frame(**fields: Any) -> Frame:
+    pixels = make_breast(96, 64)
+    return Frame(pixels=pixels, rows=96, columns=64, bits_stored=12, **fields)
+
+
+def rescale(frame: Frame, slope: float, intercept: float, function: VoiLutFunction | None) -> Frame:
+    """The same picture in another unit: as a file's header would say it."""
+    window = function and make_window(1500 * slope + intercept, 2500 * slope, function, slope)
+    return replace(frame, rescale_slope=slope, rescale_intercept=intercept, window=window)
+
+
+@pytest.mark.parametrize("slope", SLOPES)
+@pytest.mark.parametrize("intercept", [0.0, -1024.0, 1e6])
+@pytest.mark.parametrize("function", [None, *VoiLutFunction])
+@pytest.mark.parametrize("is_for_processing", [False, True])
+def test_the_unit_of_the_values_makes_no_difference(
+    slope: float, intercept: float, function: VoiLutFunction | None, is_for_processing: bool
+) -> None:
+    frame = make_frame(is_for_processing=is_for_processing)
+    expected = with_voi(rescale(frame, 1.0, 0.0, function))
+    shown = with_voi(rescale(frame, slope, intercept, function))
+    np.testing.assert_allclose(to_display(shown), to_display(expected), rtol=0, atol=GREY_LEVEL)
+    boxes = {find_breast(to_display(each), rows=96, columns=64).box for each in (shown, expected)}
+    assert len(boxes) == 1
+    assert 0.2 < to_display(shown).std() < 0.5
+
+
+@given(
+    exponent=st.floats(-6, 6),
+    intercept=st.floats(-1e4, 1e4),
+    width=st.floats(20, 8000),
+    center=st.floats(-1000, 5000),
+    function=st.sampled_from(list(VoiLutFunction)),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_window_is_the_same_in_any_unit(
+    exponent: float, intercept: float, width: float, center: float, function: VoiLutFunction
+) -> None:
+    slope, stored = 10.0**exponent, np.arange(4096)
+    frame = make_frame(window=make_window(center, width, function, 1.0))
+    window = make_window(center * slope + intercept, width * slope, function, slope)
+    other = replace(frame, rescale_slope=slope, rescale_intercept=intercept, window=window)
+    difference = display_curve(other, stored) - display_curve(frame, stored)
+    assert abs(difference).max() <= GREY_LEVEL + 1e-6
+
+
+def test_one_picture_stored_in_several_ways_has_one_window_of_its_own() -> None:
+    """With an offset, signed, or upside down: the modality values are the same."""
+    plain = make_frame()
+    others = {
+        "offset": replace(plain, pixels=plain.pixels + 1000, rescale_intercept=-1000.0),
+        "signed": replace(
+            plain, pixels=plain.pixels.astype(np.int16) - 2048, is_signed=True, rescale_intercept=2048.0
+        ),
+        "inverted": replace(plain, pixels=4095 - plain.pixels, rescale_slope=-1.0, rescale_intercept=4095.0),
+    }
+    for is_for_processing in (False, True):
+        expected = to_display(with_voi(replace(plain, is_for_processing=is_for_processing)))
+        for name, other in others.items():
+            shown = to_display(with_voi(replace(other, is_for_processing=is_for_processing)))
+            np.testing.assert_allclose(shown, expected, rtol=0, atol=GREY_LEVEL, err_msg=name)
+
+
+def test_a_linear_window_below_1_wide_is_of_steps(tmp_path: Path) -> None:
+    """PS3.3 C.11.2.1.2.1 is of whole numbers: to its letter, this one would be all black and white."""
+    pixels = make_breast(24, 16)
+    path = write_dicom(
+        tmp_path / "a.dcm",
+        pixels,
+        BitsStored=12,
+        RescaleSlope="0.0001",
+        RescaleIntercept="0",
+        WindowCenter="0.2048",
+        WindowWidth="0.4096",
+    )
+    frame = read_frame(path)
+    assert frame.warnings == ("window_width",)
+    np.testing.assert_allclose(to_display(frame), pixels / 4095, atol=1e-4)
