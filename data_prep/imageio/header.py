@@ -17,6 +17,8 @@ from data_prep.imageio.lookup_table import find_table
 Tables = Mapping[str, Sequence[Elements] | None]
 """The items of ModalityLUTSequence and VOILUTSequence; None where a sequence cannot be read."""
 
+COLOURS = {"RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"}
+"""The other values of PhotometricInterpretation that may be quoted, PS3.3 C.7.6.3.1.2."""
 PIXEL_REPRESENTATIONS = (0, 1)  # unsigned, signed
 LARGEST, SMALLEST = 1e30, 1e-30  # of a slope, an intercept or a window: beyond it, arithmetic overflows
 
@@ -93,7 +95,11 @@ def read_photometric_interpretation(elements: Elements) -> PhotometricInterpreta
     """
     value = elements.code("PhotometricInterpretation")
     if value not in set(PhotometricInterpretation):
-        raise ImageError("unsupported", "PhotometricInterpretation is missing or not MONOCHROME1 or 2")
+        said = value if value in COLOURS else "of no standard" if value else "missing"
+        raise ImageError(
+            "unsupported",
+            f"PhotometricInterpretation is {said}; a mammogram has MONOCHROME1 or MONOCHROME2: export it so",
+        )
     return PhotometricInterpretation(value)
 
 

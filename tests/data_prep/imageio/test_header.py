@@ -172,3 +172,18 @@ def test_a_bad_number_is_named_with_its_value_and_rule(
     with pytest.raises(ImageError, match=f"^{keyword} is {said}; one whole number is needed") as error:
         read_frame(path)
     assert error.value.reason == "bad_value"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"RGB ", "RGB"), (b"Weiherer^Annegret ", "of no standard"), (b"", "missing")]
+)
+def test_a_colour_is_named_and_a_name_is_not(tmp_path: Path, content: bytes, said: str) -> None:
+    with pytest.raises(ImageError, match=f"^PhotometricInterpretation is {said}; a mammogram has") as error:
+        read(tmp_path, odd={"PhotometricInterpretation": content})
+    assert error.value.reason == "unsupported"
+
+
+@pytest.mark.parametrize("content", [b"monochrome2 ", b"MONOCHROME2\0", b" MONOCHROME2"])
+def test_codes_may_be_padded_and_in_small_letters(tmp_path: Path, content: bytes) -> None:
+    frame = read(tmp_path, odd={"PhotometricInterpretation": content, "ImageLaterality": b"l\0"})
+    assert (frame.photometric_interpretation, frame.laterality) == ("MONOCHROME2", "L")
