@@ -92,9 +92,13 @@ def find_maps(model: VisionTransformer, images_BCHW: Tensor, *, output: int = 0)
             rollout_BT = step_rollout(rollout_BT, A_BhTT)
             gradient_rollout_BT = step_gradient_rollout(gradient_rollout_BT, A_BhTT, dA_BhTT)
     assert last_layer_BT is not None  # a model has at least one layer
-    rows = last_layer_BT, rollout_BT, gradient_rollout_BT
-    maps = (_to_grid(row_BT, places_Bk, model.settings.grid_size) for row_BT in rows)
-    return AttentionMaps(*maps, logits_BK.detach())
+
+    def to_grid(row_BT: Tensor) -> Tensor:
+        return _to_grid(row_BT, places_Bk, model.settings.grid_size)
+
+    return AttentionMaps(
+        to_grid(last_layer_BT), to_grid(rollout_BT), to_grid(gradient_rollout_BT), logits_BK.detach()
+    )
 
 
 def step_rollout(row_BT: Tensor, A_BhTT: Tensor) -> Tensor:
