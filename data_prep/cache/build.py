@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import pandas as pd
 from data_prep.cache.folder import Cache, CacheSettings
 from data_prep.cache.images import write_image
 from data_prep.cache.qc_report import write_qc_report
+from data_prep.cache.shared_pictures import find_shared_pictures, mark_shared_pictures
 from data_prep.cache.tables import is_whole
 from data_prep.errors import ImageError
 from data_prep.parallel.executor import Executor, Outcome, map_unordered
@@ -51,6 +52,7 @@ class Summary:
         remote_bytes: what the files that were prepared now from object storage hold.
         received_bytes: of them, what was read.
         num_absent: rows that were left out because their files are absent.
+        shared_pictures: sentences about pictures that stand under several patients, or have two labels.
     """
 
     num_images: int
@@ -59,6 +61,7 @@ class Summary:
     remote_bytes: int = 0
     received_bytes: int = 0
     num_absent: int = 0
+    shared_pictures: list[str] = field(default_factory=list)
 
     @property
     def num_failed(self) -> int:
@@ -164,6 +167,7 @@ def build_cache(
             on_image("reason" in record)
         remove_temporaries(cache.folder)  # of processes and machines that were lost meanwhile
         cache.write_exams(exams, left_out)
+        mark_shared_pictures(records)
         cache.write_tables(records)
     asked = [records[job.image_id] for job in jobs]
     failures = Counter(str(record["reason"]) for record in asked if record.get("reason"))
@@ -174,6 +178,7 @@ def build_cache(
         failures=dict(sorted(failures.items())),
         remote_bytes=sum(record["source_bytes"] for record in remote),
         received_bytes=sum(record["bytes_read"] for record in remote),
+        shared_pictures=find_shared_pictures(cache.read_manifest(), exams).describe(),
     )
 
 

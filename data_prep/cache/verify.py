@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ import pandas as pd
 from data_prep.cache.folder import Cache
 from data_prep.cache.images import map_array, pack_path, read_exactly, seal_path
 from data_prep.cache.pack import find_pack_problem
+from data_prep.cache.shared_pictures import find_shared_pictures
 from data_prep.cache.tables import ETAG, FAILED, ID_COLUMNS, NEEDED_COLUMNS, PREPARED, select_prepared
 from data_prep.errors import UserError
 from data_prep.parallel.executor import map_unordered
@@ -38,6 +39,8 @@ class Verification:
         num_partly_read: of them, those of which `prepare` read the start alone: their rest is not known.
         num_unlisted: images of the cache that its exam table leaves out: an earlier command asked for more.
         problems: one sentence for each thing that is wrong.
+        shared_pictures: sentences about pictures that stand under several patients, or have two labels: the
+            cache is whole, its data set deserves a look.
     """
 
     num_images: int
@@ -45,6 +48,7 @@ class Verification:
     num_partly_read: int
     num_unlisted: int
     problems: list[str]
+    shared_pictures: list[str] = field(default_factory=list)
 
     @property
     def summary(self) -> str:
@@ -119,6 +123,7 @@ def verify(
         num_partly_read=int((checked["bytes_read"] < checked["source_bytes"]).sum()) if data else 0,
         num_unlisted=len(_ids(manifest) - _ids(exams)),
         problems=problems,
+        shared_pictures=find_shared_pictures(manifest, exams).describe(),
     )
 
 

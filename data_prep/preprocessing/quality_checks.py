@@ -29,6 +29,7 @@ WARNINGS = {
     "saturated": "much of the breast is at the window's upper end",
     "laterality_header": "the header's laterality differs from the table's",
     "laterality_picture": "the chest wall lies on the other side than the laterality says",
+    "shared_picture": "the same picture stands under another patient too",
 }
 """Every code of the manifest's column `warnings`, with what it means."""
 

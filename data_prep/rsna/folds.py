@@ -1,4 +1,4 @@
-"""Patient-grouped, label-stratified folds."""
+"""Label-stratified folds that keep each patient, and patients who belong together, in one."""
 
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
@@ -7,13 +7,16 @@ from data_prep.errors import UserError
 from data_prep.rsna.exam_table import sort_by_id
 
 
-def make_folds(exams: pd.DataFrame, *, num_folds: int, seed: int) -> pd.DataFrame:
+def make_folds(
+    exams: pd.DataFrame, *, num_folds: int, seed: int, groups: "pd.Series[str] | None" = None
+) -> pd.DataFrame:
     """Gives every patient a fold, with about the same share of cancer images in each.
 
     Args:
         exams: checked exams with `cancer`, in any order.
         num_folds: 2 or more.
         seed: for the order in which scikit-learn deals the patients out.
+        groups: by the index of `exams`; patients of one group come into one fold. None: each is on their own.
 
     Returns:
         `patient_id` and `fold` (0 to num_folds - 1), one row per patient, sorted by id.
@@ -21,11 +24,12 @@ def make_folds(exams: pd.DataFrame, *, num_folds: int, seed: int) -> pd.DataFram
     Raises:
         UserError: if a fold would lack a breast with cancer or one without.
     """
-    exams = sort_by_id(exams, ["patient_id", "image_id"])
+    groups = exams["patient_id"] if groups is None else groups
+    exams = sort_by_id(exams.assign(group=groups), ["patient_id", "image_id"])
     _require_enough_patients(exams, num_folds)
     splitter = StratifiedGroupKFold(n_splits=num_folds, shuffle=True, random_state=seed)
     exams["fold"] = 0
-    parts = splitter.split(exams, exams["cancer"], groups=exams["patient_id"])
+    parts = splitter.split(exams, exams["cancer"], groups=exams["group"])
     for fold, (_, validation) in enumerate(parts):
         exams.loc[validation, "fold"] = fold
     _require_both_labels(exams, num_folds)
@@ -38,16 +42,17 @@ def make_folds(exams: pd.DataFrame, *, num_folds: int, seed: int) -> pd.DataFram
 def _require_enough_patients(exams: pd.DataFrame, num_folds: int) -> None:
     if num_folds < 2:
         raise UserError(f"{num_folds} folds asked for: cross-validation needs 2 or more")
-    num_patients = exams["patient_id"].nunique()
-    if num_patients < num_folds:
-        raise UserError(
-            f"{num_folds} folds of {num_patients} patients: every fold needs one; use fewer folds"
-        )
+    num_patients, num_groups = exams["patient_id"].nunique(), exams["group"].nunique()
+    patients = f"{num_patients} patients"
+    if num_groups < num_patients:
+        patients += f", {num_groups} where those who share pictures count as one"
+    if num_groups < num_folds:
+        raise UserError(f"{num_folds} folds of {patients}: every fold needs one; use fewer folds")
     for label, words in [(1, "with cancer"), (0, "without cancer")]:
-        num_fitting = exams.loc[exams["cancer"] == label, "patient_id"].nunique()
+        num_fitting = exams.loc[exams["cancer"] == label, "group"].nunique()
         if num_fitting < num_folds:
             raise UserError(
-                f"{num_folds} folds of {num_patients} patients: every fold needs a breast {words}, but only "
+                f"{num_folds} folds of {patients}: every fold needs a breast {words}, but only "
                 f"{num_fitting} of the patients have one; use fewer folds or more patients"
             )
 

@@ -149,6 +149,8 @@ def _show_summary(cache: "Cache", summary: "Summary", split: Split) -> None:
     )
     if summary.remote_bytes:
         say(_describe_traffic(summary.received_bytes, summary.remote_bytes))
+    for warning in summary.shared_pictures:
+        say(f"warning: {warning}")
     say(f"what deserves a look: {cache.qc_path}")
 
 
@@ -215,6 +217,8 @@ def verify(
     shown = found.problems[:MAX_PROBLEMS_SHOWN]
     if len(found.problems) > len(shown):
         shown.append(f"and {len(found.problems) - len(shown)} problems more")
+    for warning in found.shared_pictures:
+        say(f"warning: {warning}")
     for problem in shown:
         error_console.print(problem, markup=False, highlight=False)
     if shown:

@@ -99,7 +99,7 @@ def collect_content(run: Run, evaluation: Evaluation, selection: CaseSelection) 
         "histories": histories,
         "headlines": list_headlines(evaluation),
         "warnings": list_warnings(run, evaluation, histories),
-        "separation": describe_separation(evaluation),
+        "separation": describe_separation(run, evaluation),
         "undefined": explain_undefined(evaluation),
         "no_stability": explain_no_stability(evaluation),
         "ceilings": describe_ceilings(evaluation),

@@ -8,7 +8,7 @@ from pipeline.evaluation.evaluate_oof import Evaluation
 from pipeline.evaluation.metrics import RECALL_RATES, SEVERAL_THRESHOLDS, all_ones_pf1
 from pipeline.reporting.formatting import FIGURE_NAMES, format_figure, format_interval, format_percent
 from pipeline.runs.recipe import load_recipe
-from pipeline.runs.run_folder import Run
+from pipeline.runs.run_folder import Run, describe_groups
 
 FEW_CANCERS = 100
 """Below this number of cancers a report warns that intervals are wide."""
@@ -176,17 +176,19 @@ def describe_selection(run: Run, histories: dict[int, pd.DataFrame]) -> str:
     )
 
 
-def describe_separation(evaluation: Evaluation) -> str:
-    """Proves that no patient is in two folds, from the predictions themselves."""
+def describe_separation(run: Run, evaluation: Evaluation) -> str:
+    """Proves that no patient is in two folds, from the predictions themselves; tells of shared pictures."""
     table = evaluation.fold_table
     counts = " + ".join(f"{count:,}" for count in table["num_patients"])
     num_patients = evaluation.breasts.pooled.num_patients
+    groups = describe_groups(run.read_folds())
+    sharing = f" {groups}: their breasts count more than once in all figures." if groups else ""
     shared = int(table["num_patients_elsewhere"].sum())
     if shared:
         return f"{shared:,} times a patient is in another fold too: the figures flatter the model."
     return (
         f"No patient is in two folds: the folds hold {counts} = {table['num_patients'].sum():,} patients, "
-        f"and the predictions name {num_patients:,} different ones."
+        f"and the predictions name {num_patients:,} different ones.{sharing}"
     )
 
 

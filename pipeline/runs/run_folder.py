@@ -11,6 +11,8 @@ from data_prep.errors import UserError
 from data_prep.storage.files import read_own, real_folder
 
 FOLDS_COLUMNS = ["patient_id", "fold", "num_images", "num_cancers"]
+GROUP = "group"
+"""The last column of `folds.csv`, where patients share a picture: the first id of those kept together."""
 OOF_COLUMNS = ["fold", "image_id", "patient_id", "laterality", "cancer", "probability"]
 OOF_EXAM_COLUMNS = ["view", "site_id", "machine_id", "age", "density", "implant"]
 """What `oof.csv` has besides, where the exam table has it: the slices of an evaluation."""
@@ -18,7 +20,7 @@ Kind = Literal["cross_validation", "classification"]
 START_TABLES: dict[Kind, str] = {"cross_validation": "folds.csv", "classification": "images.csv"}
 """What a run of each kind was started with; a run has one of these tables."""
 EvaluationTable = Literal["fold_table", "slices", "calibration", "threshold_stability"]
-ID_TYPES = {"patient_id": "str", "image_id": "str"}
+ID_TYPES = {"patient_id": "str", "image_id": "str", GROUP: "str"}
 OOF_TYPES = ID_TYPES | {name: "str" for name in OOF_EXAM_COLUMNS if name != "age"}
 
 
@@ -142,7 +144,7 @@ class Run(RunFolder):
 
     @property
     def folds(self) -> Path:
-        """One row per patient: patient_id, fold, num_images, num_cancers."""
+        """One row per patient: patient_id, fold, num_images, num_cancers; `group` if some share pictures."""
         return self.folder / "folds.csv"
 
     @property
@@ -202,7 +204,8 @@ class Run(RunFolder):
             raise UserError(
                 f"{self.folder} is not a run folder: it has no folds.csv; `mammo train` makes one"
             )
-        table = read_table(self.folds, FOLDS_COLUMNS, dtype=ID_TYPES)[FOLDS_COLUMNS]
+        table = read_table(self.folds, FOLDS_COLUMNS, dtype=ID_TYPES)
+        table = table[[*FOLDS_COLUMNS, *([GROUP] if GROUP in table else [])]]
         if not all(pd.api.types.is_integer_dtype(table[name]) for name in FOLDS_COLUMNS[1:]):
             raise UserError(f"{self.folds} is damaged: a fold or count in it is not a number; train again")
         return table
@@ -233,6 +236,16 @@ class Run(RunFolder):
                 f"go on with `mammo train {self.settings} --run {self.folder}` and the same --cache"
             )
         return folds
+
+
+def describe_groups(folds: pd.DataFrame) -> str | None:
+    """Says how many patients are kept together because they share pictures; None if none."""
+    if GROUP not in folds:
+        return None
+    sizes = folds[GROUP].value_counts()
+    sizes = sizes[sizes > 1]
+    groups = "1 group, kept in one fold" if len(sizes) == 1 else f"{len(sizes)} groups, each kept in one fold"
+    return f"{sizes.sum():,} patients share a picture with another one: {groups}"
 
 
 def select_oof(table: pd.DataFrame) -> pd.DataFrame:

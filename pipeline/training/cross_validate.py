@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import pandas as pd
 
 from data_prep.cache.folder import Cache
+from data_prep.cache.shared_pictures import find_shared_pictures
 from data_prep.errors import UserError
 from data_prep.rsna.exam_table import Split
 from data_prep.rsna.folds import make_folds
 from data_prep.settings import differences
 from data_prep.storage.locks import require_unlocked
 from pipeline.runs.recipe import Recipe
-from pipeline.runs.run_folder import FOLDS_COLUMNS, Run
+from pipeline.runs.run_folder import FOLDS_COLUMNS, GROUP, Run, describe_groups
 from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from pipeline.runtime.progress import Reporter
 from pipeline.runtime.signals import StopRequest
@@ -70,6 +71,7 @@ def cross_validate(
         plan = begin(recipe, cache, run, folds=folds, group=group)
         if group.is_main:
             say_if_world_size_changed(run, group, reporter)
+            say_if_grouped(plan.fold_table, reporter)
     with StopRequest() as stop:
         for fold in plan.folds:
             train_fold(plan, fold, stop=stop, reporter=reporter, group=group)
@@ -90,7 +92,7 @@ def begin(
     """
     recipe = resolve(recipe)
     exams = _read_exams(recipe, cache)
-    fold_table = _tabulate_folds(exams, recipe)
+    fold_table = _tabulate_folds(exams, recipe, cache)
     wanted = _check_folds(folds, recipe.train.num_folds)
     if group.is_main:
         _start(recipe, cache, run, fold_table, world_size=group.world_size)
@@ -121,14 +123,23 @@ def train_fold(
         Trainer(plan.recipe, task, folder, reporter=reporter, group=group).run(stop)
 
 
-def make_fold_tasks(recipe: Recipe, cache: Cache, folds: Sequence[int] | None = None) -> Iterator[FoldTask]:
+def say_if_grouped(fold_table: pd.DataFrame, reporter: Reporter) -> None:
+    """Says how many patients are kept together because they share pictures."""
+    if sentence := describe_groups(fold_table):
+        reporter.say(f"{sentence}; `mammo verify` names them")
+
+
+def make_fold_tasks(
+    recipe: Recipe, cache: Cache, *, reporter: Reporter, folds: Sequence[int] | None = None
+) -> Iterator[FoldTask]:
     """Yields the task of each fold, or of some, as `cross_validate` trains it.
 
     Raises:
         UserError: if recipe and cache do not fit together, or folds cannot be made.
     """
     exams = _read_exams(recipe, cache)
-    fold_table = _tabulate_folds(exams, recipe)
+    fold_table = _tabulate_folds(exams, recipe, cache)
+    say_if_grouped(fold_table, reporter)
     for fold in _check_folds(folds, recipe.train.num_folds):
         yield FoldTask(recipe, FoldImages.split(exams, fold_table, fold, cache), fold=fold)
 
@@ -161,12 +172,17 @@ def _require_mammogram_model(recipe: Recipe) -> None:
             )
 
 
-def _tabulate_folds(exams: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
+def _tabulate_folds(exams: pd.DataFrame, recipe: Recipe, cache: Cache) -> pd.DataFrame:
     """Returns `folds.csv`; its counts show when images or labels of the cache have changed."""
-    folds = make_folds(exams, num_folds=recipe.train.num_folds, seed=recipe.train.seed)
+    shared = find_shared_pictures(cache.read_manifest(), exams)
+    groups = shared.group_patients(exams["patient_id"])
+    folds = make_folds(exams, num_folds=recipe.train.num_folds, seed=recipe.train.seed, groups=groups)
     cancer = exams.groupby("patient_id")["cancer"]
     counts = pd.DataFrame({"num_images": cancer.size(), "num_cancers": cancer.sum()})
-    return folds.join(counts, on="patient_id")[FOLDS_COLUMNS]
+    fold_table = folds.join(counts, on="patient_id")[FOLDS_COLUMNS]
+    if shared.images.empty:
+        return fold_table
+    return fold_table.assign(**{GROUP: shared.group_patients(fold_table["patient_id"])})
 
 
 def _check_folds(folds: Sequence[int] | None, num_folds: int) -> list[int]:
@@ -182,5 +198,11 @@ def _start(recipe: Recipe, cache: Cache, run: Run, fold_table: pd.DataFrame, *, 
     require_unlocked(run.folder)  # a run on an image folder may train in it
     origin = {"cache": str(cache.folder), "processes": world_size}
     start_run(run, recipe, table=fold_table, path=run.folds, origin=origin)
-    if not run.read_folds().equals(fold_table):
+    before = run.read_folds()
+    if GROUP in fold_table and GROUP not in before:
+        raise UserError(
+            f"{run.folder} was begun before patients who share a picture were kept in one fold, and some of "
+            f"{cache.folder} do: choose another --run"
+        )
+    if not before.equals(fold_table):
         raise UserError(f"{run.folder} has other images or labels than {cache.folder}: choose another --run")

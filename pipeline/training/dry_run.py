@@ -53,7 +53,7 @@ def make_dry_run(
         UserError: if recipe and cache do not fit together, or folds cannot be made.
     """
     recipe = resolve(recipe)
-    tasks = list(make_fold_tasks(recipe, cache, folds))
+    tasks = list(make_fold_tasks(recipe, cache, reporter=reporter, folds=folds))
     rows = []
     for task in tasks:
         held_out = task.images.validation["cancer"]

@@ -24,7 +24,7 @@ from pipeline.runs.run_folder import Run
 from pipeline.runtime.distributed import SINGLE_PROCESS
 from pipeline.runtime.progress import Reporter
 from pipeline.runtime.signals import Interrupted, StopRequest
-from pipeline.training.cross_validate import Plan, begin, train_fold
+from pipeline.training.cross_validate import Plan, begin, say_if_grouped, train_fold
 from pipeline.training.run_setup import say_if_world_size_changed
 
 Result = TypeVar("Result")
@@ -62,6 +62,7 @@ def cross_validate_on_ray(
         plan = _take(*cluster.map_whole(beginning, [folds], needs=needs, on_wait=stop.raise_if_made))
         require_seen(run)
         say_if_world_size_changed(run, SINGLE_PROCESS, reporter)
+        say_if_grouped(plan.fold_table, reporter)
         for fold in plan.folds:
             require_unlocked(run.fold(fold).folder)
         logs = [SharedLog(run.fold(fold).log) for fold in plan.folds]

@@ -16,9 +16,10 @@ from data_prep.preprocessing.settings import PrepareSettings
 from data_prep.rsna.folds import make_folds
 from data_prep.storage.locks import locked
 from pipeline.evaluation.artifacts import evaluate_run
+from pipeline.reporting.text import describe_separation
 from pipeline.runs.recipe import Recipe, load_recipe
 from pipeline.runs.run_folder import OOF_COLUMNS, Run, read_oof
-from pipeline.training.cross_validate import cross_validate
+from pipeline.training.cross_validate import begin, cross_validate
 from pipeline.training.run_setup import resolve
 from tests.pipeline.tiny import (
     PREPARE,
@@ -126,6 +127,67 @@ def test_a_fold_that_another_process_trains_is_left_to_it(cache: Cache, tmp_path
     with locked(run.fold(0).folder), pytest.raises(FolderInUse, match="fold_0 is in use by process"):
         cross_validate(make_recipe(), cache, run, reporter=quiet())
     assert not run.fold(0).last.exists()
+
+
+# The same picture under two patients
+
+
+def make_shared(folder: Path, *pairs: tuple[str, str]) -> Cache:
+    """A cache in which the first image of each pair is the second one too."""
+    cache = write_cache(folder, make_exams())
+    table = pd.read_csv(cache.manifest_path, dtype=str, keep_default_na=False).set_index(
+        "image_id", drop=False
+    )
+    table["contrast"], table["source_sha256"] = "0.5", table["image_sha256"]
+    for image_id, twin in pairs:
+        shutil.copy(cache.image_path(table.loc[image_id, "patient_id"], image_id), folder)
+        cache.image_path(table.loc[twin, "patient_id"], twin).write_bytes(
+            (folder / f"{image_id}.png").read_bytes()
+        )
+        table.loc[twin, "image_sha256"] = table.loc[image_id, "image_sha256"]
+    table.to_csv(cache.manifest_path, index=False)
+    return cache
+
+
+def test_patients_who_share_pictures_are_in_one_fold_which_is_told_recorded_and_reported(
+    tmp_path: Path,
+) -> None:
+    """Patients 1, 6 and 8 through images of 6, and 2 and 9."""
+    cache = make_shared(tmp_path / "cache", ("100", "120"), ("121", "130"), ("104", "132"))
+    run, reporter = Run(tmp_path / "run"), quiet()
+    cross_validate(make_recipe(epochs=1), cache, run, reporter=reporter)
+    assert (
+        heard(reporter).count("5 patients share a picture with another one: 2 groups, each kept in one") == 1
+    )
+    folds = run.read_folds().set_index("patient_id")
+    assert folds["group"].to_dict() == {str(who): str(who) for who in range(1, 11)} | {
+        "6": "1",
+        "8": "1",
+        "9": "2",
+    }
+    assert set(folds.groupby("group")["fold"].nunique()) == {1}
+    assert folds["fold"].nunique() == 2
+    cross_validate(make_recipe(epochs=1), cache, run, reporter=quiet())  # goes on
+    assert "5 patients share a picture" in describe_separation(run, evaluate_run(run))
+
+
+def test_a_cache_without_shared_pictures_gives_the_folds_table_of_before(
+    cache: Cache, unbroken: Run, tmp_path: Path
+) -> None:
+    run = Run(tmp_path / "run")
+    begin(make_recipe(), make_shared(tmp_path / "cache"), run)
+    assert run.folds.read_bytes() == unbroken.folds.read_bytes()
+    assert list(run.read_folds()) == ["patient_id", "fold", "num_images", "num_cancers"]
+    assert "share" not in describe_separation(unbroken, evaluate_run(unbroken))
+
+
+def test_a_run_that_was_begun_with_the_leak_does_not_go_on(
+    unbroken: Run, finished: Run, tmp_path: Path
+) -> None:
+    cache = make_shared(tmp_path / "cache", ("100", "120"))
+    with pytest.raises(UserError, match="begun before patients who share a picture were kept in one fold"):
+        cross_validate(make_recipe(), cache, finished, reporter=quiet())
+    assert results(finished) == results(unbroken)
 
 
 # An attempt that failed at its start

@@ -46,7 +46,9 @@ def make_trainer(recipe: Recipe, cache: Cache, folder: Path) -> Trainer:
     """The trainer of fold 0, before its first step."""
     run = Run(folder / "run")
     run.fold(0).folder.mkdir(parents=True)
-    return Trainer(recipe, next(make_fold_tasks(recipe, cache)), run.fold(0), reporter=quiet())
+    return Trainer(
+        recipe, next(make_fold_tasks(recipe, cache, reporter=quiet())), run.fold(0), reporter=quiet()
+    )
 
 
 def test_an_equal_run_leaves_equal_bytes(cache: Cache, unbroken: Run, tmp_path: Path) -> None:
