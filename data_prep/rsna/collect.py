@@ -1,6 +1,7 @@
 """One's own image files and a table of labels, laid out as RSNA's without a copy of a pixel."""
 
-from pathlib import Path
+import unicodedata
+from pathlib import Path, PureWindowsPath
 
 import pandas as pd
 
@@ -10,13 +11,14 @@ from data_prep.rsna.exam_table import (
     check_exams,
     locate_images,
     read_exams,
+    read_named_rows,
     require_columns,
     sort_by_id,
     write_exam_table,
 )
 from data_prep.rsna.image_files import split_name
 from data_prep.storage.atomic import as_user_error, make_folder
-from data_prep.storage.csv_rows import Problem, read_rows
+from data_prep.storage.csv_rows import Problem
 
 
 def collect(files: Path, labels: Path, folder: Path, split: Split = "train") -> int:
@@ -40,7 +42,7 @@ def collect(files: Path, labels: Path, folder: Path, split: Split = "train") -> 
     if not files.is_dir():
         what = "is not a folder" if files.exists() else "does not exist"
         raise UserError(f"{files} {what}: name the folder that holds your image files")
-    rows = read_rows(labels)
+    rows = read_named_rows(labels, others=["file"])
     require_columns(rows, ["file", "patient_id", "laterality"], split, source=labels)
     if "image_id" not in rows:
         rows["image_id"] = [str(number) for number in range(1, len(rows) + 1)]
@@ -62,15 +64,45 @@ def _find_files(names: "pd.Series[str]", files: Path) -> tuple[list[Path], list[
     sources: dict[Path, None] = {}  # a set that keeps the order
     problems: list[Problem] = []
     for row, name in zip(names.index.tolist(), names.str.strip(), strict=True):
-        source = root / name
-        if Path(name).is_absolute() or ".." in source.parts:
-            problems.append(Problem(row, f"file {name!r} must be a path below {files}"))
-        elif not source.is_file():
-            problems.append(Problem(row, f"file {name!r} is not in {files}"))
+        source = _find_file(root, name)
+        is_there = _is_file(source)
+        is_absolute = Path(name).is_absolute() or (PureWindowsPath(name).drive and not is_there)
+        if is_absolute or ".." in source.parts:
+            problems.append(Problem(row, f"file {name!r} must be a path below {files}, written without it"))
+        elif not is_there:
+            problems.append(Problem(row, f"file {name!r} is not in {files}, from where its path must begin"))
         elif source in sources:
             problems.append(Problem(row, f"file {name!r} stands in an earlier row too"))
         sources[source] = None
     return list(sources), problems
+
+
+def _find_file(root: Path, name: str) -> Path:
+    """Returns the path of a file, its name as it stands or else as another system writes it.
+
+    That is with backslashes between folders, and with accents in one character (NFC) or two (NFD).
+    """
+    if _is_file(root / name):
+        return root / name
+    path = root
+    for part in name.replace("\\", "/").split("/"):
+        spellings = [part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part)]
+        path /= next((each for each in spellings if _is_file(path / each) or _is_folder(path / each)), part)
+    return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # the name is too long, or its folder is shut
+        return False
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _make_links(exams: pd.DataFrame, sources: list[Path], images: Path) -> dict[Path, Path]:

@@ -1,8 +1,6 @@
 """train.csv and test.csv: which images there are, whose, and in which files."""
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -10,6 +8,8 @@ import numpy as np
 import pandas as pd
 
 from data_prep.errors import UserError
+from data_prep.rsna.columns import EXAM_COLUMNS, check_cells, name_columns
+from data_prep.rsna.doubtful_cells import find_doubtful_cells
 from data_prep.rsna.image_files import IMAGE_SUFFIXES, find_image_files
 from data_prep.storage.atomic import write_csv
 from data_prep.storage.csv_rows import Problem, raise_if_any, read_rows
@@ -19,58 +19,6 @@ Split = Literal["train", "test"]
 
 BREAST = ["patient_id", "laterality"]
 """The columns that name a breast."""
-
-MISSING = {"", "nan", "na", "n/a", "null", "none", "<na>"}
-MAX_CELL_SHOWN = 40  # characters
-
-
-@dataclass(frozen=True)
-class Column:
-    """What the cells of one column must look like.
-
-    Attributes:
-        dtype: pandas dtype of the checked column.
-        pattern: regular expression for the whole cell.
-        rule: the pattern in words.
-        needed: whether no cell may be empty.
-        spellings: what to read for other ways of writing a value, which stand here in lower case.
-    """
-
-    dtype: str
-    pattern: str
-    rule: str
-    needed: bool = False
-    spellings: Mapping[str, str] = field(default_factory=dict)
-
-
-ID = ("str", r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", "1 to 64 letters, digits, _ and -, not starting with _ or -")
-CODE = (
-    "str",
-    r"[A-Za-z0-9][A-Za-z0-9_. -]{0,63}",
-    "1 to 64 letters, digits, _ . - and spaces, a letter or digit first",
-)
-FLAG = ("Int64", r"[01]", "0 or 1")
-SIDE_SPELLINGS = {"l": "L", "r": "R", "left": "L", "right": "R"}
-BOOLEANS = {"true": "True", "false": "False"}
-
-EXAM_COLUMNS = {
-    "patient_id": Column(*ID, needed=True),
-    "image_id": Column(*ID, needed=True),
-    "laterality": Column("str", r"[LR]", "L or R", needed=True, spellings=SIDE_SPELLINGS),
-    "prediction_id": Column(*ID),
-    "cancer": Column("int64", r"[01]", "0 or 1", needed=True),
-    "view": Column(*CODE),
-    "site_id": Column(*CODE),
-    "machine_id": Column(*CODE),
-    "age": Column("float64", r"[0-9]{1,3}(\.[0-9]+)?", "years such as 61 or 61.5"),
-    "implant": Column(*FLAG),
-    "density": Column(*CODE),
-    "biopsy": Column(*FLAG),
-    "invasive": Column(*FLAG),
-    "BIRADS": Column(*CODE),
-    "difficult_negative_case": Column("boolean", r"True|False", "True or False", spellings=BOOLEANS),
-}
-"""All that is ever taken from a CSV, in the order of the checked table. Other columns stay behind."""
 
 
 def read_exams(folder: Place, split: Split) -> pd.DataFrame:
@@ -101,7 +49,16 @@ def _read_in_file_order(folder: Place, split: Split) -> pd.DataFrame:
             f"{folder} has no {split}.csv: the layout is {split}.csv beside "
             f"{split}_images/<patient_id>/<image_id>.dcm (or .png); give the folder that holds them"
         )
-    return check_exams(read_rows(path), split, source=path)
+    return check_exams(read_named_rows(path), split, source=path)
+
+
+def read_named_rows(path: Place, *, others: Sequence[str] = ()) -> pd.DataFrame:
+    """Reads text cells as `read_rows` does; the columns of `EXAM_COLUMNS` and `others` have their own names.
+
+    Raises:
+        UserError: as `read_rows` does, or if the file has one of them twice.
+    """
+    return name_columns(read_rows(path), [*EXAM_COLUMNS, *others], source=path)
 
 
 def read_exam_table(path: Path) -> pd.DataFrame:
@@ -111,7 +68,7 @@ def read_exam_table(path: Path) -> pd.DataFrame:
         UserError: if the file is absent or somebody damaged it.
     """
     rows = read_rows(path)
-    exams = check_exams(rows, "train" if "cancer" in rows else "test", source=path)
+    exams = _check_exams(rows, "train" if "cancer" in rows else "test", source=path)
     return sort_by_id(exams, ["patient_id", "image_id"])
 
 
@@ -131,10 +88,18 @@ def check_exams(
         UserError: naming `source` and, by spreadsheet row, everything that breaks a rule.
     """
     require_columns(rows, ["patient_id", "image_id", "laterality"], split, source=source)
+    return _check_exams(rows, split, source=source, others=[*others, *find_doubtful_cells(rows)])
+
+
+def _check_exams(
+    rows: pd.DataFrame, split: Split, *, source: Place, others: Sequence[Problem] = ()
+) -> pd.DataFrame:
+    """Does so without a look for doubtful cells: a table of ours may be older than one of its rules."""
+    require_columns(rows, ["patient_id", "image_id", "laterality"], split, source=source)
     cells, problems = pd.DataFrame(index=rows.index), list(others)
     for name, column in EXAM_COLUMNS.items():
         if name in rows and (split == "train" or name != "cancer"):
-            cells[name], wrong = _check_cells(rows[name], column)
+            cells[name], wrong = check_cells(rows[name], column)
             problems += wrong
     derived = cells["patient_id"] + "_" + cells["laterality"]
     cells["prediction_id"] = cells["prediction_id"].fillna(derived) if "prediction_id" in cells else derived
@@ -142,34 +107,6 @@ def check_exams(
     present = [name for name in EXAM_COLUMNS if name in cells]
     exams = pd.DataFrame({name: _convert(cells[name], EXAM_COLUMNS[name].dtype) for name in present})
     return exams.reset_index(drop=True)
-
-
-def _check_cells(cells: "pd.Series[str]", column: Column) -> tuple["pd.Series[str]", list[Problem]]:
-    """Returns the cells in their one spelling, NaN where empty or wrong, and what is wrong."""
-    cleaned = {cell: _clean(cell, column) for cell in cells.unique()}
-    valid = {cell: text for cell, text in cleaned.items() if re.fullmatch(column.pattern, text)}
-    allowed = valid if column.needed else valid | {cell: text for cell, text in cleaned.items() if not text}
-    problems = [
-        Problem(row, f"{cells.name} {_show(cleaned[cell])} must be {column.rule}")
-        for row, cell in zip(cells.index.tolist(), cells.tolist(), strict=True)
-        if cell not in allowed
-    ]
-    return pd.Series([valid.get(cell) for cell in cells.tolist()], index=cells.index, dtype="str"), problems
-
-
-def _clean(cell: str, column: Column) -> str:
-    """Returns "" for an empty cell, and 61 for 61.0, as spreadsheets and pandas may write that number."""
-    text = cell.strip()
-    if text.lower() in MISSING:
-        return ""
-    text = re.sub(r"^([0-9]+)\.0+$", r"\1", text)
-    return column.spellings.get(text.lower(), text)
-
-
-def _show(text: str) -> str:
-    if not text:
-        return "(empty)"
-    return repr(text if len(text) <= MAX_CELL_SHOWN else text[:MAX_CELL_SHOWN] + "...")
 
 
 def _find_contradictions(cells: pd.DataFrame) -> list[Problem]:

@@ -1,6 +1,7 @@
 """Collecting your own images: a sound RSNA-layout folder, or a refusal before anything is written."""
 
 import os
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,48 @@ def test_given_image_ids_are_kept_and_a_test_split_needs_no_labels(files: Path, 
     collect(files, labels, tmp_path / "out", "test")
     assert read_exams(tmp_path / "out", "test")["image_id"].tolist() == ["x1"]
     assert (tmp_path / "out" / "test_images" / "7" / "x1.dcm").is_file()
+
+
+@pytest.mark.parametrize("disk", ["NFC", "NFD"])
+@pytest.mark.parametrize("table", ["NFC", "NFD"])
+def test_names_with_accents_are_found_however_they_are_composed(
+    tmp_path: Path, disk: str, table: str
+) -> None:
+    """The folder as the table has it, its file the other way or not."""
+    folder, name = unicodedata.normalize(table, "Jürgen"), "é.dcm"
+    path = tmp_path / "files" / folder / unicodedata.normalize(disk, name)
+    path.parent.mkdir(parents=True)
+    path.touch()
+    row = f"{folder}/{unicodedata.normalize(table, name)},7,L,0"
+    labels = write_labels(tmp_path / "files", f"file,patient_id,laterality,cancer\n{row}\n")
+    assert collect(tmp_path / "files", labels, tmp_path / "out") == 1
+    assert (tmp_path / "out/train_images/7/1.dcm").readlink() == path
+
+
+def test_backslashes_lead_into_folders_and_not_out_of_them(files: Path, tmp_path: Path) -> None:
+    labels = write_labels(files, "file,patient_id,laterality,cancer\na\\one.dcm,7,L,0\n")
+    assert collect(files, labels, tmp_path / "out") == 1
+    (files / "out.dcm").touch()
+    for name in ("a\\..\\..\\out.dcm", "C:\\a\\one.dcm", "\\\\server\\share\\one.dcm"):
+        what = refusal(files, f"file,patient_id,laterality,cancer\n{name},7,L,0\n", tmp_path / "no")
+        assert "must be a path below" in what
+
+
+def test_a_file_whose_name_looks_like_a_drive_or_has_a_backslash_is_itself(
+    files: Path, tmp_path: Path
+) -> None:
+    for name in ("a:1.dcm", "a\\one.dcm"):
+        (files / name).write_text(name)
+    labels = write_labels(files, "file,patient_id,laterality,cancer\na:1.dcm,7,L,0\na\\one.dcm,7,R,0\n")
+    assert collect(files, labels, tmp_path / "out") == 2
+    assert (tmp_path / "out/train_images/7/2.dcm").read_text() == "a\\one.dcm"
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", ""])
+def test_a_name_that_no_file_can_have_is_a_row_to_mend(files: Path, tmp_path: Path, name: str) -> None:
+    assert "row 2: file " in refusal(
+        files, f"file,patient_id,laterality,cancer\n{name},7,L,0\n", tmp_path / "out"
+    )
 
 
 def test_the_same_again_changes_nothing(files: Path, tmp_path: Path) -> None:

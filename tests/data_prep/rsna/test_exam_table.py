@@ -98,6 +98,22 @@ def test_harmless_differences_are_read_correctly(tmp_path: Path, text: str) -> N
     pd.testing.assert_frame_equal(exams, expected)
 
 
+@pytest.mark.parametrize("words", [("no", "YES"), ("False", "True"), ("benign", "Malignant")])
+def test_labels_in_words_are_read_as_what_they_say(tmp_path: Path, words: tuple[str, str]) -> None:
+    rows = [row[:-1] + words[int(row[-1])] for row in ["7,70,L,0", "7,72,R,1", "12,9,L,0"]]
+    assert read(tmp_path, *rows)["cancer"].tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("header", [HEADER.upper(), "Patient ID,Image-Id,Laterality,CANCER"])
+def test_column_names_are_known_in_any_case(tmp_path: Path, header: str) -> None:
+    pd.testing.assert_frame_equal(read(tmp_path / "a", *ROWS, header=header), read(tmp_path / "b", *ROWS))
+
+
+def test_two_columns_of_one_name_but_for_case_are_refused_by_place(tmp_path: Path) -> None:
+    message = refusal(tmp_path, "7,70,L,0,1", header=f"{HEADER},Cancer")
+    assert "names columns 4 and 5 alike, both are cancer: remove one" in message
+
+
 def test_the_order_of_rows_makes_no_difference(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(read(tmp_path, *ROWS), read(tmp_path, *reversed(ROWS)))
 
@@ -169,7 +185,7 @@ def test_ids_that_are_no_ids_are_refused_with_their_row(tmp_path: Path, column: 
         (HEADER, "7,70,L,", "cancer (empty) must be 0 or 1"),
         (HEADER, "7,70,L", "3 cells under 4 names"),
         (f"{HEADER},age", "7,70,L,0,061Y", "age '061Y' must be years"),
-        (f"{HEADER},implant", "7,70,L,0,yes", "implant 'yes' must be 0 or 1"),
+        (f"{HEADER},implant", "7,70,L,0,maybe", "implant 'maybe' must be 0 or 1"),
         (
             f"{HEADER},difficult_negative_case",
             "7,70,L,0,2",
@@ -241,10 +257,20 @@ def test_many_problems_are_counted_and_the_first_ten_shown(tmp_path: Path) -> No
         (f"{HEADER}\n7,70,L,0,5\n".encode(), "row 2: 5 cells under 4 names"),
         (f"{HEADER},cancer\n7,70,L,0,0\n".encode(), "names columns 4 and 5 alike"),
         (f'{HEADER}\n7,"70,L,0\n8,80,L,0\n'.encode(), "is not a CSV"),
-        (f"{HEADER}\n7,70,L,0\n".encode("utf-16"), "is not UTF-8 text"),
-        (f"{HEADER}\nMüller,70,L,0\n".encode("latin-1"), "is not UTF-8 text"),
+        (f"{HEADER}\n7,70,L,0\n".encode("utf-16")[:-1], "is not UTF-8 text: save it as"),
+        (f"{HEADER}\rMüller,70,L,0\r".encode("latin-1"), "not UTF-8 text, line 2 has a letter in an older"),
+        (b"PK\x03\x04", "is a workbook, not a CSV: save its sheet as"),
     ],
-    ids=["empty", "no rows", "long row", "column twice", "open quote", "UTF-16", "Latin-1"],
+    ids=[
+        "empty",
+        "no rows",
+        "long row",
+        "column twice",
+        "open quote",
+        "half a UTF-16 letter",
+        "Latin-1",
+        "workbook",
+    ],
 )
 def test_files_that_are_no_tables_are_refused_in_one_sentence(
     tmp_path: Path, content: bytes, what: str
@@ -259,6 +285,13 @@ def test_a_long_cell_is_cut_in_the_message(tmp_path: Path) -> None:
 
 
 # Writing, sorting
+
+
+def test_a_table_of_ours_may_hold_what_is_doubtful_in_a_users(tmp_path: Path) -> None:
+    """Caches are older than the rules for doubtful cells."""
+    path = tmp_path / "exams.csv"
+    path.write_text(f"{HEADER},age\n0001,70,L,0,0\n1,71,L,0,999\nABC,1E5,L,0,\nabc,5,L,0,\n")
+    assert len(read_exam_table(path)) == 4
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
