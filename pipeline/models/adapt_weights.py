@@ -105,6 +105,8 @@ def resize_positions(positions_1TD: Tensor, grid_size: int) -> Tensor:
         ValueError: if they are not those of a square grid and a class token.
     """
     num_patches = positions_1TD.shape[1] - 1
+    if math.isqrt(num_patches + 1) ** 2 == num_patches + 1:
+        raise ValueError(f"its {num_patches + 1} position embeddings are a square grid and no class token")
     if math.isqrt(num_patches) ** 2 != num_patches:
         raise ValueError(f"its {num_patches + 1} position embeddings are not a square grid and a class token")
     return resample_abs_pos_embed(positions_1TD, [grid_size, grid_size], num_prefix_tokens=1)
@@ -144,7 +146,7 @@ def _require_fit(model: VisionTransformer, found: Tensors, wanted: set[str], num
     settings = model.settings
     layers = {int(match[1]) for name in found if (match := re.match(r"blocks\.(\d+)\.", name))}
     if not layers:
-        raise ValueError(f"its tensors do not have timm's names; the first is {min(found, default='none')}")
+        raise ValueError(_describe_names(found, wanted))
     theirs = {"depth": len(layers), "num_heads": num_heads or settings.num_heads}
     if BIAS in found:
         theirs["width"] = len(found[BIAS]) if found[BIAS].ndim else 0
@@ -160,6 +162,16 @@ def _require_fit(model: VisionTransformer, found: Tensors, wanted: set[str], num
     _raise_if_any(problems)
 
 
+def _describe_names(found: Tensors, wanted: set[str]) -> str:
+    """Says in what the names are not timm's: in a part before them, or altogether."""
+    inner = next((name for name in sorted(found) if re.search(r"\.blocks\.\d+\.", name)), None)
+    if inner is not None:
+        prefix = inner[: inner.index(".blocks.") + 1]
+        return f"its tensors do not have timm's names; the first is {inner}: save them without {prefix}"
+    strange = min(set(found) - wanted, default="none")
+    return f"its tensors do not have timm's names; the first that timm does not know is {strange}"
+
+
 def _require_sound(found: Tensors) -> None:
     """Checks what resizing and converting rely on."""
     patch_size = found[KERNEL].shape[-1]
@@ -172,7 +184,7 @@ def _require_sound(found: Tensors) -> None:
         problems.append(f"its {KERNEL} is {list(found[KERNEL].shape)}, no square kernels [D, C, p, p]")
     if POSITIONS in found and (found[POSITIONS].ndim != 3 or len(found[POSITIONS]) != 1):
         problems.append(f"its {POSITIONS} is {list(found[POSITIONS].shape)}, not [1, T, D]")
-    _raise_if_any(problems)
+    _raise_if_any(problems, settings={})  # no setting mends a file
 
 
 def _require_shapes(fitted: Tensors, wanted: Tensors) -> None:
@@ -189,11 +201,11 @@ def _shorten(names: list[str]) -> str:
     return names[0] + (f" and {len(names) - 1} tensors more" if len(names) > 1 else "")
 
 
-def _raise_if_any(problems: list[str]) -> None:
+def _raise_if_any(problems: list[str], settings: dict[str, str] = SETTINGS_OF) -> None:
     """Raises the first problems, and the settings that could solve them."""
     if not problems:
         return
-    known = {setting for pattern, setting in SETTINGS_OF.items() if re.search(pattern, " ".join(problems))}
+    known = {setting for pattern, setting in settings.items() if re.search(pattern, " ".join(problems))}
     shown = "; ".join(problems[:MAX_PROBLEMS_SHOWN])
     more = len(problems) - MAX_PROBLEMS_SHOWN
     advice = ", ".join(f"model.{name}" for name in sorted(known))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from data_prep.errors import UserError
 from data_prep.storage.files import open_input, parse_json, require_input
 from pipeline.models.normalization import MEAN, STD
-from pipeline.models.torch_file import load_tensors
+from pipeline.models.torch_file import UnreadableWeights, load_tensors
 from pipeline.models.weights_file import WEIGHTS_ENTRY
 from pipeline.runtime.torchvision_compat import allow_torchvision_import
 
@@ -26,6 +26,10 @@ from timm.models.vision_transformer import VisionTransformer as TimmTransformer 
 TIMM = "timm:"
 MODULES = ("vision_transformer", "deit")  # of timm, with plain Vision Transformers
 WEIGHTS_SUFFIXES = (".safetensors", ".pth")
+CHECKPOINT_KEYS = ("state_dict", "model")
+WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+"""What stands in a name for DataParallel, torch.compile, FSDP and activation checkpointing."""
+MAX_NAME_SHOWN = 40  # characters
 
 Tensors = dict[str, Tensor]
 
@@ -130,31 +134,54 @@ def read_file(path: Path, normalization: Normalization) -> PretrainedWeights:
     try:
         if path.suffix == ".pth":
             with open_input(path) as stream:
-                return PretrainedWeights(str(path), _unwrap(load_tensors(stream)), normalization)
+                tensors = strip_wrappers(_unwrap(load_tensors(stream)))
+            return PretrainedWeights(str(path), tensors, normalization)
         with safe_open(require_input(path), framework="pt") as file:
             metadata = file.metadata() or {}
         tensors = safetensors.torch.load_file(require_input(path))
         if WEIGHTS_ENTRY not in metadata:
-            return PretrainedWeights(str(path), tensors, normalization)
+            return PretrainedWeights(str(path), strip_wrappers(tensors), normalization)
         return PretrainedWeights(
             str(path), tensors, OURS, parse_json(metadata[WEIGHTS_ENTRY].encode())["num_heads"]
         )
     except UserError:
         raise
     except Exception as error:  # torch.load names no set of errors for damaged and unsafe files
+        why = str(error) if isinstance(error, UnreadableWeights) else type(error).__name__
         raise UserError(
-            f"train.init {path} holds no weights that can be read safely ({type(error).__name__}): "
+            f"train.init {path} holds no weights that can be read safely ({why}): "
             "name a .safetensors file, or a .pth file of tensors alone"
         ) from error
 
 
-def _unwrap(content: dict[str, Any]) -> Tensors:
-    """Returns the tensors of a checkpoint, which many trainers keep under a key and a prefix."""
+def _unwrap(content: Any) -> Tensors:
+    """Returns the tensors of a checkpoint, which many trainers keep under a key.
+
+    Raises:
+        UnreadableWeights: if there are none; says what is there instead.
+    """
+    if not isinstance(content, dict):
+        raise UnreadableWeights(f"it holds a {type(content).__name__}, not tensors by name")
     if "average" in content:
         raise UserError("train.init is a checkpoint of mammo's: name the model.safetensors beside it")
-    for key in ("state_dict", "model"):
-        content = content.get(key, content)
-    tensors = {name.removeprefix("module."): value for name, value in content.items()}
-    if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise TypeError("not a dictionary of tensors")
-    return tensors
+    for key in CHECKPOINT_KEYS:
+        content = content[key] if isinstance(content.get(key), dict) else content
+    others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    if others:
+        raise UnreadableWeights(
+            f"its entry {others[0][:MAX_NAME_SHOWN]} is no tensor; tensors are looked for at the top and "
+            f"under {' and '.join(CHECKPOINT_KEYS)}"
+        )
+    return {str(name): tensor for name, tensor in content.items()}
+
+
+def strip_wrappers(tensors: Tensors) -> Tensors:
+    """Returns the tensors without what torch's wrappers add to their names, at any place in them.
+
+    Raises:
+        UnreadableWeights: if two tensors then have one name.
+    """
+    names = {name: ".".join(part for part in name.split(".") if part not in WRAPPERS) for name in tensors}
+    if len(set(names.values())) < len(names):
+        raise UnreadableWeights("two of its tensors have one name without module. and _orig_mod.")
+    return {names[name]: tensor for name, tensor in tensors.items()}

@@ -178,7 +178,9 @@ def test_our_own_models_start_others_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrap", [lambda x: x, lambda x: {"model": x}, lambda x: {"state_dict": x, "epoch": 3}]
 )
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."]
+)
 def test_pth_files_may_wrap_their_tensors(tmp_path: Path, wrap, prefix: str) -> None:
     theirs = make_theirs()
     tensors = {f"{prefix}{name}": tensor.half() for name, tensor in theirs.state_dict().items()}
@@ -204,7 +206,7 @@ def test_pth_files_may_wrap_their_tensors(tmp_path: Path, wrap, prefix: str) -> 
         ({}, {"pre_norm": True}, r"it has norm_pre\.bias"),
         ({}, {"qk_norm": True, "norm_layer": nn.LayerNorm}, r"it has blocks\.0\.attn\.k_norm\.bias"),
         ({}, {"class_token": False, "global_pool": "avg"}, r"it lacks cls_token"),
-        ({}, {"no_embed_class": True}, r"its 36 position embeddings are not a square grid and a class token"),
+        ({}, {"no_embed_class": True}, r"its 36 position embeddings are a square grid and no class token"),
         ({"in_channels": 3}, {"in_chans": 1}, r"its images have 1 channels, model\.in_channels is 3"),
         ({}, {"in_chans": 4}, r"its images have 4 channels, model\.in_channels is 1"),
     ],
@@ -286,8 +288,60 @@ def test_a_tensor_that_is_not_what_it_should_be_is_refused(
 
 def test_foreign_names_are_told_as_such(tmp_path: Path) -> None:
     tensors = {f"backbone.{name}": tensor for name, tensor in make_theirs().state_dict().items()}
-    with pytest.raises(UserError, match=r"do not have timm's names; the first is backbone\.blocks\.0"):
+    with pytest.raises(
+        UserError,
+        match=r"do not have timm's names; the first is backbone\.blocks\.0.*: save them without backbone\.$",
+    ):
         load_initial_weights(make_ours(), save(tmp_path, tensors), "half")
+
+
+@pytest.mark.parametrize(
+    "place", ["_orig_mod.blocks.0", "blocks._orig_mod.0", "blocks.0._orig_mod", "blocks.0.module"]
+)
+def test_wrappers_are_left_out_wherever_they_stand_in_a_name(tmp_path: Path, place: str) -> None:
+    theirs, ours = make_theirs(), make_ours()
+    tensors = {name.replace("blocks.0", place): tensor for name, tensor in theirs.state_dict().items()}
+    load_initial_weights(ours, save(tmp_path, tensors), "half")
+    assert torch.equal(ours.blocks[0].mlp.fc1.weight, theirs.blocks[0].mlp.fc1.weight)
+
+
+def test_two_tensors_of_one_name_without_wrappers_are_refused(tmp_path: Path) -> None:
+    tensors = make_theirs().state_dict()
+    path = save(tmp_path, tensors | {"module.norm.bias": tensors["norm.bias"] + 1})
+    with pytest.raises(UserError, match="two of its tensors have one name without module"):
+        load_initial_weights(make_ours(), path, "half")
+
+
+def test_other_names_are_told_by_the_first_that_is_not_timms(tmp_path: Path) -> None:
+    tensors = {name.replace("blocks.", "layers."): each for name, each in make_theirs().state_dict().items()}
+    with pytest.raises(UserError, match=r"the first that timm does not know is layers\.0\.attn\.proj\.bias"):
+        load_initial_weights(make_ours(), save(tmp_path, tensors), "half")
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ([1, 2], "it holds a list, not tensors by name"),
+        (torch.zeros(3), "it holds a Tensor, not tensors by name"),
+        ({"teacher": {}, "student": {}}, "its entry teacher is no tensor; tensors are looked for at the top"),
+        ({"model": "vit", "weights": {}}, "its entry model is no tensor"),
+        ({3: {}}, "its entry 3 is no tensor"),
+        ({}, "do not have timm's names; the first that timm does not know is none"),
+    ],
+    ids=str,
+)
+def test_a_file_of_something_else_is_told_what_it_holds(tmp_path: Path, content: object, what: str) -> None:
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=what):
+        load_initial_weights(make_ours(), str(tmp_path / "weights.pth"), "half")
+
+
+def test_a_file_that_was_cut_off_is_told_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(make_theirs().state_dict(), path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"not, or not whole, what torch\.save writes"):
+        load_initial_weights(make_ours(), str(path), "half")
 
 
 def test_grey_weights_have_one_mean(tmp_path: Path) -> None:
