@@ -37,6 +37,11 @@ class SharedPictures:
     images: pd.DataFrame
     contradictions: pd.DataFrame
 
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the exams have labels."""
+        return "cancer" in self.contradictions
+
     def group_patients(self, patient_ids: "pd.Series[str]") -> "pd.Series[str]":
         """Returns the group of each patient: of one who shares nothing, the own id."""
         group_of = dict(zip(self.images["patient_id"], self.images["group"], strict=True))
@@ -50,8 +55,8 @@ class SharedPictures:
             groups = [_describe_group(group) for _, group in self.images.groupby("group", sort=False)]
             sentences.append(
                 f"the same picture stands under several patients, {_count(num_pictures, 'picture')} of "
-                f"{num_patients} patients: {_shorten(groups, 'group')}; `mammo train` puts such patients "
-                "into one fold, but look which of them the picture is of"
+                f"{num_patients} patients: {_shorten(groups, 'group')}; look which of them it is of"
+                + ("; until then `mammo train` keeps them in one fold" if self.is_labelled else "")
             )
         if len(self.contradictions):
             pictures = [

@@ -168,7 +168,9 @@ def _describe_names(found: Tensors, wanted: set[str]) -> str:
     if inner is not None:
         prefix = inner[: inner.index(".blocks.") + 1]
         return f"its tensors do not have timm's names; the first is {inner}: save them without {prefix}"
-    strange = min(set(found) - wanted, default="none")
+    strange = min(set(found) - wanted, default=None)
+    if strange is None:
+        return "it holds no tensors of layers, which timm names blocks.0 and so on"
     return f"its tensors do not have timm's names; the first that timm does not know is {strange}"
 
 

@@ -326,7 +326,7 @@ def test_other_names_are_told_by_the_first_that_is_not_timms(tmp_path: Path) -> 
         ({"teacher": {}, "student": {}}, "its entry teacher is no tensor; tensors are looked for at the top"),
         ({"model": "vit", "weights": {}}, "its entry model is no tensor"),
         ({3: {}}, "its entry 3 is no tensor"),
-        ({}, "do not have timm's names; the first that timm does not know is none"),
+        ({}, "it holds no tensors of layers, which timm names blocks"),
     ],
     ids=str,
 )
