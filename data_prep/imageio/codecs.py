@@ -5,15 +5,18 @@ CharLS for the JPEG family and JPEG-LS, its own for RLE.
 """
 
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 
 import imagecodecs
 import numpy as np
+from numpy.typing import NDArray
 
 from data_prep.errors import ImageError
-from data_prep.imageio import jpeg2000
+from data_prep.imageio import jpeg, jpeg2000
+from data_prep.imageio.codestream_headers import JP2_SIGNATURE, SOC_AND_SIZ, is_whole
 from data_prep.imageio.frame import Pixels
-from data_prep.imageio.jpeg2000 import read_codestream
+from data_prep.imageio.jpeg2000 import Codestream, read_codestream
 from data_prep.storage.byte_source import Span
 
 IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
@@ -49,11 +52,9 @@ SUPPORTED = NATIVE | JPEG | JPEG_LS | JPEG_2000_FAMILY | {RLE_LOSSLESS}
 
 MAX_PIXELS = 2**27  # four times the largest mammography detector
 
-END_OF_IMAGE = b"\xff\xd9"
-# Of baseline, extended, progressive and lossless JPEG, and of JPEG-LS.
-STARTS_OF_FRAME = {0xFFC0, 0xFFC1, 0xFFC2, 0xFFC3, 0xFFF7}
-FILL_BYTES = 0xFFFF
 RLE_HEADER = struct.Struct("<16I")  # the number of segments, and where up to 15 begin
+RLE_RUN_BYTES = 128  # at most
+PADDING = b"\x00\xff"
 
 
 @dataclass(frozen=True)
@@ -98,29 +99,52 @@ def decode(encoded: Span, transfer_syntax: str, layout: Layout, level: int = 0) 
     try:
         if transfer_syntax in NATIVE:
             pixels = _decode_native(encoded, layout, big_endian=transfer_syntax == EXPLICIT_VR_BIG_ENDIAN)
-        elif transfer_syntax in JPEG_2000_FAMILY:
-            pixels = _decode_jpeg2000(encoded, layout, level)
         elif transfer_syntax == RLE_LOSSLESS:
             pixels = _decode_rle(bytes(encoded.all()), layout)
+        elif is_jpeg2000(encoded, transfer_syntax):
+            return _decode_jpeg2000(encoded, layout, level)
         else:
-            pixels = _decode_jpeg(bytes(encoded.all()), transfer_syntax, layout)
+            pixels = _decode_jpeg(bytes(encoded.all()), layout)
     except (OSError, RuntimeError, ValueError, SyntaxError) as error:
         raise ImageError(
             "decode_error", f"the frame cannot be decoded ({transfer_syntax}): {error}"
         ) from error
-    expected = (-(-layout.rows >> level), -(-layout.columns >> level))
-    if pixels.shape != expected:
-        raise ImageError("size_mismatch", f"the frame decodes to {pixels.shape}, the header says {expected}")
-    return pixels
+    return _require_shape(pixels, (layout.rows, layout.columns))
 
 
-def find_max_level(encoded: Span, transfer_syntax: str) -> int:
+def find_max_level(encoded: Span, transfer_syntax: str, layout: Layout) -> int:
     """Returns the lowest resolution up to which `decode` gives all: 0 for everything but JPEG 2000.
+
+    And for JPEG 2000 whose values may have to be read anew, see `_may_wrap`.
 
     Raises:
         ImageError: if the JPEG 2000 main header cannot be read.
     """
-    return read_codestream(encoded).max_level if transfer_syntax in JPEG_2000_FAMILY else 0
+    if not is_jpeg2000(encoded, transfer_syntax):
+        return 0
+    stream = read_codestream(encoded)
+    return 0 if _may_wrap(stream, layout) else stream.max_level
+
+
+def is_jpeg2000(encoded: Span, transfer_syntax: str) -> bool:
+    """Whether a frame is JPEG 2000, by its first bytes; exporters name one JPEG for another."""
+    if transfer_syntax in SAMPLES_AS_THEY_ARE:
+        return False
+    head = encoded.first(len(JP2_SIGNATURE))
+    if head.startswith((SOC_AND_SIZ, JP2_SIGNATURE)):
+        return True
+    return transfer_syntax in JPEG_2000_FAMILY and not head.startswith(jpeg.START_OF_IMAGE)
+
+
+def is_frame_whole(fragment: Span, transfer_syntax: str) -> bool:
+    """Whether a fragment's first bytes say that the frame ends in it; False where they do not tell."""
+    return is_jpeg2000(fragment, transfer_syntax) and is_whole(fragment)
+
+
+def _require_shape(pixels: Pixels, expected: tuple[int, int]) -> Pixels:
+    if pixels.shape != expected:
+        raise ImageError("size_mismatch", f"the frame decodes to {pixels.shape}, the header says {expected}")
+    return pixels
 
 
 def _decode_native(encoded: Span, layout: Layout, *, big_endian: bool) -> Pixels:
@@ -149,48 +173,63 @@ def cut_to_value(samples: Pixels, layout: Layout) -> tuple[Pixels, float]:
 
 
 def _decode_rle(encoded: bytes, layout: Layout) -> Pixels:
-    """Decodes RLE into the size that the layout says, PS3.5 G.
-
-    The header is checked here: imagecodecs 2026.3.6 follows an offset beyond the frame, and the process dies.
-    """
+    """Decodes RLE into the size that the layout says, PS3.5 G."""
     if len(encoded) < RLE_HEADER.size:
-        raise ImageError("truncated", "the RLE frame ends in its header")
+        raise ImageError("truncated", f"the RLE header has {RLE_HEADER.size} bytes, the frame {len(encoded)}")
     count, *offsets = RLE_HEADER.unpack_from(encoded)
     num_segments = layout.bits_allocated // 8
     if count != num_segments:
         raise ImageError("decode_error", f"the RLE frame has {count} segments and should have {num_segments}")
     starts = offsets[:count]
     if starts != sorted(starts) or starts[0] < RLE_HEADER.size:
-        raise ImageError("decode_error", "the segments of the RLE frame are out of order")
+        raise ImageError(
+            "decode_error", f"the segments of the RLE frame are out of order: they begin at {starts}"
+        )
     if starts[-1] >= len(encoded):
-        raise ImageError("truncated", "a segment of the RLE frame begins behind its end")
-    num_bytes = layout.rows * layout.columns * count
-    decoded = imagecodecs.dicomrle_decode(encoded, layout.dtype(), out=bytearray(num_bytes))
-    return np.frombuffer(decoded, layout.dtype()).reshape(layout.rows, layout.columns)
+        raise ImageError(
+            "truncated", f"an RLE segment begins at byte {starts[-1]} of a frame of {len(encoded)} bytes"
+        )
+    size = layout.rows * layout.columns
+    planes = np.empty((size, count), np.uint8)  # the first segment holds the most significant bytes, G.2
+    for k, (start, end) in enumerate(zip(starts, [*starts[1:], len(encoded)], strict=True)):
+        plane = _decode_rle_segment(encoded[start:end], size)
+        if len(plane) < size:
+            reason = "truncated" if k == count - 1 else "decode_error"
+            raise ImageError(reason, f"segment {k + 1} of the RLE frame holds fewer than {size} bytes")
+        planes[:, k] = plane
+    samples = planes.view(layout.dtype(big_endian=True)).astype(layout.dtype())
+    return samples.reshape(layout.rows, layout.columns)
 
 
-def _decode_jpeg(encoded: bytes, transfer_syntax: str, layout: Layout) -> Pixels:
-    if END_OF_IMAGE not in encoded[-4:]:  # libjpeg-turbo half-decodes a cut frame without a word
-        raise ImageError("truncated", "the JPEG frame has no end marker")
-    _require_size(*_read_jpeg_size(encoded), layout)
-    read = imagecodecs.jpegls_decode if transfer_syntax in JPEG_LS else imagecodecs.jpeg8_decode
-    pixels = np.asarray(read(encoded))
-    if not layout.is_signed:
-        return pixels
-    unused = max(0, pixels.itemsize * 8 - layout.bits_stored)
-    return (pixels << unused).view(f"i{pixels.itemsize}") >> unused  # carries the sign into the unused bits
+def _decode_rle_segment(segment: bytes, size: int) -> NDArray[np.uint8]:
+    """Returns the first `size` bytes of a segment, or fewer where it ends too soon, PS3.5 G.3.
+
+    Raises:
+        ImageError: if it holds more; but what 00 and FF at its end add is padding.
+    """
+    room = bytearray(size + len(segment) - len(segment.rstrip(PADDING)))
+    candidates = [segment, segment[:-1]] if segment.endswith(b"\xff") else [segment]  # FF announces a byte
+    for candidate in candidates:
+        with suppress(imagecodecs.PackbitsError):
+            return np.frombuffer(imagecodecs.packbits_decode(candidate, out=room), np.uint8)[:size]
+    with suppress(imagecodecs.PackbitsError):  # the last run is cut: with something behind, it can be decoded
+        imagecodecs.packbits_decode(segment + bytes(RLE_RUN_BYTES), out=bytearray(size + RLE_RUN_BYTES))
+        return np.zeros(0, np.uint8)
+    raise ImageError("decode_error", f"a segment of the RLE frame holds more than {size} bytes")
 
 
-def _read_jpeg_size(encoded: bytes) -> tuple[int, int]:
-    """Returns rows and columns of the first start of frame, ITU-T T.81 B.2.2 and T.87 C.2.2."""
-    place = 2  # after the start of image
-    while place + 9 <= len(encoded):
-        marker, length = struct.unpack_from(">2H", encoded, place)
-        if marker in STARTS_OF_FRAME:
-            rows, columns = struct.unpack_from(">2H", encoded, place + 5)
-            return rows, columns
-        place += 1 if marker == FILL_BYTES else 2 + length
-    raise ImageError("decode_error", "the JPEG frame holds no image")
+def _decode_jpeg(encoded: bytes, layout: Layout) -> Pixels:
+    if not encoded.startswith(jpeg.START_OF_IMAGE):
+        head = encoded[:4].hex().upper()
+        raise ImageError("decode_error", f"the frame is neither JPEG nor JPEG 2000: it begins with {head!r}")
+    stream = jpeg.read_stream(encoded)
+    _require_size(stream.rows, stream.columns, layout)
+    if stream.num_components != 1:
+        raise ImageError(
+            "unsupported", f"the JPEG frame has {stream.num_components} components; a mammogram has one"
+        )
+    pixels = jpeg.decode(encoded, stream)
+    return _reinterpret(pixels, layout.bits_stored, is_signed=True) if layout.is_signed else pixels
 
 
 def _require_size(rows: int, columns: int, layout: Layout) -> None:
@@ -203,11 +242,30 @@ def _require_size(rows: int, columns: int, layout: Layout) -> None:
 def _decode_jpeg2000(encoded: Span, layout: Layout, level: int) -> Pixels:
     stream = read_codestream(encoded)
     _require_size(stream.rows, stream.columns, layout)
-    pixels = jpeg2000.decode(encoded, stream, level)
-    if stream.is_signed == layout.is_signed:
+    pixels = _require_shape(jpeg2000.decode(encoded, stream, level), stream.shape(level))
+    if not _may_wrap(stream, layout):
         return pixels
-    unused = pixels.itemsize * 8 - stream.precision  # the same bits, read as the header says
-    return (pixels << unused).view(f"{'i' if layout.is_signed else 'u'}{pixels.itemsize}") >> unused
+    bits, bits_stored = stream.precision, layout.bits_stored
+    if pixels.max() < 1 << bits_stored and pixels.min() >= -(1 << (bits_stored - 1)):
+        bits = min(bits, bits_stored)
+    return _reinterpret(pixels, bits, is_signed=layout.is_signed)
+
+
+def _may_wrap(stream: Codestream, layout: Layout) -> bool:
+    """Whether the header reads the stream's values otherwise than the stream does, which then jump.
+
+    Their mean, and so each lower resolution, is of no use: they are the same bits with another sign, or
+    two's complement of fewer bits.
+    """
+    if stream.is_signed != layout.is_signed:
+        return True
+    return layout.is_signed and stream.precision > layout.bits_stored
+
+
+def _reinterpret(pixels: Pixels, bits: int, *, is_signed: bool) -> Pixels:
+    """Returns the lowest `bits` of integers, read as two's complement or as unsigned."""
+    unused = max(0, pixels.itemsize * 8 - bits)
+    return (pixels << unused).view(f"{'i' if is_signed else 'u'}{pixels.itemsize}") >> unused
 
 
 def encode(pixels: Pixels, transfer_syntax: str, *, bits_stored: int, jp2: bool = False) -> bytes:

@@ -161,7 +161,7 @@ def _open(source: ByteSource) -> DicomFile:
     layout = read_layout(elements, syntax)
     encoded = find_frame(stream, syntax)
     header = _read_header(dataset, elements, layout, syntax)
-    return DicomFile(source, header, layout, encoded, codecs.find_max_level(encoded, syntax))
+    return DicomFile(source, header, layout, encoded, codecs.find_max_level(encoded, syntax, layout))
 
 
 def _say_what_it_is(source: ByteSource) -> str:

@@ -15,27 +15,34 @@ import numpy as np
 from PIL import Image
 
 from data_prep.errors import ImageError
+from data_prep.imageio.codestream_headers import (
+    END_OF_CODESTREAM,
+    SIZ,
+    SOC,
+    SOD,
+    SOT,
+    Headers,
+    Segment,
+    count_tiles,
+    find_box_end,
+    find_end,
+    find_lone_end,
+    read_headers,
+)
 from data_prep.imageio.frame import Pixels
 from data_prep.storage.byte_source import Span
 
-SOC, SOT, SOD, EOC = 0xFF4F, 0xFF90, 0xFF93, 0xFFD9
-CAP, SIZ, COD, QCD = 0xFF50, 0xFF51, 0xFF52, 0xFF5C
+CAP, COD, QCD = 0xFF50, 0xFF52, 0xFF5C
 TLM, PLM, PLT, CRG, COM = 0xFF55, 0xFF57, 0xFF58, 0xFF63, 0xFF64
 DROPPED = {TLM, PLM, PLT, CRG, COM}  # lengths that are no longer true, and comments
 KEPT = {CAP, SIZ, COD, QCD}
-END_OF_CODESTREAM = struct.pack(">H", EOC)
-SOC_AND_SIZ = struct.pack(">2H", SOC, SIZ)
-JP2_SIGNATURE = b"\0\0\0\x0cjP  "
 LRCP, RLCP, RPCL = range(3)  # progression orders; the last two put all of a resolution before the next
 DERIVED = 1  # quantization style with one step size for all subbands
 
-HEADER_BYTES = 2**16  # holds the main header of any sensible codestream
+MAX_PRECISION = 16
 MARGIN_BYTES = 2**12
 FIRST_SHARES = {1: 0.30, 2: 0.08, 3: 0.025, 4: 0.008, 5: 0.004}
 """The part of a lossless codestream to try first, by level: a little more than real mammograms need."""
-
-Segment = tuple[int, bytes]
-"""A marker and the body of its segment, the length left out."""
 
 
 @dataclass(frozen=True)
@@ -43,31 +50,53 @@ class Codestream:
     """A codestream's own account of itself.
 
     Attributes:
+        rows, columns: size of the image, which begins at `top` and `left` of the reference grid.
         start: where it begins in its frame, which may be a JP2 file.
         main_header: SIZ, COD and the other segments before the first tile-part.
-        data: where the first tile-part's packets begin and end in the frame.
+        first_sot: where the first tile-part begins in the frame.
+        data: where the first tile-part's packets begin in the frame, and where the last one's end.
+        tile_sizes: rows and columns of several tiles; empty for one.
+        missing: which tiles or tile-parts are not there, in words; empty if all are.
         can_shorten: whether one level's codestream can be made of it.
     """
 
     rows: int
     columns: int
+    top: int
+    left: int
     precision: int
     is_signed: bool
     num_levels: int
     start: int
     main_header: tuple[Segment, ...]
+    first_sot: int
     data: tuple[int, int]
+    tile_sizes: tuple[int, ...]
+    missing: str
     can_shorten: bool
 
     @property
     def max_level(self) -> int:
-        """The lowest resolution up to which `decode` gives all."""
-        if self.can_shorten:
-            return self.num_levels
+        """The lowest resolution up to which `decode` gives all, sample k on pixel k * 2**level."""
         levels = range(1, self.num_levels + 1)
-        sizes = (self.rows, self.columns)
-        can_reduce = takewhile(lambda level: all(_pillow_can_reduce(size, level) for size in sizes), levels)
-        return max(can_reduce, default=0)
+        return max(takewhile(self._can_reduce, levels), default=0)
+
+    def _can_reduce(self, level: int) -> bool:
+        """The samples of a level lie on multiples of 2**level of the reference grid, B.5."""
+        if self.can_shorten:
+            return (self.top | self.left) % 2**level == 0
+        if self.top or self.left or any(size % 2**level for size in self.tile_sizes):
+            return False  # Pillow fails
+        return all(_pillow_can_reduce(size, level) for size in (self.rows, self.columns))
+
+    def shape(self, level: int) -> tuple[int, int]:
+        """Returns rows and columns at 1 / 2**level of the full size, B.5."""
+        sizes = [-(-(at + size) >> level) + (-at >> level) for at, size in self._extents]
+        return sizes[0], sizes[1]
+
+    @property
+    def _extents(self) -> tuple[tuple[int, int], ...]:
+        return (self.top, self.rows), (self.left, self.columns)
 
 
 def _pillow_can_reduce(size: int, level: int) -> bool:
@@ -82,36 +111,15 @@ def read_codestream(encoded: Span) -> Codestream:
     Raises:
         ImageError: if there is none, it is cut short, or it has several components.
     """
-    head = encoded.first(HEADER_BYTES)
-    start = head.find(SOC_AND_SIZ)
+    headers = read_headers(encoded)
     try:
-        if start < 0 or not head.startswith((SOC_AND_SIZ, JP2_SIGNATURE)):
-            raise ImageError("decode_error", "the frame holds no JPEG 2000 codestream")
-        segments, after = _read_segments(head, start + 2, until=SOT)
-        tile_part_segments, data_start = _read_segments(head, after, until=SOD)
-        return _describe(encoded, start, tuple(segments), tile_part_segments, after, data_start)
+        return _describe(encoded, headers)
     except (struct.error, IndexError, KeyError) as error:
         raise ImageError("decode_error", "the JPEG 2000 header cannot be read") from error
 
 
-def _read_segments(head: bytes, place: int, *, until: int) -> tuple[list[Segment], int]:
-    """Returns the segments before a marker, and where SOT stands or what follows SOD begins."""
-    segments: list[Segment] = []
-    while True:
-        (marker,) = struct.unpack_from(">H", head, place)
-        if marker == until:
-            return segments, place + 2 if until == SOD else place
-        (length,) = struct.unpack_from(">H", head, place + 2)
-        if marker < SOC or length < 2:
-            raise ImageError("decode_error", "the JPEG 2000 header cannot be read")
-        segments.append((marker, head[place + 4 : place + 2 + length]))
-        place += 2 + length
-
-
-def _describe(
-    encoded: Span, start: int, main_header: tuple[Segment, ...], tile_part: list[Segment], sot: int, data: int
-) -> Codestream:
-    bodies = dict(main_header)
+def _describe(encoded: Span, headers: Headers) -> Codestream:
+    bodies = dict(headers.main)
     siz, cod = bodies[SIZ], bodies[COD]
     columns, rows, left, top = struct.unpack_from(">4I", siz, 2)  # A.5.1
     (num_components,) = struct.unpack_from(">H", siz, 34)
@@ -119,40 +127,43 @@ def _describe(
         raise ImageError(
             "unsupported", f"the codestream has {num_components} components; a mammogram has one"
         )
-    depth = siz[36]
-    first_tile_part = tile_part[0][1]
-    (length,) = struct.unpack_from(">I", first_tile_part, 2)  # Psot counts from the SOT marker; 0 is open
-    end = sot + length if length else encoded.size
-    if end > encoded.size:
-        raise ImageError("truncated", f"{end} bytes of JPEG 2000 expected, {encoded.size} found")
-    can_shorten = _can_shorten(siz, cod, main_header, tile_part)
-    if not can_shorten and END_OF_CODESTREAM not in bytes(encoded.all()[-4:]):
-        raise ImageError("truncated", "the JPEG 2000 frame has no end marker")
+    precision = (siz[36] & 0x7F) + 1
+    if precision > MAX_PRECISION:
+        raise ImageError("unsupported", f"the codestream has {precision} bits a sample; 1 to 16 are taken")
+    can_shorten = _can_shorten(siz, cod, headers)
+    missing = ""
+    end = find_lone_end(encoded, headers) if can_shorten else None
+    if end is None:
+        limit = find_box_end(encoded.first(headers.start), headers.start)
+        end, missing = find_end(bytes(encoded.all()[:limit]), headers.first_sot, count_tiles(siz))
     return Codestream(
         rows=rows - top,
         columns=columns - left,
-        precision=(depth & 0x7F) + 1,
-        is_signed=bool(depth & 0x80),
+        top=top,
+        left=left,
+        precision=precision,
+        is_signed=bool(siz[36] & 0x80),
         num_levels=cod[5],
-        start=start,
-        main_header=main_header,
-        data=(data, end),
+        start=headers.start,
+        main_header=headers.main,
+        first_sot=headers.first_sot,
+        data=(headers.data, end),
+        tile_sizes=struct.unpack_from(">2I", siz, 18) if count_tiles(siz) > 1 else (),
+        missing=missing,
         can_shorten=can_shorten,
     )
 
 
-def _can_shorten(siz: bytes, cod: bytes, main_header: tuple[Segment, ...], tile_part: list[Segment]) -> bool:
+def _can_shorten(siz: bytes, cod: bytes, headers: Headers) -> bool:
     """One tile in one tile-part, whose packets come resolution by resolution, with nothing out of the way."""
-    width, height, _, _, tile_width, tile_height, left, top = struct.unpack_from(">8I", siz, 2)
-    is_one_tile = left + tile_width >= width and top + tile_height >= height
-    markers = [marker for marker, _ in main_header]
+    markers = [marker for marker, _ in headers.main]
     is_plain = set(markers) <= KEPT | DROPPED and len(set(markers) & KEPT) == len(set(markers) - DROPPED)
     progression, num_layers = struct.unpack_from(">BH", cod, 1)
     is_by_resolution = progression in {RLCP, RPCL} or (progression == LRCP and num_layers == 1)
-    (_, sot), *others = tile_part
-    has_length, has_one_part = any(sot[2:6]), sot[7] == 1  # A.4.2, Psot and TNsot
+    (_, sot), *others = headers.tile_part
+    has_one_part = sot[7] == 1  # A.4.2, TNsot
     is_plain = is_plain and {marker for marker, _ in others} <= DROPPED
-    return is_one_tile and is_plain and is_by_resolution and has_length and has_one_part
+    return count_tiles(siz) == 1 and is_plain and is_by_resolution and has_one_part
 
 
 def shorten(encoded: bytes, stream: Codestream, level: int) -> bytes:
@@ -201,14 +212,26 @@ def decode(encoded: Span, stream: Codestream, level: int = 0) -> Pixels:
     No more than the codestream is decoded: a JP2 file around it may hold another one of another size.
 
     Raises:
-        ImageError: if the frame is of no format that Pillow knows as JPEG 2000.
+        ImageError: if tiles are missing, or the frame is of no format that Pillow knows as JPEG 2000.
         RuntimeError, OSError: if it cannot be decoded.
     """
+    if stream.missing:
+        raise ImageError("decode_error", stream.missing)
     if level == 0:
-        return _decode_all(bytes(encoded.all()[stream.start :]))
+        return _decode_all(_cut_out(encoded, stream))
     return (
         _decode_shortened(encoded, stream, level) if stream.can_shorten else _reduce(encoded, stream, level)
     )
+
+
+def _cut_out(encoded: Span, stream: Codestream) -> bytes:
+    """Returns the codestream without what is around it, its lengths and its end marker filled in."""
+    end, sot = stream.data[1], stream.first_sot
+    frame = encoded.first(end)
+    psot = frame[sot + 6 : sot + 10]
+    if not any(psot):
+        psot = struct.pack(">I", end - sot)
+    return b"".join([frame[stream.start : sot + 6], psot, frame[sot + 10 :], END_OF_CODESTREAM])
 
 
 def _decode_all(codestream: bytes) -> Pixels:
@@ -240,7 +263,7 @@ def _decode_shortened(encoded: Span, stream: Codestream, level: int) -> Pixels:
 
 def _reduce(encoded: Span, stream: Codestream, level: int) -> Pixels:
     """Returns a level of what cannot be shortened: Pillow leaves packets out, but needs the whole frame."""
-    with Image.open(io.BytesIO(encoded.all()[stream.start :]), formats=["JPEG2000"]) as image:
+    with Image.open(io.BytesIO(_cut_out(encoded, stream)), formats=["JPEG2000"]) as image:
         image.reduce = level  # type: ignore[method-assign, assignment]  # Pillow's way to ask for a level
         image.load()
         pixels = np.asarray(image)

@@ -190,7 +190,7 @@ def execute(path: Path, seeds: list[Seed], seed: int, number: int) -> str:
 def _read(path: Path, seed: Seed, level: int) -> Pixels:
     if seed.layout:
         frame = Span.of(seed.content)
-        level = min(level, codecs.find_max_level(frame, seed.syntax))
+        level = min(level, codecs.find_max_level(frame, seed.syntax, seed.layout))
         return codecs.decode(frame, seed.syntax, seed.layout, level)  # which itself compares the size
     path.write_bytes(seed.content)
     file = open_dicom(path)

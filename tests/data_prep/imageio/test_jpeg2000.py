@@ -1,6 +1,9 @@
 """JPEG 2000: what a codestream says of itself, and its levels from the shortened codestream, bit for bit."""
 
 import io
+import shutil
+import struct
+import subprocess
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,7 @@ STRUCTURES: dict[str, tuple[dict[str, Any], bool]] = {  # how Pillow writes it, 
     "by component": ({"progression": "CPRL"}, False),
     "tiles": ({"tile_size": (128, 128)}, False),
 }
+OPJ_COMPRESS = shutil.which("opj_compress") or ""
 SIZES = [(208, 160), (203, 151), (1025, 333)]
 
 
@@ -126,6 +130,113 @@ def test_sample_k_of_a_level_lies_on_full_pixel_k_times_two_to_the_level(level: 
     small = decode(encode(ramp), level)
     step, inner = 2**level, slice(4, -4)
     np.testing.assert_allclose(small[inner, inner], ramp[::step, ::step][inner, inner], atol=2)
+
+
+def open_length(encoded: bytes) -> bytes:
+    """Says that the first tile-part goes up to the end marker."""
+    place = encoded.index(b"\xff\x90\x00\x0a") + 6
+    return encoded[:place] + bytes(4) + encoded[place + 4 :]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"no_jp2": False}, {"progression": "PCRL"}, {"quality_layers": [40, 0]}]
+)
+@pytest.mark.parametrize("padding", [b"", b"\0", bytes(99), b"\xff\xff"])
+def test_a_length_may_be_left_open(options: dict[str, Any], padding: bytes) -> None:
+    encoded = encode(make_picture(208, 160), **options)
+    levels = range(read_codestream(Span.of(encoded)).max_level + 1)
+    changed = open_length(encoded) + padding
+    assert read_codestream(Span.of(changed)).max_level == levels[-1]
+    for level in levels:
+        np.testing.assert_array_equal(decode(changed, level), decode(encoded, level))
+    with pytest.raises(ImageError) as error:
+        decode(changed[: len(encoded) - 2] + padding)
+    assert error.value.reason == "truncated"
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"no_jp2": False}, {"quality_layers": [40, 0]}, {"tile_size": (128, 128)}]
+)
+def test_an_end_marker_may_be_missing_at_each_level(options: dict[str, Any]) -> None:
+    encoded = encode(make_picture(256, 256, 8), **options)
+    for level in (0, 1, 2):
+        np.testing.assert_array_equal(decode(encoded[:-2], level), decode(encoded, level))
+
+
+@pytest.mark.parametrize(("tile", "max_level"), [((37, 41), 0), ((40, 48), 3), ((64, 64), 5)])
+def test_tiles_have_levels_as_far_as_they_can_be_halved(tile: tuple[int, int], max_level: int) -> None:
+    """Pillow fails at others."""
+    encoded = encode(make_picture(256, 192, 8), tile_size=tile)
+    stream = read_codestream(Span.of(encoded))
+    assert stream.max_level == max_level
+    for level in range(1, max_level + 1):
+        assert decode(encoded, level).shape == ceil_shape((256, 192), level)
+
+
+def test_a_tile_that_is_missing_is_named() -> None:
+    encoded = encode(make_picture(256, 256, 8), tile_size=(128, 128))
+    last = encoded.rindex(b"\xff\x90\x00\x0a")
+    with pytest.raises(ImageError, match="3 of 4 JPEG 2000 tiles are there") as error:
+        decode(encoded[:last] + encoded[-2:])
+    assert error.value.reason == "decode_error"
+
+
+@pytest.mark.parametrize(
+    ("offset", "max_level"), [((5, 7), 0), ((8, 16), 3), ((4, 0), 2), ((0, 1), 0), ((0, 0), 5)]
+)
+@pytest.mark.parametrize("tiles", [{}, {"tile_size": (256, 256)}])
+def test_there_are_levels_as_far_as_they_lie_on_the_reference_grid(
+    offset: tuple[int, int], max_level: int, tiles: dict[str, Any]
+) -> None:
+    """Sample k of others does not lie on pixel k * 2**level of the image."""
+    encoded = bytearray(encode(make_picture(1024, 1536, 8), **tiles))
+    sizes = struct.unpack_from(">4I", encoded, 8)
+    struct.pack_into(">4I", encoded, 8, sizes[0] + offset[0], sizes[1] + offset[1], *offset)
+    struct.pack_into(
+        ">4I", encoded, 24, *(2 * np.add(sizes[:2], offset) if not tiles else (256, 256)), *offset
+    )
+    stream = read_codestream(Span.of(bytes(encoded)))
+    assert (stream.left, stream.top, stream.columns, stream.rows) == (*offset, 1536, 1024)
+    assert stream.max_level == (max_level if not tiles or offset == (0, 0) else 0)
+    for level in range(7):  # ceil(Xsiz / 2**r) - ceil(XOsiz / 2**r), B.5
+        ends, starts = (
+            ceil_shape((1024 + offset[1], 1536 + offset[0]), level),
+            ceil_shape(offset[::-1], level),
+        )
+        assert stream.shape(level) == (ends[0] - starts[0], ends[1] - starts[1])
+
+
+@pytest.mark.skipif(not OPJ_COMPRESS, reason="opj_compress (Debian: libopenjp2-tools) is not installed")
+@pytest.mark.parametrize("offset", [(5, 7), (8, 16)])
+@pytest.mark.parametrize(
+    "tiles", [[], ["-t", "64,64", "-T", "0,0"], ["-t", "64,64", "-T", "0,0", "-TP", "R"]]
+)
+def test_an_image_may_begin_anywhere_on_the_reference_grid(
+    tmp_path: Path, offset: tuple[int, int], tiles: list[str]
+) -> None:
+    y, x = np.mgrid[:131, :90]
+    ramp = (8 * x + 4 * y + 100).astype(np.uint16)
+    (tmp_path / "ramp.pgm").write_bytes(b"P5\n90 131\n4095\n" + ramp.astype(">u2").tobytes())
+    target = tmp_path / "ramp.j2k"
+    command = [
+        OPJ_COMPRESS,
+        "-i",
+        str(tmp_path / "ramp.pgm"),
+        "-o",
+        str(target),
+        "-d",
+        "{},{}".format(*offset),
+    ]
+    subprocess.run([*command, *tiles], check=True, capture_output=True)
+    encoded = target.read_bytes()
+    stream = read_codestream(Span.of(encoded))
+    np.testing.assert_array_equal(decode(encoded), ramp)
+    for level in range(1, stream.num_levels + 1 if stream.can_shorten else 1):
+        small = decode(encoded, level)
+        assert small.shape == stream.shape(level)
+        if level <= min(stream.max_level, 2):
+            wanted = ramp[:: 2**level, :: 2**level]
+            np.testing.assert_allclose(small[4:-4, 4:-4], wanted[4:-4, 4:-4], atol=2)
 
 
 @pytest.mark.parametrize("options", [{}, {"precinct_size": (64, 64), "progression": "RPCL"}])
