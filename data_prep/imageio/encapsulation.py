@@ -11,7 +11,8 @@ MAX_INFLATED_BYTES = 2**27  # twice the largest detector's pixels
 UNDEFINED_LENGTH = 0xFFFFFFFF
 LONG_VRS = {b"OB", b"OW", b"UN", b"OF", b"OD", b"OL", b"OV"}
 ITEM, SEQUENCE_DELIMITER = 0xFFFEE000, 0xFFFEE0DD
-TRAILER_BYTES = 2**10  # what may follow the only fragment: the delimiter, some padding
+ITEM_HEADER_BYTES = 8
+TRAILER_BYTES = 2**10  # what may follow the last fragment: the delimiter, padding, junk
 
 GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
 META_START = 132  # after the preamble and DICM
@@ -61,7 +62,7 @@ def find_frame(stream: ByteSource, syntax: str) -> Span:
     if length == 0:
         raise ImageError("no_pixels", "PixelData is empty")
     if syntax not in codecs.NATIVE:
-        return _find_fragments(stream, start)
+        return _find_fragments(stream, start, syntax)
     if length == UNDEFINED_LENGTH:
         raise ImageError(
             "bad_value", "PixelData is in fragments, which an uncompressed transfer syntax has not"
@@ -71,20 +72,25 @@ def find_frame(stream: ByteSource, syntax: str) -> Span:
     return Span(stream, start, length)
 
 
-def _find_fragments(stream: ByteSource, start: int) -> Span:
+def _find_fragments(stream: ByteSource, start: int, syntax: str) -> Span:
     """Returns the only fragment, or all of them joined; the items of PS3.5 A.4 begin at `start`."""
+    tag, length = _read_item(stream, start)
+    if tag != ITEM:
+        raise ImageError(
+            "bad_value", f"PixelData is not in fragments, as transfer syntax {syntax} has it (PS3.5 A.4)"
+        )
     fragments: list[Span] = []
-    place = start + 8 + _read_item(stream, start)[1]  # after the offset table
-    while place + 8 <= stream.size:
+    place = start + ITEM_HEADER_BYTES + length  # after the offset table
+    while place + ITEM_HEADER_BYTES <= stream.size and not _is_all(fragments, stream.size - place, syntax):
         tag, length = _read_item(stream, place)
-        if tag == SEQUENCE_DELIMITER:
+        is_junk = tag != ITEM and bool(fragments) and stream.size - place <= TRAILER_BYTES
+        if tag == SEQUENCE_DELIMITER or is_junk:
             break
-        if tag != ITEM or length > stream.size - place - 8:
+        if tag != ITEM or length > stream.size - place - ITEM_HEADER_BYTES:
             raise ImageError("truncated", f"a fragment of {length} bytes goes beyond the end of the file")
-        fragments.append(Span(stream, place + 8, length))
-        place += 8 + length
-        if stream.size - place <= TRAILER_BYTES:  # not worth a look: it would read the rest of the file
-            break
+        if length:
+            fragments.append(Span(stream, place + ITEM_HEADER_BYTES, length))
+        place += ITEM_HEADER_BYTES + length
     if not fragments:
         raise ImageError("no_pixels", "PixelData holds no frame")
     if len(fragments) == 1:
@@ -92,11 +98,20 @@ def _find_fragments(stream: ByteSource, start: int) -> Span:
     return Span.of(b"".join(fragment.all() for fragment in fragments))
 
 
+def _is_all(fragments: list[Span], num_left: int, syntax: str) -> bool:
+    """Whether no more fragments come, as far as can be told without reading what is left of the file."""
+    if not fragments or num_left > TRAILER_BYTES:
+        return False
+    if num_left <= ITEM_HEADER_BYTES:  # the delimiter
+        return True
+    return len(fragments) == 1 and codecs.is_frame_whole(fragments[0], syntax)
+
+
 def _read_item(stream: ByteSource, place: int) -> tuple[int, int]:
     """Returns an item's tag and length."""
     stream.seek(place)
-    head = stream.read(8)
-    if len(head) < 8:
+    head = stream.read(ITEM_HEADER_BYTES)
+    if len(head) < ITEM_HEADER_BYTES:
         raise ImageError("truncated", "the file ends in PixelData")
     group, element, length = struct.unpack("<2HI", head)
     return group << 16 | element, length
