@@ -159,7 +159,7 @@ def _open(source: ByteSource) -> DicomFile:
         raise ImageError("unsupported", f"transfer syntax {known} has no decoder here")
     elements = _read_elements(dataset, set(TAGS) - set(SEQUENCES))
     layout = read_layout(elements, syntax)
-    encoded = find_frame(stream, syntax)
+    encoded = find_frame(stream, syntax, layout.bits_allocated)
     header = _read_header(dataset, elements, layout, syntax)
     return DicomFile(source, header, layout, encoded, codecs.find_max_level(encoded, syntax, layout))
 

@@ -3,6 +3,8 @@
 import struct
 import zlib
 
+import numpy as np
+
 from data_prep.errors import ImageError
 from data_prep.imageio import codecs
 from data_prep.storage.byte_source import ByteSource, Span
@@ -45,8 +47,10 @@ def inflate(source: ByteSource) -> ByteSource | None:
     return ByteSource.of(head[:start].replace(syntax, plain) + inflated)
 
 
-def find_frame(stream: ByteSource, syntax: str) -> Span:
+def find_frame(stream: ByteSource, syntax: str, bits_allocated: int = 16) -> Span:
     """Returns where the frame's bytes are; `stream` stands at PixelData, or at the end where there is none.
+
+    Samples of 8 bits that a big-endian file packs in words (OW) come back in their order, PS3.5 D.
 
     Raises:
         ImageError: if there are no pixels, or the file is cut short.
@@ -69,7 +73,13 @@ def find_frame(stream: ByteSource, syntax: str) -> Span:
         )
     if length > stream.size - start:
         raise ImageError("truncated", f"PixelData says {length} bytes, the file has {stream.size - start}")
-    return Span(stream, start, length)
+    frame = Span(stream, start, length)
+    is_swapped = syntax == codecs.EXPLICIT_VR_BIG_ENDIAN and head[4:6] == b"OW" and bits_allocated == 8
+    return (
+        Span.of(np.frombuffer(frame.all(), ">u2", length // 2).astype("<u2").tobytes())
+        if is_swapped
+        else frame
+    )
 
 
 def _find_fragments(stream: ByteSource, start: int, syntax: str) -> Span:

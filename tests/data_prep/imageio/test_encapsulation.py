@@ -80,3 +80,11 @@ def test_of_a_frame_that_says_where_it_ends_only_the_beginning_is_read(tmp_path:
     source = ByteSource.open(path, whole=False)
     find_frame(source, codecs.JPEG_2000_LOSSLESS)
     assert len(source.content) < 2**17 < source.size
+
+
+@pytest.mark.parametrize("vr", [b"OB", b"OW"])
+def test_bytes_in_big_endian_words_come_back_in_their_order(vr: bytes) -> None:
+    stored = FRAME if vr == b"OB" else np.frombuffer(FRAME, "<u2").astype(">u2").tobytes()
+    element = struct.pack(">2H2sHI", 0x7FE0, 0x0010, vr, 0, len(FRAME)) + stored
+    found = find_frame(ByteSource.of(element), codecs.EXPLICIT_VR_BIG_ENDIAN, 8)
+    assert bytes(found.all()) == FRAME
