@@ -166,7 +166,7 @@ def _can_shorten(siz: bytes, cod: bytes, headers: Headers) -> bool:
     return count_tiles(siz) == 1 and is_plain and is_by_resolution and has_one_part
 
 
-def shorten(encoded: bytes, stream: Codestream, level: int) -> bytes:
+def shorten(encoded: bytes | memoryview, stream: Codestream, level: int) -> bytes:
     """Returns the codestream of a level, 1 to `num_levels`, from the first bytes of a frame.
 
     Its image is the one that a decoder gives that leaves out the highest `level` resolutions.
@@ -175,7 +175,7 @@ def shorten(encoded: bytes, stream: Codestream, level: int) -> bytes:
         struct.pack(">2H", marker, len(body) + 2) + body
         for marker, body in _shorten_header(stream.main_header, level)
     )
-    packets = encoded[stream.data[0] : stream.data[1]]
+    packets = memoryview(encoded)[stream.data[0] : stream.data[1]]
     tile_part = struct.pack(">HIBB", 0, 14 + len(packets), 0, 1)  # Isot, Psot, TPsot, TNsot
     return b"".join(
         [
@@ -249,8 +249,9 @@ def _decode_shortened(encoded: Span, stream: Codestream, level: int) -> Pixels:
     shorter: Pixels | None = None
     while True:
         is_everything = num_bytes >= encoded.size
+        content = encoded.all() if is_everything else encoded.first(num_bytes)  # all of it is not copied
         try:
-            pixels = _decode_all(shorten(encoded.first(num_bytes), stream, level))
+            pixels = _decode_all(shorten(content, stream, level))
         except imagecodecs.Jpeg2kError:
             if is_everything:
                 raise
