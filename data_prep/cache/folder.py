@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from data_prep.cache.tables import (
+    ADDED_COLUMNS,
     ALL_COLUMNS,
     ETAG,
     FAILED,
@@ -166,12 +167,17 @@ class Cache:
         records: dict[str, dict[str, Any]] = {}
         tables = {
             self.timings_path: TIMING_COLUMNS,
-            self.manifest_path: MANIFEST_COLUMNS,
+            self.manifest_path: [name for name in MANIFEST_COLUMNS if name not in ADDED_COLUMNS],
             self.failures_path: FAILURE_COLUMNS,
         }
         for path, columns in tables.items():
             for row in read_text_rows(path, columns):
                 records.setdefault(row["image_id"], {}).update(row)
+        for record in records.values():
+            if record.get("status") == PREPARED:
+                records[record["image_id"]] = {
+                    name: str(value) for name, value in ADDED_COLUMNS.items()
+                } | record
         for record in self.journal.read():
             if not all(isinstance(record.get(name), str) for name in ID_COLUMNS):
                 raise damaged(self.journal.path)

@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from data_prep.errors import UserError
@@ -26,11 +27,13 @@ MANIFEST_COLUMNS = [
     "window",
     "rows",
     "columns",
+    "pixel_aspect",
     "level",
     "box_left",
     "box_top",
     "box_right",
     "box_bottom",
+    "turned",
     "flipped",
     "scale_x",
     "scale_y",
@@ -39,10 +42,13 @@ MANIFEST_COLUMNS = [
     "saturated",
     "warnings",
 ]
+INTEGER_COLUMNS = ["source_bytes", "bytes_read", "rows", "columns", "level", "turned", "top"]
+ADDED_COLUMNS: dict[str, Any] = {"pixel_aspect": 1.0, "turned": 0}
+"""Columns that the manifests of older versions lack, and what holds for all of their images."""
 MANIFEST_TYPES = dict.fromkeys(MANIFEST_COLUMNS, "str")
-MANIFEST_TYPES |= dict.fromkeys(["source_bytes", "bytes_read", "rows", "columns", "level", "top"], "Int64")
+MANIFEST_TYPES |= dict.fromkeys(INTEGER_COLUMNS, "Int64")
 MANIFEST_TYPES |= dict.fromkeys(["box_left", "box_top", "box_right", "box_bottom"], "Int64")
-MANIFEST_TYPES |= dict.fromkeys(["scale_x", "scale_y", "contrast", "saturated"], "float64")
+MANIFEST_TYPES |= dict.fromkeys(["pixel_aspect", "scale_x", "scale_y", "contrast", "saturated"], "float64")
 MANIFEST_TYPES |= {"flipped": "boolean", "source_etag": "str"}
 ETAG = "source_etag"
 """The manifest's last column, where an image came from object storage."""
@@ -83,6 +89,9 @@ def read_manifest(path: Path) -> pd.DataFrame:
     """
     try:
         table = pd.read_csv(io.BytesIO(read_own(path)), dtype=MANIFEST_TYPES)
+        for name in ADDED_COLUMNS.keys() - table.columns:
+            values = np.where(table["status"] == PREPARED, ADDED_COLUMNS[name], np.nan)
+            table[name] = pd.Series(values, dtype=MANIFEST_TYPES[name])
         manifest = table[MANIFEST_COLUMNS].assign(**{ETAG: table.get(ETAG)})
     except (ValueError, KeyError) as error:
         raise damaged(path) from error

@@ -27,6 +27,7 @@ from data_prep.imageio.header import (
     read_padding,
     read_photometric_interpretation,
 )
+from data_prep.imageio.pose import SHAPE_ELEMENTS, read_directions, read_pixel_shape
 from data_prep.imageio.signatures import name_kind
 from data_prep.storage.byte_source import ByteSource, Span
 from data_prep.storage.places import ImagePath
@@ -38,6 +39,8 @@ TAGS = [
     "NumberOfFrames",
     "Rows",
     "Columns",
+    "PatientOrientation",
+    *SHAPE_ELEMENTS,
     "BitsAllocated",
     "BitsStored",
     "HighBit",
@@ -86,6 +89,11 @@ class DicomFile:
     def columns(self) -> int:
         """Columns of the full matrix."""
         return self.header.columns
+
+    @property
+    def pixel_aspect(self) -> float:
+        """A pixel's height over its width."""
+        return self.header.pixel_aspect
 
     def read_frame(self, level: int = 0) -> Frame:
         """Decodes at 1 / 2**level of the full size.
@@ -178,7 +186,13 @@ def _read_header(dataset: Dataset, elements: Elements, layout: codecs.Layout, sy
     tables = {keyword: _read_items(dataset, keyword) for keyword in SEQUENCES}
     grey_scale = read_grey_scale(elements, tables, layout)
     padding, padding_is_bad = read_padding(elements, layout)
+    orientation = elements.texts("PatientOrientation") or []
+    directions = read_directions(orientation)
+    shapes = {name: texts for name in SHAPE_ELEMENTS if (texts := elements.texts(name)) is not None}
+    pixel_shape = read_pixel_shape(shapes)
     found = {
+        "pixel_shape": pixel_shape.is_doubtful,
+        "orientation_unknown": directions is None and len(orientation) > 1,  # one value is a view's name
         "for_processing": is_for_processing,
         "lut_shape": shape not in {"", USUAL_LUT_SHAPES[photometric_interpretation]},
         **dict.fromkeys(grey_scale.warnings, True),
@@ -198,6 +212,8 @@ def _read_header(dataset: Dataset, elements: Elements, layout: codecs.Layout, sy
         window=grey_scale.window,
         voi_lut=grey_scale.voi_lut,
         laterality=read_laterality(elements),
+        pixel_aspect=pixel_shape.aspect,
+        directions=directions,
         is_for_processing=is_for_processing,
         transfer_syntax=syntax,
         warnings=tuple(code for code, applies in found.items() if applies),
@@ -217,6 +233,8 @@ def _read_elements(dataset: Dataset, keywords: Iterable[str]) -> Elements:
             known = dictionary_VR(keyword)[:2]  # of "US or SS" the first
             vr = known if raw.VR in {None, "UN"} else raw.VR
             found[keyword] = Element(keyword, vr, raw.value or b"", not raw.is_little_endian)
+        elif raw is not None and not raw.value:  # a blank one, which pydicom has read already
+            found[keyword] = Element(keyword, raw.VR, b"")
     return Elements(found)
 
 

@@ -117,6 +117,13 @@ class Elements:
         value = self.first_number(keyword)
         return int(value) & 0xFFFF if value is not None and float(value).is_integer() else None
 
+    def texts(self, keyword: str) -> list[str] | None:
+        """Returns an element's values as text without padding, none of a blank one; None if it is absent."""
+        element = self.by_keyword.get(keyword)
+        if element is None:
+            return None
+        return [part.strip(" \0") for part in element.text.split("\\")] if element.text else []
+
     def code(self, keyword: str) -> str:
         """Returns the first value of a code in capitals, without padding; empty where it is absent."""
         element = self.by_keyword.get(keyword)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.imageio.pose import UPRIGHT, Directions, Pose
 from data_prep.storage.byte_source import ByteSource
 
 Pixels = NDArray[Any]
@@ -106,16 +107,23 @@ class Grid:
     Attributes:
         level: the resolution is 1 / 2**level of the full one.
         is_even: sample k lies on full-matrix pixel k * 2**level, as the wavelets of JPEG 2000 leave it;
-            otherwise in the middle of the 2**level pixels that it is the mean of.
+            otherwise in the middle of a block of pixels that it is the mean of.
+        num_halved: the last so many levels were made of the means of smaller blocks, as wavelets make theirs.
     """
 
     level: int = 0
     is_even: bool = False
+    num_halved: int = 0
 
     def to_samples(self, x: float) -> float:
         """Returns a full-matrix coordinate in samples; pixel and sample edges lie at whole numbers."""
         step = 2**self.level
-        return x / step + ((step - 1) / (2 * step) if self.is_even else 0.0)
+        block = 1 if self.is_even else 2 ** (self.level - self.num_halved)
+        return x / step + (step - block) / (2 * step)
+
+    def halved(self) -> "Grid":
+        """Returns where every other sample of every other row lies."""
+        return Grid(self.level + 1, self.is_even, 0 if self.is_even else self.num_halved + 1)
 
 
 FULL_GRID = Grid()
@@ -138,6 +146,9 @@ class Frame:
         window: first VOI window that can be used, or None.
         voi_lut: VOI lookup table, preferred to the window where present.
         laterality: "L", "R", or None where the header says neither.
+        pixel_aspect: a pixel's height over its width.
+        directions: where rows and columns lead to, or None where the header does not say.
+        pose: what makes a raster picture upright, by EXIF; of others the directions tell it.
         is_for_processing: raw detector data that was not made for display.
         transfer_syntax: its UID, or the raster format's name.
         warnings: codes of `data_prep.preprocessing.quality_checks.WARNINGS`.
@@ -158,6 +169,9 @@ class Frame:
     window: Window | LogarithmicScale | None = None
     voi_lut: LookupTable | None = None
     laterality: str | None = None
+    pixel_aspect: float = 1.0
+    directions: Directions | None = None
+    pose: Pose = UPRIGHT
     is_for_processing: bool = False
     transfer_syntax: str = ""
     warnings: tuple[str, ...] = ()
@@ -175,8 +189,16 @@ class ImageFile(Protocol):
         """Columns of the full matrix."""
 
     @property
+    def pixel_aspect(self) -> float:
+        """A pixel's height over its width."""
+
+    @property
     def source(self) -> ByteSource:
         """What was read of the file."""
+
+    @property
+    def num_levels(self) -> int:
+        """Resolutions that its encoding brings besides the full one; the others are averaged."""
 
     @property
     def max_level(self) -> int:

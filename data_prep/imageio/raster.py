@@ -15,10 +15,12 @@ from data_prep.errors import ImageError
 from data_prep.imageio.codecs import MAX_PIXELS
 from data_prep.imageio.downsample import find_max_reduction, reduce_pixels
 from data_prep.imageio.frame import Frame, Grid, Pixels, VoiLutFunction, Window
+from data_prep.imageio.pose import EXIF_POSES, UPRIGHT
 from data_prep.imageio.signatures import name_kind
 from data_prep.storage.byte_source import ByteSource
 from data_prep.storage.places import ImagePath
 
+ORIENTATION = 0x0112  # EXIF's tag
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 RASTER_SUFFIXES = (".png", ".jpg", ".jpeg", ".pgm")
 FORMATS = ("PNG", "JPEG", "PPM")
@@ -43,6 +45,16 @@ class RasterFile:
     def columns(self) -> int:
         """Columns of the full matrix."""
         return self.frame.columns
+
+    @property
+    def pixel_aspect(self) -> float:
+        """Pixels of raster files are square."""
+        return self.frame.pixel_aspect
+
+    @property
+    def num_levels(self) -> int:
+        """None of the formats brings lower resolutions."""
+        return 0
 
     @property
     def max_level(self) -> int:
@@ -72,11 +84,16 @@ def open_raster(path: ImagePath) -> RasterFile:
                 raise ImageError("too_large", f"{image.height}x{image.width} pixels are too many")
             pixels = _read_grey(image, source_file.content)
             source = str(image.format)
+            orientation = _read_orientation(image)
     except Image.DecompressionBombError as error:
         raise ImageError("too_large", "the image has more pixels than any mammogram") from error
     except (OSError, SyntaxError, ValueError, RuntimeError) as error:
         raise ImageError("not_image", _say_what_is_wrong(source_file)) from error
     bits = _find_bits(pixels, source_file.content)
+    found = {
+        "orientation_unknown": orientation not in EXIF_POSES,
+        "low_range": bits < pixels.itemsize * 8,
+    }
     maximum = 2**bits - 1
     frame = Frame(
         pixels=pixels,
@@ -84,8 +101,9 @@ def open_raster(path: ImagePath) -> RasterFile:
         columns=pixels.shape[1],
         bits_stored=pixels.itemsize * 8,
         window=Window(center=maximum / 2, width=maximum, function=VoiLutFunction.LINEAR_EXACT),
+        pose=EXIF_POSES.get(orientation, UPRIGHT),
         transfer_syntax=source,
-        warnings=() if bits == pixels.itemsize * 8 else ("low_range",),
+        warnings=tuple(code for code, applies in found.items() if applies),
     )
     return RasterFile(source_file, frame)
 
@@ -153,3 +171,12 @@ def _read_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
         (length,) = struct.unpack_from(">I", content, place)
         yield content[place + 4 : place + 8], content[place + 8 : place + 8 + length]
         place += 12 + length
+
+
+def _read_orientation(image: Image.Image) -> int:
+    """Returns EXIF's Orientation of a decoded picture: 1 where there is none, 0 where it is no number."""
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # Pillow raises many types on damaged EXIF, which is no part of the picture
+        return 0
+    return value if isinstance(value, int) else 0

@@ -5,7 +5,7 @@ from it, even faintly. A threshold that splits the histogram would cut off the d
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -40,12 +40,14 @@ class Breast:
         is_found: False where the box is that fallback.
         chest_wall_on_right: whether the chest wall is at the right edge of the box.
         has_bright_background: whether what lies beside the breast is brighter than it: an inverted picture.
+        mask: of the search image, 1 where the breast is; all 0 where it was not found.
     """
 
     box: Box
     is_found: bool
     chest_wall_on_right: bool
     has_bright_background: bool
+    mask: Mask = field(default_factory=lambda: np.zeros((1, 1), np.uint8), repr=False, compare=False)
 
 
 def find_breast(display: Display, *, rows: int, columns: int) -> Breast:
@@ -63,6 +65,7 @@ def find_breast(display: Display, *, rows: int, columns: int) -> Breast:
         is_found,
         chest_wall_on_right=is_heavier_on_right(shown),
         has_bright_background=is_inverted,
+        mask=mask,
     )
 
 

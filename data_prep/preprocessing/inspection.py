@@ -72,11 +72,13 @@ def describe_stages(stages: Stages) -> list[tuple[str, str]]:
     return [
         ("encoding", describe_encoding(record["transfer_syntax"])),
         ("size", f"{record['rows']} rows x {record['columns']} columns"),
+        *_describe_shape(record["pixel_aspect"]),
         ("greys", GREYS[PhotometricInterpretation(record["photometric_interpretation"])]),
         ("window", record["window"]),
         ("breast's box", _describe_box(record)),
         ("decoded at", _describe_level(record["level"])),
         ("read", _describe_reading(record)),
+        ("in the file", _describe_pose(record["turned"])),
         ("chest wall", _describe_orientation(flipped=record["flipped"])),
         ("scale", _describe_scale(record)),
         ("image", f"{side} x {side} pixels of {stages.image.itemsize * 8} bits"),
@@ -107,6 +109,16 @@ def _describe_reading(record: dict[str, Any]) -> str:
     return f"{read:,} of the file's {total:,} bytes ({read / total:.0%})"
 
 
+def _describe_shape(pixel_aspect: float) -> list[tuple[str, str]]:
+    """Says nothing of square pixels."""
+    shape = f"{pixel_aspect:.4g} times as high as wide, which the image makes up for"
+    return [] if pixel_aspect == 1.0 else [("pixels", shape)]
+
+
+def _describe_pose(turned: int) -> str:
+    return f"turned: the image turns it by {turned} degrees clockwise" if turned else "upright"
+
+
 def _describe_orientation(*, flipped: bool) -> str:
     return "on the right, so the image is mirrored" if flipped else "on the left, where the image has it"
 
@@ -118,13 +130,16 @@ def _describe_scale(record: dict[str, Any]) -> str:
 def draw_stages(stages: Stages) -> bytes:
     """Returns a PNG of the frame with the breast's box, the windowed crop, and the image, side by side."""
     record, side = stages.record, stages.image.shape[0]
-    figure = Figure(figsize=PICTURE_INCHES, layout="constrained")
+    figure, aspect = Figure(figsize=PICTURE_INCHES, layout="constrained"), record["pixel_aspect"]
     frame, crop, image = figure.subplots(1, 3)
-    _show(frame, stages.overview, "frame with the breast's box", size=(record["rows"], record["columns"]))
+    size = record["rows"], record["columns"]
+    _show(frame, stages.overview, "frame with the breast's box", size=size, aspect=aspect)
     frame.add_patch(_draw_box(record))
-    _show(crop, stages.crop, f"breast, windowed, at {_describe_level(record['level'])}")
-    mirrored = ", mirrored" if record["flipped"] else ""
-    _show(image, stages.image / np.iinfo(stages.image.dtype).max, f"image of {side} x {side}{mirrored}")
+    title = f"breast, windowed, at {_describe_level(record['level'])}"
+    _show(crop, stages.crop, title, aspect=aspect)
+    changed = f", turned by {record['turned']} degrees" if record["turned"] else ""
+    changed += ", mirrored" if record["flipped"] else ""
+    _show(image, stages.image / np.iinfo(stages.image.dtype).max, f"image of {side} x {side}{changed}")
     if record["warnings"]:
         sentences = [f"{code}: {WARNINGS[code]}" for code in record["warnings"].split()]
         figure.supxlabel("\n".join(sentences), fontsize=10, x=0.01, ha="left")
@@ -133,10 +148,15 @@ def draw_stages(stages: Stages) -> bytes:
     return stream.getvalue()
 
 
-def _show(axes: Axes, picture: Any, title: str, *, size: tuple[int, int] | None = None) -> None:
-    """Shows values 0..1 with rows and columns at the axes: the picture's own, or those of `size`."""
+def _show(
+    axes: Axes, picture: Any, title: str, *, size: tuple[int, int] | None = None, aspect: float = 1.0
+) -> None:
+    """Shows values 0..1 with rows and columns at the axes: the picture's own, or those of `size`.
+
+    `aspect` is the height of the picture's pixels over their width.
+    """
     rows, columns = size or picture.shape
-    axes.imshow(picture, cmap="gray", vmin=0.0, vmax=1.0, extent=(0, columns, rows, 0))
+    axes.imshow(picture, cmap="gray", vmin=0.0, vmax=1.0, extent=(0, columns, rows, 0), aspect=aspect)
     axes.set_title(title, fontsize=11)
     axes.tick_params(labelsize=8)
     axes.set_anchor("N")

@@ -7,10 +7,11 @@ import numpy as np
 
 from data_prep.errors import ImageError
 from data_prep.imageio.dicom import open_dicom
+from data_prep.imageio.downsample import find_max_reduction, halve
 from data_prep.imageio.frame import Box, Display, Frame, Image, ImageFile
 from data_prep.imageio.raster import RASTER_SUFFIXES, RasterFile, open_raster
 from data_prep.parallel.resource_limits import limit_memory
-from data_prep.preprocessing.breast_segmentation import SEARCH_SIDE_PX, find_breast
+from data_prep.preprocessing.breast_segmentation import SEARCH_SIDE_PX
 from data_prep.preprocessing.placement import find_level, find_support, fit_box, fit_to_square
 from data_prep.preprocessing.quality_checks import (
     judge_breast,
@@ -19,10 +20,14 @@ from data_prep.preprocessing.quality_checks import (
     judge_values,
     measure_tone,
 )
+from data_prep.preprocessing.search import search
 from data_prep.preprocessing.settings import PrepareSettings
 from data_prep.preprocessing.windowing import describe_voi, is_padding_bright, to_display, with_voi
 from data_prep.storage.byte_source import ByteSource
 from data_prep.storage.places import ImagePath, RemoteFile
+
+NUM_HALVED = 3  # levels of the frame to find the breast on that wavelets make in every encoding,
+MOST_HALVED = 2**21  # or fewer where that would be of more pixels: it shall cost less than decoding
 
 ManifestRow = dict[str, Any]
 """A row of the manifest, without ids."""
@@ -81,28 +86,33 @@ def preprocess(path: ImagePath, settings: PrepareSettings, *, laterality: str | 
 
 def _preprocess(path: ImagePath, settings: PrepareSettings, laterality: str | None) -> Stages:
     file = open_image(path, whole=settings.codecs.read == "whole")
-    search = read_search_frame(file)
-    overview = to_display(search, blacken_padding=True)
-    breast = find_breast(overview, rows=file.rows, columns=file.columns)
+    coarse = read_search_frame(file)
+    overview = to_display(coarse, blacken_padding=True)
+    found = search(overview, coarse, laterality)
     placement = fit_box(
-        breast.box, is_flipped=breast.chest_wall_on_right, side=settings.side, fit=settings.fit
+        found.box,
+        is_flipped=found.pose.is_mirrored != found.breast.chest_wall_on_right,
+        side=settings.side,
+        fit=settings.fit,
+        turned=found.pose.turned,
+        pixel_aspect=coarse.pixel_aspect,
     )
-    frame = file.read_frame(find_crop_level(file, search, breast.box, settings))
+    frame = file.read_frame(find_crop_level(file, coarse, found.box, settings))
     support = find_support(placement, frame.pixels.shape, frame.grid)
-    crop = to_display(replace(search, pixels=frame.pixels[support]), blacken_padding=True)
+    crop = to_display(replace(coarse, pixels=frame.pixels[support]), blacken_padding=True)
     origin = (support[0].start, support[1].start)
     square = fit_to_square(crop, placement, side=settings.side, grid=frame.grid, origin=origin)
     tone = measure_tone(square[placement.top : placement.top + placement.height, : placement.width])
     may_be_cropped = isinstance(file, RasterFile)
     warnings = [
-        *search.warnings,
-        *judge_values(search),
-        *judge_breast(breast, rows=file.rows, columns=file.columns, may_be_cropped=may_be_cropped),
+        *coarse.warnings,
+        *judge_values(coarse),
+        *judge_breast(found, may_be_cropped=may_be_cropped),
         *judge_tone(tone),
-        *judge_laterality(breast, table=laterality, header=search.laterality),
+        *judge_laterality(found, table=laterality, header=coarse.laterality),
     ]
     record = {
-        **describe_frame(search),
+        **describe_frame(coarse),
         "source_bytes": file.source.size,
         "bytes_read": len(file.source.received),
         "level": frame.grid.level,
@@ -126,10 +136,21 @@ def try_preprocess(
 def read_search_frame(file: ImageFile) -> Frame:
     """Returns the frame to find the breast on, with a window.
 
+    It is what a wavelet leaves of the picture, in every encoding: at the last levels means look otherwise.
     Where the file brings none, one is made of the full resolution: at a lower one, blends of padding and
     picture count as picture and the extremes are gone, more or less so in each encoding.
     """
-    frame = file.read_frame(find_search_level(file))
+    level = find_search_level(file)
+    if file.num_levels:
+        start = min(level, file.num_levels, file.max_level)
+    else:
+        start = max(0, level - NUM_HALVED)
+        while start < level and file.rows * file.columns >> 2 * start > MOST_HALVED:
+            start += 1
+    frame = file.read_frame(start)
+    for _ in range(level - start):
+        blocks_level = 0 if frame.grid.is_even or frame.grid.num_halved else frame.grid.level
+        frame = replace(frame, pixels=halve(frame.pixels, blocks_level), grid=frame.grid.halved())
     if frame.window is not None or frame.voi_lut is not None:
         return frame
     return replace(with_voi(file.read_frame()), pixels=frame.pixels, grid=frame.grid)
@@ -138,15 +159,26 @@ def read_search_frame(file: ImageFile) -> Frame:
 def find_search_level(file: ImageFile) -> int:
     """Returns the level to find the breast on, the same for all settings, so that all see the same box."""
     whole = Box(0, 0, file.columns, file.rows)
-    return find_level(whole, side=SEARCH_SIDE_PX, oversampling=1.0, max_level=file.max_level)
+    return find_level(
+        whole,
+        side=SEARCH_SIDE_PX,
+        oversampling=1.0,
+        max_level=find_max_reduction(file.rows, file.columns),
+        pixel_aspect=file.pixel_aspect,
+    )
 
 
-def find_crop_level(file: ImageFile, search: Frame, box: Box, settings: PrepareSettings) -> int:
+def find_crop_level(file: ImageFile, frame: Frame, box: Box, settings: PrepareSettings) -> int:
     """Returns the level to make the image of."""
-    if settings.codecs.exact or is_padding_bright(search):
+    if settings.codecs.exact or is_padding_bright(frame):
         return 0
-    oversampling = settings.codecs.oversampling
-    return find_level(box, side=settings.side, oversampling=oversampling, max_level=file.max_level)
+    return find_level(
+        box,
+        side=settings.side,
+        oversampling=settings.codecs.oversampling,
+        max_level=file.max_level,
+        pixel_aspect=file.pixel_aspect,
+    )
 
 
 def to_integers(square: Display, bit_depth: int) -> Image:
@@ -163,6 +195,7 @@ def describe_frame(frame: Frame) -> ManifestRow:
         "window": describe_voi(frame),
         "rows": frame.rows,
         "columns": frame.columns,
+        "pixel_aspect": frame.pixel_aspect,
     }
 
 

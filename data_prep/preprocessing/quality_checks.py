@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep.imageio.frame import Display, Frame
-from data_prep.preprocessing.breast_segmentation import Breast
+from data_prep.preprocessing.search import Found
 from data_prep.preprocessing.windowing import is_padding
 
 WARNINGS = {
@@ -20,6 +20,9 @@ WARNINGS = {
     "low_range": "the image has 16 bits and uses 15 or fewer: the range of so many bits is shown",
     "lut_shape": "PresentationLUTShape contradicts PhotometricInterpretation, which is followed",
     "beyond_bits_stored": "many values need more bits than BitsStored says",
+    "pixel_shape": "the header's spacings or aspect ratio of pixels are unusable, or disagree",
+    "orientation_unknown": "the header's orientation is none that a mammogram has: not used",
+    "orientation_picture": "the chest wall lies elsewhere than the header's orientation says",
     "breast_not_found": "nothing like a breast was found: the whole frame is used",
     "bright_background": "the background is brighter than the breast",
     "extreme_aspect": "the breast's box is unusually long or wide",
@@ -80,31 +83,33 @@ def judge_tone(tone: Tone) -> list[str]:
     return [code for code, applies in found.items() if applies]
 
 
-def judge_breast(breast: Breast, *, rows: int, columns: int, may_be_cropped: bool) -> list[str]:
-    """Returns the warnings that what was found in a frame of rows x columns deserves."""
+def judge_breast(found: Found, *, may_be_cropped: bool) -> list[str]:
+    """Returns the warnings that what was found in a frame deserves."""
+    breast = found.breast
     if not breast.is_found:
         return ["breast_not_found"]
-    share = breast.box.width * breast.box.height / (rows * columns)
-    aspect = breast.box.height / breast.box.width
-    found = {
+    share = breast.box.width * breast.box.height / (found.rows * found.columns)
+    aspect = breast.box.height * found.pixel_aspect / breast.box.width
+    judged = {
+        "orientation_picture": found.contradicts_header,
         "bright_background": breast.has_bright_background,
         "extreme_aspect": not ASPECTS[0] <= aspect <= ASPECTS[1],
         "small_box": share < SMALL_BOX,
         "large_box": share > LARGE_BOX and not may_be_cropped,
     }
-    return [code for code, applies in found.items() if applies]
+    return [code for code, applies in judged.items() if applies]
 
 
-def judge_laterality(breast: Breast, *, table: str | None, header: str | None) -> list[str]:
+def judge_laterality(found: Found, *, table: str | None, header: str | None) -> list[str]:
     """Returns the warnings where table, header and picture disagree.
 
-    A right breast's chest wall usually lies at the picture's right edge.
+    A right breast's chest wall usually lies at the upright picture's right edge.
     """
-    stated = table or header
-    found = {
+    breast, stated = found.breast, table or header
+    judged = {
         "laterality_header": bool(table and header and table != header),
         "laterality_picture": breast.is_found
         and stated is not None
         and breast.chest_wall_on_right != (stated == "R"),
     }
-    return [code for code, applies in found.items() if applies]
+    return [code for code, applies in judged.items() if applies]

@@ -55,6 +55,7 @@ class Explanation:
     Attributes:
         name: of the file.
         mammogram: display values of the whole frame as it lies in the file.
+        pixel_aspect: height over width of the file's pixels.
         box: of the breast, in the mammogram's pixels.
         probabilities: of cancer, by fold.
         maps: by the names of `MAP_TITLES`, at the mammogram's pixels: the mean of the folds' maps, where 1 is
@@ -63,6 +64,7 @@ class Explanation:
 
     name: str
     mammogram: Display
+    pixel_aspect: float
     box: Box
     probabilities: dict[int, float]
     maps: dict[str, Array]
@@ -102,14 +104,20 @@ def explain(run: Run, path: ImagePath) -> Explanation:
         for name, of_folds in squares.items()
     }
     box = _reduce_box(placement.box, shape[0] / stages.record["rows"], shape[1] / stages.record["columns"])
-    return Explanation(path.name, mammogram, box, probabilities, maps)
+    return Explanation(path.name, mammogram, stages.record["pixel_aspect"], box, probabilities, maps)
 
 
 def read_mammogram(path: ImagePath, box: Box) -> Display:
     """Returns display values of the whole frame as it lies in the file, fine enough to show the box."""
     file = open_image(path)
     search = read_search_frame(file)
-    level = find_level(box, side=BOX_SIDE_PX, oversampling=1.0, max_level=file.max_level)
+    level = find_level(
+        box,
+        side=BOX_SIDE_PX,
+        oversampling=1.0,
+        max_level=file.max_level,
+        pixel_aspect=file.pixel_aspect,
+    )
     frame = replace(search, pixels=file.read_frame(level).pixels)
     return shrink(to_display(frame, blacken_padding=True), MAMMOGRAM_SIDE_PX)
 
@@ -117,16 +125,16 @@ def read_mammogram(path: ImagePath, box: Box) -> Display:
 def draw_explanation(explanation: Explanation) -> bytes:
     """Returns a PNG of the mammogram, and beside it the mammogram under each of the maps."""
     rows, columns = explanation.mammogram.shape
-    tallest = max(rows / columns, explanation.box.height / explanation.box.width)
+    tallest = max(rows / columns, explanation.box.height / explanation.box.width) * explanation.pixel_aspect
     size = (4.4 * PANEL_INCHES, min(2.5, tallest) * PANEL_INCHES + TEXT_INCHES)
     figure = Figure(figsize=size, layout="constrained")
     plain, *others = figure.subplots(1, 1 + len(explanation.maps))
-    _show(plain, explanation.mammogram, "mammogram")
+    _show(plain, explanation, "mammogram")
     plain.add_patch(_draw_box(explanation.box))
     for axes, (name, values) in zip(others, explanation.maps.items(), strict=True):
-        _show(axes, explanation.mammogram, MAP_TITLES[name])
+        _show(axes, explanation, MAP_TITLES[name])
         _zoom(axes, explanation.box)
-        _lay_over(axes, values)
+        _lay_over(axes, values, explanation.pixel_aspect)
     figure.suptitle(_describe(explanation), fontsize=12, parse_math=False)
     figure.supxlabel(fill(CAUTION, 205), fontsize=9, x=0.01, ha="left")
     stream = io.BytesIO()
@@ -155,8 +163,16 @@ def _describe(explanation: Explanation) -> str:
     return f"{name}\nprobability of cancer {explanation.probability:.3f}\n{fill(each, 150)}"
 
 
-def _show(axes: Axes, mammogram: Display, title: str) -> None:
-    axes.imshow(mammogram, cmap="gray", vmin=0.0, vmax=1.0, extent=_edges(mammogram))
+def _show(axes: Axes, explanation: Explanation, title: str) -> None:
+    mammogram = explanation.mammogram
+    axes.imshow(
+        mammogram,
+        cmap="gray",
+        vmin=0.0,
+        vmax=1.0,
+        extent=_edges(mammogram),
+        aspect=explanation.pixel_aspect,
+    )
     axes.set_title(title, fontsize=11)
     axes.set_anchor("N")
     axes.set_axis_off()
@@ -175,7 +191,7 @@ def _zoom(axes: Axes, box: Box) -> None:
     axes.set_ylim(min(bottom, box.bottom + margin), max(top, box.top - margin))
 
 
-def _lay_over(axes: Axes, values: Array) -> None:
+def _lay_over(axes: Axes, values: Array, pixel_aspect: float) -> None:
     """Lays a map over a mammogram, with its scale beside it."""
     image = axes.imshow(
         values,
@@ -184,6 +200,7 @@ def _lay_over(axes: Axes, values: Array) -> None:
         vmax=find_top(values),
         interpolation="nearest",
         extent=_edges(values),
+        aspect=pixel_aspect,
     )
     scale = axes.figure.colorbar(image, cax=axes.inset_axes((1.03, 0.0, 0.05, 1.0)))
     scale.ax.set_facecolor("gray")

@@ -63,10 +63,9 @@ def to_full_matrix(
     x = (np.arange(width) + 0.5) * columns / width
     y = (np.arange(height) + 0.5) * rows / height
     per_cell = side / len(square_nn)
-    across = np.array([placement.to_image(value, 0.0)[0] for value in x])
-    down = np.array([placement.to_image(0.0, value)[1] for value in y])
+    across, down = placement.to_image(x[None, :], y[:, None])  # one of them for each row, one for each column
     cells_x = (across / per_cell).astype(int).clip(0, len(square_nn) - 1)
     cells_y = (down / per_cell).astype(int).clip(0, len(square_nn) - 1)
     box = placement.box
     is_inside = np.outer((y >= box.top) & (y < box.bottom), (x >= box.left) & (x < box.right))
-    return np.where(is_inside, square_nn[np.ix_(cells_y, cells_x)], np.nan)
+    return np.where(is_inside, square_nn[cells_y, cells_x], np.nan)

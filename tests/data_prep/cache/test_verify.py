@@ -15,6 +15,7 @@ import pytest
 from data_prep.cache.folder import Cache, CacheSettings
 from data_prep.cache.images import pack_path, seal_path, write_image
 from data_prep.cache.pack import write_pack
+from data_prep.cache.tables import ADDED_COLUMNS, is_whole
 from data_prep.cache.verify import Verification, verify
 from data_prep.errors import FolderInUse, UserError
 from data_prep.imageio.dicom import open_dicom
@@ -375,3 +376,20 @@ def test_flipped_bits_within_a_codestream_are_found_though_every_decoder_takes_t
     assert open_dicom(path).read_frame().pixels.any()  # it decodes, and prepare sees size and time alone
     (problem,) = verify(Cache(tmp_path / "cache"), data, workers=0).problems
     assert "97.dcm" in problem
+
+
+def test_a_cache_of_an_older_version_opens_verifies_and_goes_on(made: Made) -> None:
+    """Its manifest lacks the columns on turned pictures and on pixels that are not square."""
+    pack_path(made.cache).unlink()  # which is one of this very manifest
+    seal_path(made.cache).unlink()
+    made_now = made.cache.read_manifest()
+    edit(made.cache.manifest_path, lambda table: table.drop(columns=list(ADDED_COLUMNS)))
+    pd.testing.assert_frame_equal(made.cache.read_manifest(), made_now)
+    assert check(made) == []
+    before = made.cache.manifest_path.read_bytes()
+    records = made.cache.read_records()
+    prepared = [record for record in records.values() if record["status"] == "prepared"]
+    assert all(is_whole(record) and record["turned"] == "0" for record in prepared)
+    made.cache.write_tables(records)
+    assert made.cache.manifest_path.read_bytes() != before
+    pd.testing.assert_frame_equal(made.cache.read_manifest(), made_now)

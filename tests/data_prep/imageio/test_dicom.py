@@ -112,6 +112,35 @@ def test_the_header_tells_how_to_show_the_pixels(tmp_path: Path) -> None:
     assert frame.laterality == "R"
 
 
+@pytest.mark.parametrize(
+    ("elements", "aspect", "codes"),
+    [
+        ({}, 1.0, ()),
+        ({"PixelAspectRatio": ["2", "1"]}, 2.0, ()),
+        ({"PixelSpacing": ["0.125", "0.1"]}, 1.25, ()),
+        ({"ImagerPixelSpacing": ["0.05", "0.1"]}, 0.5, ()),
+        ({"PixelAspectRatio": ["1", "20"]}, 1.0, ("pixel_shape",)),
+        ({"PixelSpacing": ""}, 1.0, ("pixel_shape",)),
+        ({"PatientOrientation": ["A", "FR"]}, 1.0, ()),
+        ({"PatientOrientation": ["A", "P"]}, 1.0, ("orientation_unknown",)),
+        ({"PatientOrientation": "MLO"}, 1.0, ()),
+    ],
+)
+def test_the_shape_of_pixels_and_what_is_doubtful_are_read(
+    tmp_path: Path, elements: dict[str, Any], aspect: float, codes: tuple[str, ...]
+) -> None:
+    frame = read_frame(written(tmp_path, **elements))
+    assert frame.pixel_aspect == aspect
+    assert frame.warnings == codes
+
+
+def test_a_spacing_that_is_no_number_costs_no_picture(tmp_path: Path) -> None:
+    path = written(tmp_path, PixelSpacing=["0.15", "0.1"])
+    path.write_bytes(path.read_bytes().replace(b"0.15\\0.1", b"0,15\\0,1"))
+    frame = read_frame(path)
+    assert (frame.pixel_aspect, frame.warnings) == (1.0, ("pixel_shape",))
+
+
 def test_a_bare_header_is_enough(tmp_path: Path) -> None:
     """RSNA's files have no Modality, no VOI function and often no more than the pixels' layout."""
     frame = read_frame(written(tmp_path, ImageLaterality=None, SamplesPerPixel=None))

@@ -8,10 +8,11 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from data_prep.errors import ImageError
 from data_prep.imageio.frame import Grid, Pixels
+from data_prep.imageio.pose import UPRIGHT
 from data_prep.imageio.raster import open_raster
 from data_prep.preprocessing.windowing import to_display
 
@@ -105,6 +106,29 @@ def test_lower_levels_are_averaged(tmp_path: Path) -> None:
     assert (frame.rows, frame.columns, frame.grid) == (64, 48, Grid(1))
     means = file.frame.pixels.reshape(32, 2, 24, 2).mean(axis=(1, 3))
     np.testing.assert_allclose(frame.pixels, means, atol=0.51)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_tells_what_makes_a_picture_upright(tmp_path: Path, suffix: str, orientation: int) -> None:
+    """As Pillow does it; the pixels stay as they are stored."""
+    path = tmp_path / f"a{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(make_picture(np.uint8)).save(path, exif=exif.tobytes())
+    frame = open_raster(path).read_frame()
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(frame.pixels, np.asarray(image))
+        np.testing.assert_array_equal(frame.pose.turn(frame.pixels), ImageOps.exif_transpose(image))
+    assert frame.warnings == ()
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x09\0\0"])
+def test_an_orientation_that_there_is_not_is_told(tmp_path: Path, exif: bytes) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(make_picture(np.uint8)).save(path, exif=exif)
+    frame = open_raster(path).read_frame()
+    assert (frame.pose, frame.warnings) == (UPRIGHT, ("orientation_unknown",))
 
 
 def test_real_film_scans_are_read(real_data: Path) -> None:

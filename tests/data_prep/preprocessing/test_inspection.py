@@ -24,11 +24,13 @@ RECORD = {
     "window": "LINEAR 2048/4096",
     "rows": 4000,
     "columns": 3000,
+    "pixel_aspect": 1.0,
     "level": 2,
     "box_left": 1500,
     "box_top": 0,
     "box_right": 3000,
     "box_bottom": 2000,
+    "turned": 0,
     "flipped": True,
     "scale_x": 0.256,
     "scale_y": 0.256,
@@ -77,6 +79,8 @@ def test_the_description_is_in_words_with_numbers() -> None:
     assert said["breast's box"] == "columns 1500 to 3000, rows 0 to 2000: 25% of the frame"
     assert said["decoded at"] == "1/4 of the full resolution"
     assert said["read"] == "1,000,000 of the file's 4,000,000 bytes (25%)"
+    assert said["in the file"] == "upright"
+    assert "pixels" not in said
     assert said["chest wall"] == "on the right, so the image is mirrored"
     assert said["scale"] == "0.2560 across, 0.2560 down: image pixels per file pixel"
     assert said["image"] == "64 x 64 pixels of 8 bits"
@@ -91,6 +95,22 @@ def test_the_description_follows_the_record() -> None:
     assert said["chest wall"] == "on the left, where the image has it"
     assert said["scale"] == "0.2560 across, 0.5000 down: image pixels per file pixel"
     assert said["image"] == "64 x 64 pixels of 16 bits"
+
+
+def test_the_shape_of_pixels_and_the_pose_are_told() -> None:
+    said = describe(pixel_aspect=1.25, turned=90)
+    assert said["pixels"] == "1.25 times as high as wide, which the image makes up for"
+    assert said["in the file"] == "turned: the image turns it by 90 degrees clockwise"
+
+
+@pytest.mark.parametrize("turned", [0, 180])
+@pytest.mark.parametrize("aspect", [0.5, 1.0])
+def test_the_picture_shows_the_frame_in_its_true_proportions(aspect: float, turned: int) -> None:
+    """The box around the whole frame is drawn as wide and as high as the breast is."""
+    record = {"box_left": 0, "box_right": 3000, "box_top": 0, "box_bottom": 4000, "turned": turned}
+    blue, _, red = np.moveaxis(read_picture(make_stages(**record, pixel_aspect=aspect)), 2, 0)
+    ys, xs = np.nonzero(red - blue > 100)
+    assert np.ptp(ys) / np.ptp(xs) == pytest.approx(4000 * aspect / 3000, rel=0.03)
 
 
 def test_each_warning_comes_with_its_sentence() -> None:

@@ -29,6 +29,7 @@ def make_picture(rows: int = ROWS, columns: int = COLUMNS) -> Display:
     return (0.5 + 0.2 * np.sin(x / 37) + 0.2 * np.cos(y / 53)).astype(np.float32)
 
 
+turns = st.sampled_from([0, 90, 180, 270])
 fits = st.sampled_from(["letterbox", "stretch"])
 boxes = st.builds(
     lambda left, top, width, height: Box(left, top, left + width, top + height),
@@ -68,23 +69,48 @@ def test_the_square_shows_the_box_and_pads_with_zero(
     side=st.integers(16, 1024),
     flipped=st.booleans(),
     fit=fits,
+    turned=turns,
+    aspect=st.floats(0.1, 10.0),
     x=st.floats(-10, 2000),
     y=st.floats(-10, 2000),
 )
 def test_every_point_maps_back_also_from_the_manifest(
-    box: Box, side: int, flipped: bool, fit: Fit, x: float, y: float
+    box: Box, side: int, flipped: bool, fit: Fit, turned: int, aspect: float, x: float, y: float
 ) -> None:
-    placement = fit_box(box, is_flipped=flipped, side=side, fit=fit)
-    assert placement.to_full_matrix(*placement.to_image(x, y)) == pytest.approx((x, y), abs=1e-6)
+    placement = fit_box(box, is_flipped=flipped, side=side, fit=fit, turned=turned, pixel_aspect=aspect)
+    assert placement.to_full_matrix(*placement.to_image(x, y)) == pytest.approx((x, y), abs=1e-5)
     written = {name: str(value) for name, value in placement.as_record().items()}
     assert Placement.from_record(written) == placement
     assert Placement.from_record(written | {"flipped": flipped}) == placement
     assert Placement.from_record(written | {"flipped": np.bool_(flipped)}) == placement
     corners = [placement.to_image(box.left, box.top), placement.to_image(box.right, box.bottom)]
     assert sorted(corner[0] for corner in corners) == pytest.approx([0, placement.width])
-    assert [corner[1] for corner in corners] == pytest.approx(
+    assert sorted(corner[1] for corner in corners) == pytest.approx(
         [placement.top, placement.top + placement.height]
     )
+
+
+def test_a_placement_of_an_older_manifest_does_not_turn() -> None:
+    record = fit_box(Box(0, 0, 9, 9), is_flipped=True, side=16, fit="letterbox").as_record()
+    del record["turned"]
+    assert Placement.from_record(record).turned == 0
+    with pytest.raises(ValueError, match="turned is 45"):
+        Placement.from_record(record | {"turned": 45})
+
+
+@given(box=boxes, flipped=st.booleans(), turned=turns, fit=fits)
+@settings(max_examples=40, deadline=None)
+def test_a_turned_box_shows_what_turning_the_frame_first_shows(
+    box: Box, flipped: bool, turned: int, fit: Fit
+) -> None:
+    display = make_picture(200, 200)
+    placement = fit_box(box, is_flipped=flipped, side=48, fit=fit, turned=turned)
+    part = np.ascontiguousarray(placement.pose.turn(display[box.top : box.bottom, box.left : box.right]))
+    whole = Box(0, 0, part.shape[1], part.shape[0])
+    expected = fit_to_square(part, fit_box(whole, is_flipped=False, side=48, fit=fit), side=48)
+    image = fit_to_square(display, placement, side=48)
+    inner = np.s_[4:-4, 4:-4]  # beyond the box the part has no neighbours
+    np.testing.assert_allclose(image[inner], expected[inner], atol=0.02)
 
 
 @pytest.mark.parametrize("flipped", ["", "false", "0", 1, None, float("nan"), pd.NA])

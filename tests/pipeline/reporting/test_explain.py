@@ -58,6 +58,7 @@ def make_explanation(**changes: Any) -> Explanation:
     values[20:40, 20:40] = 5.0
     parts: dict[str, Any] = {
         "name": "one.dcm",
+        "pixel_aspect": 1.0,
         "mammogram": np.full((80, 60), 0.5, np.float32),
         "box": Box(20, 20, 60, 60),
         "probabilities": {0: 0.25, 1: 0.75},

@@ -23,13 +23,14 @@ from tests.data_prep.reading import prepare_image
 from tests.pipeline.tiny import quiet
 
 
+@pytest.mark.parametrize("turned", [0, 90, 180, 270])
 @pytest.mark.parametrize("is_flipped", [False, True])
 @pytest.mark.parametrize("fit", ["letterbox", "stretch"])
 def test_every_pixel_of_the_frame_gets_the_value_of_the_patch_that_shows_it(
-    is_flipped: bool, fit: Any
+    is_flipped: bool, fit: Any, turned: int
 ) -> None:
     """And each patch has its own, so that none is mistaken for another; beyond the box there is nothing."""
-    placement = fit_box(Box(30, 20, 130, 220), is_flipped=is_flipped, side=64, fit=fit)
+    placement = fit_box(Box(30, 20, 130, 220), is_flipped=is_flipped, side=64, fit=fit, turned=turned)
     numbers = np.arange(64.0).reshape(8, 8)
     frame = to_full_matrix(numbers, placement, side=64, rows=240, columns=160)
     assert frame.shape == (240, 160)
