@@ -1,7 +1,7 @@
 """Where the breast lies in a frame, and on which side its chest wall is.
 
-The background is one level, seen along the frame's edges; the breast is the thickest region that differs
-from it, even faintly. A threshold that splits the histogram would cut off the dark fat beside the skin.
+It is the thickest region that differs from the background, even faintly. A threshold that splits the
+histogram would cut off the dark fat beside the skin.
 """
 
 import math
@@ -13,21 +13,21 @@ from numpy.typing import NDArray
 
 from data_prep.imageio.downsample import shrink
 from data_prep.imageio.frame import Box, Display
+from data_prep.preprocessing.background import Contrast, measure_contrast
 
 Mask = NDArray[np.uint8]
 """0 or 1, [h, w]."""
 
 SEARCH_SIDE_PX = 160  # the breast is looked for on an image of this longer side
 MARGIN_PX = 2  # of that image, around what was found there
-EVEN = 0.03  # the range of values along a row that shows nothing but a frame or a collimator blade
-RIM = 0.03  # of the longer side: the strip along the edges that tells the background's level
-NUM_LEVELS = 128  # bins of the histogram of that strip
-CLEAR = 0.02, 0.06  # the least difference from the background that counts: without noise, with much noise
-SKIN = 0.05  # of the breast's typical difference from the background: fat beside the skin has more
-FLAT = 0.2  # of the rim: the background covers more, a level amid tissue may cover less
-BEYOND = 0.2  # of the pixels on the breast's side of the background: there are fewer on its other side
 GAP_PX = 5  # of the search image: skin and nipple may lie that far from the rest where fat is black
 THICK = 0.055  # of the longer side: a breast is thicker than that, letters and blades are not
+HANGS = 0.08, 0.06  # of the longer side: what is thinner and reaches farther from the rest is no nipple
+AT_WALL = 0.1  # of the longer side: folds of skin lie that near to the chest wall
+LARGER = 1.15  # times the box: where faint pixels make that much of a difference, the outline is in doubt
+WHOLE = 0.9  # of the frame: faint pixels that cover more are background
+SECOND = 0.4  # of the first breast's area and height: a second one has more
+ROUND = 0.9  # of its box: a breast covers less, a blade more
 SMALLEST_BREAST = 0.02  # of the frame's area; a smaller region is a marker or noise
 
 
@@ -41,6 +41,7 @@ class Breast:
         chest_wall_on_right: whether the chest wall is at the right edge of the box.
         has_bright_background: whether what lies beside the breast is brighter than it: an inverted picture.
         mask: of the search image, 1 where the breast is; all 0 where it was not found.
+        doubts: warning codes of what the box may have wrong.
     """
 
     box: Box
@@ -48,6 +49,7 @@ class Breast:
     chest_wall_on_right: bool
     has_bright_background: bool
     mask: Mask = field(default_factory=lambda: np.zeros((1, 1), np.uint8), repr=False, compare=False)
+    doubts: tuple[str, ...] = ()
 
 
 def find_breast(display: Display, *, rows: int, columns: int) -> Breast:
@@ -55,8 +57,8 @@ def find_breast(display: Display, *, rows: int, columns: int) -> Breast:
     # The median removes specks and thin lines, and leaves the skin line where it is.
     smallest = np.ascontiguousarray(shrink(display, SEARCH_SIDE_PX), np.float32)
     small = np.asarray(cv2.medianBlur(smallest, 3), np.float32)
-    contrast, is_inverted = measure_contrast(small)
-    mask = find_region(contrast)
+    contrast = measure_contrast(small)
+    mask, doubts = find_tissue(contrast)
     is_found = bool(mask.mean() >= SMALLEST_BREAST)
     box = find_box(mask) if is_found else Box(0, 0, mask.shape[1], mask.shape[0])
     shown = (mask if is_found else small)[box.top : box.bottom, box.left : box.right]
@@ -64,71 +66,62 @@ def find_breast(display: Display, *, rows: int, columns: int) -> Breast:
         to_full_matrix_box(box, mask.shape, rows, columns),
         is_found,
         chest_wall_on_right=is_heavier_on_right(shown),
-        has_bright_background=is_inverted,
+        has_bright_background=contrast.is_inverted,
         mask=mask,
+        doubts=doubts if is_found else (),
     )
 
 
-def measure_contrast(small: Display) -> tuple[Display, bool]:
-    """Returns how far each pixel lies on the breast's side of the background, and whether that side is dark.
+def find_tissue(contrast: Contrast) -> tuple[Mask, tuple[str, ...]]:
+    """Returns the mask of the breast, and the codes of what is doubtful about it.
 
-    The unit is the least difference that counts, so that the breast begins at 1. Frames and blades get 0, and
-    so does a picture that has no background.
+    Where faint pixels make a difference the mask holds them: better too much than a part of the breast.
     """
-    contrast = np.zeros_like(small)
-    inner = find_inner(small)
-    rim = cut_rim(small[inner])
-    if not rim.size:
-        return contrast, False
-    background = find_mode(rim)
-    offsets = abs(rim - background)
-    clear = float(np.clip(3 * np.median(offsets[offsets < 0.1]), *CLEAR))
-    difference = small[inner] - background
-    num_above, num_below = np.sum(difference > clear), np.sum(difference < -clear)
-    is_flat = np.mean(offsets < CLEAR[0]) >= FLAT
-    if not is_flat or min(num_above, num_below) >= BEYOND * max(num_above, num_below):
-        return contrast, False
-    is_inverted = bool(num_below > num_above)
-    depth = -difference if is_inverted else difference
-    typical = float(np.median(depth[depth > clear]))
-    contrast[inner] = depth.clip(min=0) / max(clear, SKIN * typical)
-    return contrast, is_inverted
+    mask = find_region(contrast.values)
+    if not mask.any():
+        return mask, ()
+    doubts = []
+    faint = find_region(contrast.values / contrast.faint)
+    if measure_box(faint) > LARGER * measure_box(mask):
+        doubts.append("faint_outline")
+        mask = faint if measure_box(faint) < WHOLE * mask.size else mask
+    without = cut_hanging(mask)
+    if (without != mask).any():
+        doubts.append("attached")
+    second = find_second(contrast.values, without)
+    if second.any():
+        doubts.append("two_breasts")
+    return without | second, tuple(doubts)
 
 
-def find_inner(small: Display) -> tuple[slice, slice]:
-    """Returns the rows and columns inside of what is even along all of an edge: a frame, a blade, padding.
-
-    Twice, as a blade becomes even when the one that crosses it is off.
-    """
-    y, x = slice(0, small.shape[0]), slice(0, small.shape[1])
-    for _ in range(2):
-        x = trim(small[y, x], x, axis=0)
-        y = trim(small[y, x], y, axis=1)
-    return y, x
-
-
-def trim(part: Display, kept: slice, axis: int) -> slice:
-    """Returns what is left of `kept`, less the pixel that mixes the frame and the picture."""
-    uneven = np.nonzero(np.ptp(part, axis=axis) > EVEN)[0] if part.size else np.zeros(0, int)
-    if not uneven.size:
-        return slice(0, 0)
-    first, last = int(uneven[0]), int(uneven[-1])
-    is_cut = last < kept.stop - kept.start - 1
-    return slice(kept.start + first + (first > 0), kept.start + last + 1 - is_cut)
+def cut_hanging(mask: Mask) -> Mask:
+    """Returns the mask without letters that touch the skin: thin, and farther from the rest than a nipple."""
+    thickness, reach = (max(3, round(share * max(mask.shape))) for share in HANGS)
+    core = find_largest(morph(mask, cv2.MORPH_OPEN, thickness))
+    if not core.any():
+        return mask
+    near = np.asarray(cv2.dilate(core, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)), np.uint8)
+    box, kept = find_box(mask), mask.copy()
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask & (1 - near))
+    for label, (left, _, width, _, _) in enumerate(stats[1:], start=1):
+        from_wall = box.right - left - width if is_heavier_on_right(mask) else left - box.left
+        if from_wall > AT_WALL * max(mask.shape):
+            kept[labels == label] = 0
+    return kept
 
 
-def cut_rim(part: Display) -> Display:
-    """Returns the values in a strip along the four edges."""
-    width = max(1, round(RIM * max(part.shape)))
-    strips = part[:width], part[-width:], part[:, :width], part[:, -width:]
-    return np.concatenate([strip.ravel() for strip in strips])
-
-
-def find_mode(values: Display) -> float:
-    """Returns the most frequent level: background is flat, and tissue spreads over many levels."""
-    counts = np.bincount((values * NUM_LEVELS).astype(int), minlength=NUM_LEVELS + 1)
-    middle = (np.convolve(counts, (1, 1, 1), "same").argmax() + 0.5) / NUM_LEVELS
-    return float(np.median(values[abs(values - middle) < 2 / NUM_LEVELS]))
+def find_second(contrast: Display, first: Mask) -> Mask:
+    """Returns the mask of another breast at the opposite edge; empty where there is none."""
+    smallest = max(SECOND * first.sum(), SMALLEST_BREAST * first.size)
+    beside = contrast * (1 - np.asarray(cv2.dilate(first, np.ones((3, 3), np.uint8))))
+    if np.sum(beside > 1) < smallest or (others := find_region(beside)).sum() < smallest:
+        return np.zeros_like(first)
+    boxes = find_box(first), find_box(others)
+    left, right = sorted(boxes, key=lambda box: box.left)
+    near = THICK * max(first.shape)
+    is_opposite = left.left <= near and right.right >= first.shape[1] - near and left.right <= right.left
+    is_round = others.sum() < ROUND * measure_box(others) and boxes[1].height > SECOND * boxes[0].height
+    return others if is_opposite and is_round else np.zeros_like(first)
 
 
 def find_region(contrast: Display) -> Mask:
@@ -181,6 +174,12 @@ def find_box(mask: Mask) -> Box:
     """Returns the bounding box of a mask that is not empty."""
     left, top, width, height = cv2.boundingRect(mask)
     return Box(left, top, left + width, top + height)
+
+
+def measure_box(mask: Mask) -> int:
+    """Returns the area of the bounding box of a mask."""
+    _, _, width, height = cv2.boundingRect(mask)
+    return int(width * height)
 
 
 def to_full_matrix_box(box: Box, shape: tuple[int, ...], rows: int, columns: int) -> Box:

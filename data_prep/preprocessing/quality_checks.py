@@ -25,6 +25,9 @@ WARNINGS = {
     "orientation_picture": "the chest wall lies elsewhere than the header's orientation says",
     "breast_not_found": "nothing like a breast was found: the whole frame is used",
     "bright_background": "the background is brighter than the breast",
+    "two_breasts": "there is a breast at either side: the box holds both",
+    "faint_outline": "the breast's outline is faint: the box may hold more than the breast, or less",
+    "attached": "letters or the like touch the breast: they were cut off",
     "extreme_aspect": "the breast's box is unusually long or wide",
     "small_box": "the breast's box is a small part of the frame",
     "large_box": "the breast's box is nearly the whole frame",
@@ -97,7 +100,7 @@ def judge_breast(found: Found, *, may_be_cropped: bool) -> list[str]:
         "small_box": share < SMALL_BOX,
         "large_box": share > LARGE_BOX and not may_be_cropped,
     }
-    return [code for code, applies in judged.items() if applies]
+    return [*breast.doubts, *(code for code, applies in judged.items() if applies)]
 
 
 def judge_laterality(found: Found, *, table: str | None, header: str | None) -> list[str]:

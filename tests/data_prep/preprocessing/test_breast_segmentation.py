@@ -1,5 +1,6 @@
 """The breast is found whatever lies beside it: judged on phantoms with a known truth, and on real images."""
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from data_prep.imageio.frame import Box, Display
 from data_prep.imageio.raster import open_raster
 from data_prep.phantom.dataset import make_patient
 from data_prep.preprocessing.breast_segmentation import Breast, find_breast
+from data_prep.preprocessing.preprocess import open_image, read_search_frame
+from data_prep.preprocessing.windowing import to_display
+from tests.data_prep.preprocessing.films import make_film
 
 Mask = NDArray[np.bool_]
 ROWS, COLUMNS = 640, 512
@@ -181,6 +185,88 @@ def test_a_picture_without_background_falls_back_to_the_whole() -> None:
     assert not breast.is_found
 
 
+def measure_overlap(box: Box, truth: Box) -> tuple[float, float]:
+    """Returns intersection over union, and the share of the truth that the box holds."""
+    width = min(box.right, truth.right) - max(box.left, truth.left)
+    height = min(box.bottom, truth.bottom) - max(box.top, truth.top)
+    common, whole = max(0, width) * max(0, height), truth.width * truth.height
+    return common / (box.width * box.height + whole - common), common / whole
+
+
+def test_the_breast_is_found_on_films_with_stray_light_labels_and_an_uneven_background() -> None:
+    overlaps, shares = [], []
+    for seed in range(120):
+        film = make_film(seed)
+        rows, columns = film.display.shape
+        breast = find_breast(film.display, rows=rows, columns=columns)
+        overlaps.append(measure_overlap(breast.box, box_of(film.tissue))[0])
+        inside = film.tissue[breast.box.top : breast.box.bottom, breast.box.left : breast.box.right]
+        shares.append(inside.sum() / film.tissue.sum())
+        if breast.is_found:
+            assert breast.chest_wall_on_right == film.chest_wall_on_right
+            assert not breast.has_bright_background
+    assert np.mean(np.array(overlaps) >= 0.85) > 0.92
+    assert np.mean(np.array(shares) >= 0.98) > 0.95
+    assert np.mean(overlaps) > 0.9
+
+
+def draw_breast(fat: float, dense: float) -> tuple[Display, Mask]:
+    """A breast of fat, a bright disc of dense tissue in it, at the left edge."""
+    y, x = np.mgrid[0:ROWS, 0:COLUMNS]
+    tissue = (x / 300) ** 2 + ((y - 320) / 260) ** 2 < 1
+    picture = np.where((x / 120) ** 2 + ((y - 320) / 120) ** 2 < 1, dense, np.where(tissue, fat, 0.0))
+    return picture.astype(np.float32), tissue
+
+
+@pytest.mark.parametrize("dense", [0.4, 0.95])
+@pytest.mark.parametrize("fat", [0.02, 0.03, 0.05, 0.1])
+@pytest.mark.parametrize("noise", [0.0, 0.004])
+def test_a_fatty_breast_is_not_lost(fat: float, dense: float, noise: float) -> None:
+    """Its fat may be all but black; what is not found deserves a warning at least."""
+    picture, tissue = draw_breast(fat, dense)
+    noisy = picture + noise * np.random.default_rng(0).standard_normal(picture.shape)
+    breast = find(noisy.clip(0, 1).astype(np.float32))
+    inside = tissue[breast.box.top : breast.box.bottom, breast.box.left : breast.box.right]
+    assert inside.sum() > 0.98 * tissue.sum()
+
+
+def test_two_breasts_are_both_shown_with_a_warning() -> None:
+    one = draw_breast(0.2, 0.6)[0][:, :300]
+    gap = np.zeros((ROWS, 60), np.float32)
+    breast = find(np.hstack([one, gap, one[:, ::-1]]))
+    assert breast.doubts == ("two_breasts",)
+    assert breast.box.width == 660
+    assert breast.box.height > 500
+
+
+def test_a_wide_blade_at_the_other_edge_is_no_second_breast() -> None:
+    picture, tissue = draw_breast(0.2, 0.6)
+    picture[:, -90:] = np.linspace(0.3, 0.8, ROWS)[:, None]
+    breast = find(picture)
+    assert breast.doubts == ()
+    assert measure_overlap(breast.box, box_of(tissue))[0] > 0.85
+
+
+def test_letters_that_touch_the_skin_are_cut_off_with_a_warning() -> None:
+    picture, tissue = draw_breast(0.2, 0.6)
+    letters = np.zeros(picture.shape, np.uint8)
+    cv2.putText(letters, "L MLO", (265, 300), cv2.FONT_HERSHEY_SIMPLEX, 1.9, (1,), 7)
+    breast = find(np.maximum(picture, letters))
+    assert breast.doubts == ("attached",)
+    overlap, share = measure_overlap(breast.box, box_of(tissue))
+    assert overlap > 0.8
+    assert share == 1
+
+
+def test_a_long_nipple_is_not_cut_off(phantoms: list[tuple[Display, Mask]]) -> None:
+    picture, _ = draw_breast(0.2, 0.6)
+    cv2.ellipse(picture, (300, 320), (32, 12), 0, 0, 360, (0.1,), -1)
+    breast = find(picture)
+    assert breast.box.right >= 332
+    assert breast.doubts == ()
+    assert all(find(image).doubts == () for image, _ in phantoms)
+
+
 def find_in_file(path: Path) -> tuple[Display, Breast]:
     frame = open_raster(path).read_frame()
     display = (frame.pixels / 255).astype(np.float32)
@@ -218,3 +304,26 @@ def test_the_chest_wall_of_real_frames_and_crops_is_where_the_edge_is_bright(rea
     for path in [*sorted((real_data / "rsna_png512").rglob("*.png")), *crops]:
         display, breast = find_in_file(path)
         assert breast.chest_wall_on_right == (display[:, -1].mean() > display[:, 0].mean()), path.name
+
+
+def test_real_films_have_the_box_that_was_drawn_by_eye(real_data: Path) -> None:
+    folder = real_data / "cbis_ddsm"
+    with (folder / "boxes.csv").open() as table:
+        truths = list(csv.DictReader(table))
+    for row in truths:
+        truth = Box(*(int(row[edge]) for edge in ("left", "top", "right", "bottom")))
+        file = open_image(folder / row["file"])
+        overview = to_display(read_search_frame(file))
+        breast = find_breast(overview, rows=file.rows, columns=file.columns)
+        overlap, share = measure_overlap(breast.box, truth)
+        assert overlap > 0.92, row["file"]
+        assert share > 0.98, row["file"]
+        assert breast.doubts == ()
+        assert breast.chest_wall_on_right == (truth.left > 0)
+    assert len(truths) == 5
+
+
+def test_real_frames_and_crops_hardly_ever_raise_a_doubt(real_data: Path) -> None:
+    paths = sorted((real_data / "rsna_png256").rglob("*.png"))[::7]
+    paths += sorted((real_data / "rsna_png512").rglob("*.png"))
+    assert sum(bool(find_in_file(path)[1].doubts) for path in paths) <= 0.01 * len(paths)
