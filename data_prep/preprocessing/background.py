@@ -19,6 +19,7 @@ NUM_SAMPLES = 800  # pixels that are looked at, about: of that strip, and of the
 SLOPES = np.linspace(-0.15, 0.15, 7)  # of the planes that are tried, from one edge to the opposite one
 TILTED = 1.3  # times as many pixels must lie on a sloping plane as on a level one
 NEAR, NEARER = 0.03, 0.006  # pixels that close to the plane tell how it bends; closer ones where most are
+EXACT = 0.002  # half a grey level: where most of that strip is as even, the background is level
 CLEAR = 0.02, 0.06  # the least difference from the background that counts: without noise, with much noise
 FAINT = 0.35  # of the least difference that counts: what may be tissue where there is no noise
 SKIN = 0.05  # of the breast's typical difference from the background: fat beside the skin has more
@@ -85,6 +86,8 @@ def trim(rows: Display, kept: slice) -> slice:
     """
     if not rows.size or not (uneven := np.nonzero(np.ptp(rows, axis=1) > EVEN)[0]).size:
         return slice(0, 0)
+    if uneven[0] == 0 and uneven[-1] == len(rows) - 1:
+        return kept
     steps = np.nonzero(np.median(abs(np.diff(rows, axis=0)), axis=1) > STEP)[0]
     first, last = 0, len(rows) - 1
     above, below = steps[steps <= uneven[0]], steps[steps >= uneven[-1] - 1]
@@ -98,8 +101,11 @@ def trim(rows: Display, kept: slice) -> slice:
 def find_background(picture: Display) -> Display:
     """Returns the background's level at each pixel: a plane that many pixels along the edges lie on, bent."""
     y, x = np.meshgrid(*(np.linspace(-0.5, 0.5, size) for size in picture.shape), indexing="ij")
-    rim = np.stack([cut_rim(part) for part in (picture, x, y)])
-    level, across, down = find_plane(*rim[:, :: 1 + rim.shape[1] // NUM_SAMPLES])
+    values = cut_rim(picture)
+    step = 1 + len(values) // NUM_SAMPLES
+    level, across, down = find_plane(*(part[::step] for part in (values, cut_rim(x), cut_rim(y))))
+    if across == down == 0 and np.mean(abs(values - level) < EXACT) > 0.5:
+        return np.full_like(picture, level)  # as behind digital detectors
     terms = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y])
     surface = level + across * x + down * y
     for widest in (NEAR, NEAR / 2):
