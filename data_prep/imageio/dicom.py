@@ -17,8 +17,8 @@ from data_prep.imageio import codecs
 from data_prep.imageio.downsample import find_max_reduction, reduce_pixels
 from data_prep.imageio.elements import Element, Elements
 from data_prep.imageio.encapsulation import find_frame, inflate
+from data_prep.imageio.file_format import gunzip, name_kind
 from data_prep.imageio.frame import Frame, Grid, PhotometricInterpretation, Pixels
-from data_prep.imageio.gunzip import gunzip
 from data_prep.imageio.header import (
     find_stored_range,
     read_grey_scale,
@@ -28,7 +28,6 @@ from data_prep.imageio.header import (
     read_photometric_interpretation,
 )
 from data_prep.imageio.pose import SHAPE_ELEMENTS, read_directions, read_pixel_shape
-from data_prep.imageio.signatures import name_kind
 from data_prep.storage.byte_source import ByteSource, Span
 from data_prep.storage.places import ImagePath
 

@@ -14,9 +14,9 @@ from PIL import Image
 from data_prep.errors import ImageError
 from data_prep.imageio.codecs import MAX_PIXELS
 from data_prep.imageio.downsample import find_max_reduction, reduce_pixels
+from data_prep.imageio.file_format import name_kind
 from data_prep.imageio.frame import Frame, Grid, Pixels, VoiLutFunction, Window
 from data_prep.imageio.pose import EXIF_POSES, UPRIGHT
-from data_prep.imageio.signatures import name_kind
 from data_prep.storage.byte_source import ByteSource
 from data_prep.storage.places import ImagePath
 

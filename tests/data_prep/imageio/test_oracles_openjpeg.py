@@ -57,7 +57,7 @@ OPTIONS = {
     "tiles": "-t 32,32",
     "tiles of odd sizes": "-t 37,41 -p RPCL",
     "tile-parts by resolution": "-TP R -p RLCP",
-    "tile-parts by layer, tiles": f"-TP L {LAYERS} -t 40,40",
+    "tile-parts by layer, tiles": f"-TP L {LAYERS} -t 50,40",
     "image offset": "-d 5,7",
     "image and tile offset": "-d 13,6 -T 3,2 -t 32,32",
 }

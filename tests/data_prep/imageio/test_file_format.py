@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_prep.errors import ImageError
-from data_prep.imageio import codecs, gunzip
+from data_prep.imageio import codecs, file_format
 from data_prep.imageio.dicom import open_dicom
 from tests.data_prep.dicom_files import make_breast, write_dicom
 
@@ -48,7 +48,7 @@ def test_a_packed_file_of_something_else_is_not_dicom(tmp_path: Path) -> None:
 def test_no_more_is_unpacked_than_any_mammogram_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gunzip, "MAX_INFLATED_BYTES", 2**20)
+    monkeypatch.setattr(file_format, "MAX_INFLATED_BYTES", 2**20)
     path = tmp_path / "a.dcm.gz"
     path.write_bytes(gzip.compress(bytes(2**21)))
     with pytest.raises(ImageError, match="unpacks to more than 1 MB") as error:
