@@ -16,10 +16,8 @@ from data_prep.phantom.findings import BoolMask, Finding, Points, draw_finding
 View = Literal["CC", "MLO"]
 Laterality = Literal["L", "R"]
 
-AIR = np.float32(0.015)  # what the detector shows beside the breast
-AIR_NOISE = np.float32(0.001)
 TISSUE_NOISE = np.float32(0.005)
-DARKEST, BRIGHTEST = 0.01, 0.99  # a sigmoid window reaches neither 0 nor 1
+DARKEST, BRIGHTEST = 0.0015, 0.9985  # a sigmoid window reaches neither 0 nor 1; of 8 bits these are 0 and 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +25,18 @@ class Anatomy:
     """What both breasts of a patient have in common.
 
     Attributes:
-        depth: from chest wall to nipple.
-        half_height: from the nipple's height to the lower edge.
+        depth: from the chest wall to the skin at the nipple.
+        half_height: from the nipple's height to the edges of a CC view.
+        fullness: of the outline: 0.5 makes a half ellipse, 1 a parabola, which is more pointed.
+        nipple: how far it stands out.
         density: 0..1, how much gland there is.
         brightness: factor on all tissue.
     """
 
     depth: float
     half_height: float
+    fullness: float
+    nipple: float
     density: float
     brightness: float
 
@@ -59,8 +61,10 @@ class Phantom:
 def draw_anatomy(generator: np.random.Generator) -> Anatomy:
     """Draws one patient's anatomy."""
     return Anatomy(
-        depth=generator.uniform(0.36, 0.52),
-        half_height=generator.uniform(0.36, 0.43),
+        depth=generator.uniform(0.26, 0.36),
+        half_height=generator.uniform(0.40, 0.46),
+        fullness=generator.uniform(0.6, 0.95),
+        nipple=generator.uniform(0.01, 0.03),
         density=generator.uniform(0.1, 0.9),
         brightness=generator.uniform(0.88, 1.08),
     )
@@ -92,7 +96,7 @@ def make_phantom(
         lesions |= (cover > 0.25) & finding.is_cancer
         benign |= (cover > 0.25) & (not finding.is_cancer)
     noise = generator.standard_normal(image.shape, dtype=np.float32)
-    image = np.where(tissue, image + TISSUE_NOISE * noise, AIR + AIR_NOISE * noise)
+    image = np.where(tissue, image + TISSUE_NOISE * noise, np.float32(0))
     masks = {"tissue": tissue, "lesions": lesions, "benign": benign}
     if laterality == "R":
         image, masks = image[:, ::-1], {name: mask[:, ::-1] for name, mask in masks.items()}
@@ -101,16 +105,22 @@ def make_phantom(
 
 
 def outline(generator: np.random.Generator, anatomy: Anatomy, *, view: View, rows: int) -> Points:
-    """Returns how far the breast reaches from the chest wall in each row, in pixels."""
-    middle = 0.5 if view == "CC" else 0.93 - anatomy.half_height
-    heights = (np.arange(rows) / rows - middle) / anatomy.half_height
-    reach = (1 - np.abs(heights) ** 2.2).clip(0) ** 0.55
-    if view == "MLO":  # the breast goes over into the axilla, so the upper rows show tissue too
-        reach = np.where(heights < 0, np.maximum(reach, generator.uniform(0.45, 0.55)), reach)
-    column = reach.astype(np.float32).reshape(-1, 1)
-    smooth = cv2.GaussianBlur(column, (1, 0), sigmaX=1, sigmaY=0.015 * rows)[:, 0]
+    """Returns how far the breast reaches from the chest wall in each row, in pixels.
+
+    A CC view shows the breast alone; in an MLO view it goes over into the axilla above and the abdomen below.
+    """
+    nipple_row = generator.uniform(0.47, 0.53) if view == "CC" else generator.uniform(0.55, 0.61)
+    y = np.arange(rows) / rows - nipple_row
+    up, down = (anatomy.half_height,) * 2 if view == "CC" else (nipple_row, 0.8 * anatomy.half_height)
+    heights = y / np.where(y < 0, up, down)
+    reach = (1 - heights**2).clip(0) ** anatomy.fullness
+    if view == "MLO":
+        axilla = np.where(y < 0, generator.uniform(0.6, 0.85), 0) * heights
+        abdomen = np.where(y > 0, generator.uniform(0.16, 0.26), 0) * heights.clip(0, 1)
+        reach = (reach**4 + axilla**4 + abdomen**4) ** 0.25  # the largest of the three, without a corner
     wobble = enlarge(generator.standard_normal((7, 1), dtype=np.float32), rows=rows, columns=1)[:, 0]
-    return np.float32(anatomy.depth * rows) * smooth * (1 + np.float32(0.02) * wobble)
+    nipple = anatomy.nipple / anatomy.depth * np.exp(-((y / 0.015) ** 2))
+    return (anatomy.depth * rows * reach * (1 + 0.02 * wobble + nipple)).astype(np.float32)
 
 
 def distance_to_skin(tissue: BoolMask) -> Display:
@@ -131,7 +141,7 @@ def draw_parenchyma(
     to_skin_half = to_skin[::2, ::2]  # at half size, which suffices for all but the skin
     rows, columns = to_skin_half.shape
     clouds = make_clouds(generator, rows=rows, columns=columns)
-    gland = np.clip(to_skin_half / 0.12, 0, 1) / (1 + np.exp(4 * (0.9 - 1.4 * anatomy.density - clouds)))
+    gland = np.clip(to_skin_half / 0.1, 0, 1) / (1 + np.exp(4 * (0.9 - 1.4 * anatomy.density - clouds)))
     fibres = draw_fibres(generator, rows=rows, columns=columns, nipple_px=nipple_px / 2)
     half = 0.18 + 0.13 * gland + fibres * (0.04 + 0.06 * gland) + 0.015 * clouds
     skin = 0.1 * np.exp(-((to_skin - 0.004) ** 2) / 0.004**2)
@@ -164,12 +174,12 @@ def draw_fibres(generator: np.random.Generator, *, rows: int, columns: int, nipp
 def add_pectoral_muscle(generator: np.random.Generator, parenchyma: Display, *, depth_px: float) -> Display:
     """Returns the picture with a bright triangle in the upper corner at the chest wall."""
     rows, columns = parenchyma.shape
-    width_px = depth_px * generator.uniform(0.5, 0.65)
+    width_px = depth_px * generator.uniform(0.45, 0.6)
     height_px = rows * generator.uniform(0.45, 0.6)
     y_px, x_px = np.ogrid[:rows, :columns]
     inside = (1 - (y_px / height_px) ** 1.2).astype(np.float32) - (x_px / width_px).astype(np.float32)
     weight = 0.5 * (1 + np.tanh(inside / 0.04))
-    muscle: Display = (1 - 0.7 * weight) * parenchyma + weight * (0.2 + 0.08 * np.clip(inside, 0, 1))
+    muscle: Display = (1 - 0.6 * weight) * parenchyma + weight * (0.17 + 0.08 * np.clip(inside, 0, 1))
     return muscle
 
 

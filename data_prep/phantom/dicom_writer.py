@@ -78,8 +78,8 @@ def to_stored_values(display: Display, encoding: Encoding) -> Pixels:
 
 
 def sigmoid_width(width: int) -> float:
-    """Returns the width of a sigmoid that shows 0.01..0.99 on as many values as a linear window."""
-    return round(width / (np.log(99) / 2), 1)
+    """Returns the width of a sigmoid that shows 0.0015..0.9985 on as many values as a linear window."""
+    return round(width / (np.log(0.9985 / 0.0015) / 2), 1)
 
 
 def make_dicom(

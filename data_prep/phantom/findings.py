@@ -50,7 +50,7 @@ def draw_findings(generator: np.random.Generator, *, is_cancer: bool) -> list[Fi
         is_cancer=is_cancer,
         has_calcifications=bool(generator.random() < 0.15),
         depth=generator.uniform(0.4, 0.7),
-        diameter=generator.uniform(0.05, 0.062),
+        diameter=generator.uniform(0.053, 0.066),
         brightness=generator.uniform(0.7, 0.95),
     )
     benign = Finding(
@@ -80,7 +80,7 @@ def draw_finding(
     diameter_px = finding.diameter * rows
     if finding.has_calcifications:
         area = NUM_SPECKS * SPECK_DIAMETER**2
-        reach_px = 0.4 * diameter_px if finding.is_cancer else 0.13 * rows
+        reach_px = np.array([0.4, 0.4]) * diameter_px if finding.is_cancer else np.array([0.09, 0.18]) * rows
         middles = place_specks(generator, center_px, reach_px=reach_px, shape=inside.shape)
     else:
         area = (finding.diameter / FULL_WIDTH) ** 2
@@ -119,13 +119,13 @@ def place_core(
 
 
 def place_specks(
-    generator: np.random.Generator, center_px: Points, *, reach_px: float, shape: Shape
+    generator: np.random.Generator, center_px: Points, *, reach_px: Points, shape: Shape
 ) -> BoolMask:
-    """Returns single pixels within reach of a point."""
+    """Returns single pixels within reach of a point, across and down."""
     angles = generator.uniform(0, 2 * np.pi, size=NUM_SPECKS)
-    reaches_px = reach_px * np.sqrt(generator.uniform(0, 1, size=NUM_SPECKS))
-    columns = np.rint(center_px[0] + reaches_px * np.cos(angles)).astype(int)
-    rows = np.rint(center_px[1] + reaches_px * np.sin(angles)).astype(int)
+    reaches = np.sqrt(generator.uniform(0, 1, size=NUM_SPECKS))
+    columns = np.rint(center_px[0] + reach_px[0] * reaches * np.cos(angles)).astype(int)
+    rows = np.rint(center_px[1] + reach_px[1] * reaches * np.sin(angles)).astype(int)
     specks = np.zeros(shape, dtype=np.bool_)
     specks[rows.clip(0, shape[0] - 1), columns.clip(0, shape[1] - 1)] = True
     return specks
@@ -136,10 +136,11 @@ def place_strands(generator: np.random.Generator, center_px: Points, *, shape: S
     strands = np.zeros(shape, dtype=np.uint8)
     steps = np.linspace(-1, 1, 20)
     for _ in range(2):
-        slope = generator.uniform(-0.5, 0.5)
+        angle = generator.uniform(-1, 1)
         waves = generator.uniform(-0.015, 0.015) * np.sin(generator.uniform(2, 5) * steps)
-        offsets = np.stack([0.06 * steps, 0.06 * slope * steps + waves], axis=1)
-        start = generator.uniform(-0.1, 0.1, size=2)
+        turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        offsets = np.stack([0.085 * steps, waves], axis=1) @ turn
+        start = generator.uniform(-1, 1, size=2) * (0.03, 0.16)
         curve = np.rint(center_px + shape[0] * (start + offsets)).astype(np.int32)
         cv2.polylines(strands, [curve], isClosed=False, color=1)
     return strands.astype(np.bool_)

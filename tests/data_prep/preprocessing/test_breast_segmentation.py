@@ -61,7 +61,7 @@ def add_marker_at_skin(image: Display) -> Display:
     """A bright plate that lies partly on the breast."""
     marked = image.copy()
     x = 130 if image[:, :20].mean() > image[:, -20:].mean() else COLUMNS - 200
-    cv2.rectangle(marked, (x, 560), (x + 70, 600), (1.0,), -1)
+    cv2.rectangle(marked, (x, 430), (x + 70, 470), (1.0,), -1)
     return marked
 
 
