@@ -5,7 +5,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from data_prep.errors import UserError
@@ -40,11 +39,12 @@ MANIFEST_COLUMNS = [
     "top",
     "contrast",
     "saturated",
+    "patches",
     "warnings",
 ]
-INTEGER_COLUMNS = ["source_bytes", "bytes_read", "rows", "columns", "level", "turned", "top"]
-ADDED_COLUMNS: dict[str, Any] = {"pixel_aspect": 1.0, "turned": 0}
-"""Columns that the manifests of older versions lack, and what holds for all of their images."""
+INTEGER_COLUMNS = ["source_bytes", "bytes_read", "rows", "columns", "level", "turned", "top", "patches"]
+ADDED_COLUMNS: dict[str, Any] = {"pixel_aspect": 1.0, "turned": 0, "patches": ""}
+"""Columns that the manifests of older versions lack, and what holds for all of their images; "": unknown."""
 MANIFEST_TYPES = dict.fromkeys(MANIFEST_COLUMNS, "str")
 MANIFEST_TYPES |= dict.fromkeys(INTEGER_COLUMNS, "Int64")
 MANIFEST_TYPES |= dict.fromkeys(["box_left", "box_top", "box_right", "box_bottom"], "Int64")
@@ -52,7 +52,7 @@ MANIFEST_TYPES |= dict.fromkeys(["pixel_aspect", "scale_x", "scale_y", "contrast
 MANIFEST_TYPES |= {"flipped": "boolean", "source_etag": "str"}
 ETAG = "source_etag"
 """The manifest's last column, where an image came from object storage."""
-NEEDED_COLUMNS = [name for name in MANIFEST_COLUMNS if name not in {"status", "warnings"}]
+NEEDED_COLUMNS = [name for name in MANIFEST_COLUMNS if name not in {"status", "patches", "warnings"}]
 """The cells that every prepared image has."""
 FAILURE_COLUMNS = [*ID_COLUMNS, "reason", "message"]
 TIMING_COLUMNS = [*ID_COLUMNS, "source_mtime_ns", "seconds"]
@@ -90,8 +90,10 @@ def read_manifest(path: Path) -> pd.DataFrame:
     try:
         table = pd.read_csv(io.BytesIO(read_own(path)), dtype=MANIFEST_TYPES)
         for name in ADDED_COLUMNS.keys() - table.columns:
-            values = np.where(table["status"] == PREPARED, ADDED_COLUMNS[name], np.nan)
-            table[name] = pd.Series(values, dtype=MANIFEST_TYPES[name])
+            is_known = (table["status"] == PREPARED) & (ADDED_COLUMNS[name] != "")
+            table[name] = (
+                pd.Series(ADDED_COLUMNS[name], table.index).where(is_known).astype(MANIFEST_TYPES[name])
+            )
         manifest = table[MANIFEST_COLUMNS].assign(**{ETAG: table.get(ETAG)})
     except (ValueError, KeyError) as error:
         raise damaged(path) from error

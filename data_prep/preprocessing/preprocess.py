@@ -14,6 +14,7 @@ from data_prep.parallel.resource_limits import limit_memory
 from data_prep.preprocessing.breast_segmentation import SEARCH_SIDE_PX
 from data_prep.preprocessing.placement import find_level, find_support, fit_box, fit_to_square
 from data_prep.preprocessing.quality_checks import (
+    count_patches,
     judge_breast,
     judge_laterality,
     judge_tone,
@@ -102,6 +103,7 @@ def _preprocess(path: ImagePath, settings: PrepareSettings, laterality: str | No
     crop = to_display(replace(coarse, pixels=frame.pixels[support]), blacken_padding=True)
     origin = (support[0].start, support[1].start)
     square = fit_to_square(crop, placement, side=settings.side, grid=frame.grid, origin=origin)
+    image = to_integers(square, settings.bit_depth)
     tone = measure_tone(square[placement.top : placement.top + placement.height, : placement.width])
     may_be_cropped = isinstance(file, RasterFile)
     warnings = [
@@ -118,9 +120,10 @@ def _preprocess(path: ImagePath, settings: PrepareSettings, laterality: str | No
         "level": frame.grid.level,
         **placement.as_record(),
         **asdict(tone),
+        "patches": count_patches(image),
         "warnings": " ".join(warnings),
     }
-    return Stages(file.source, overview, crop, to_integers(square, settings.bit_depth), record)
+    return Stages(file.source, overview, crop, image, record)
 
 
 def try_preprocess(

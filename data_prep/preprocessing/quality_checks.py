@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.imageio.frame import Display, Frame
+from data_prep.imageio.frame import Display, Frame, Image
 from data_prep.preprocessing.search import Found
 from data_prep.preprocessing.windowing import is_padding
 
@@ -39,6 +39,7 @@ WARNINGS = {
 }
 """Every code of the manifest's column `warnings`, with what it means."""
 
+PATCH_PX = 16  # of a Vision Transformer's patches
 ASPECTS = (0.9, 4.0)  # height over width of a breast's box; real ones lie between 1 and 3.5
 SMALL_BOX, LARGE_BOX = 0.08, 0.95  # of the frame's area
 LOW_CONTRAST = 0.1
@@ -78,6 +79,18 @@ def measure_tone(crop: Display) -> Tone:
     """Measures a crop without its padding."""
     low, high = np.percentile(crop, (5, 95))
     return Tone(contrast=round(float(high - low), 4), saturated=round(float((crop >= SATURATION).mean()), 4))
+
+
+def count_patches(image: Image) -> int:
+    """Returns how many of an image's patches of `PATCH_PX` pixels a side are not of one value."""
+    missing = -len(image) % PATCH_PX
+    padded = np.pad(image, (0, missing), mode="edge") if missing else image
+    size = len(padded) // PATCH_PX
+    largest, smallest = (
+        of(of(padded.reshape(size, PATCH_PX, -1), axis=1).reshape(size, size, PATCH_PX), axis=2)
+        for of in (np.max, np.min)
+    )
+    return int((largest > smallest).sum())
 
 
 def judge_tone(tone: Tone) -> list[str]:
