@@ -91,9 +91,9 @@ def read_manifest(path: Path) -> pd.DataFrame:
         table = pd.read_csv(io.BytesIO(read_own(path)), dtype=MANIFEST_TYPES)
         for name in ADDED_COLUMNS.keys() - table.columns:
             is_known = (table["status"] == PREPARED) & (ADDED_COLUMNS[name] != "")
-            table[name] = (
-                pd.Series(ADDED_COLUMNS[name], table.index).where(is_known).astype(MANIFEST_TYPES[name])
-            )
+            values = [ADDED_COLUMNS[name] if known else None for known in is_known]
+            dtype: Any = MANIFEST_TYPES[name]
+            table[name] = pd.Series(values, table.index, dtype=dtype)
         manifest = table[MANIFEST_COLUMNS].assign(**{ETAG: table.get(ETAG)})
     except (ValueError, KeyError) as error:
         raise damaged(path) from error
