@@ -173,6 +173,7 @@ def _show_dry_run(recipe: "Recipe", cache: "Cache", folds: list[int] | None) -> 
         table.add_row(*(f"{value:,}" for value in row))
     console.print(table)
     say(f"{plan.num_parameters:,} parameters, {plan.num_tokens:,} tokens, {plan.precision} on {plan.device}")
+    say(plan.kept_patches)
     say(
         f"{_count(recipe.train.epochs, 'epoch')} of {_count(len(plan.folds), 'fold')}: about "
         f"{_show_hours(plan.seconds)} on this machine, {plan.memory_mb / 1000:.1f} GB of memory, by a few "

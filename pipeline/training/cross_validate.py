@@ -18,6 +18,7 @@ from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from pipeline.runtime.progress import Reporter
 from pipeline.runtime.signals import StopRequest
 from pipeline.training.fold_task import FoldImages, FoldTask
+from pipeline.training.kept_patches import describe_kept_patches
 from pipeline.training.run_setup import (
     locked_by_group,
     require_space_for,
@@ -196,7 +197,8 @@ def _check_folds(folds: Sequence[int] | None, num_folds: int) -> list[int]:
 def _start(recipe: Recipe, cache: Cache, run: Run, fold_table: pd.DataFrame, *, world_size: int) -> None:
     """Makes the run folder, or checks that it was made by the same recipe on the same patients."""
     require_unlocked(run.folder)  # a run on an image folder may train in it
-    origin = {"cache": str(cache.folder), "processes": world_size}
+    patches = describe_kept_patches(recipe.model, cache.read_manifest())
+    origin = {"cache": str(cache.folder), "processes": world_size, "patches": patches}
     start_run(run, recipe, table=fold_table, path=run.folds, origin=origin)
     before = run.read_folds()
     if GROUP in fold_table and GROUP not in before:

@@ -14,6 +14,7 @@ from pipeline.runs.recipe import Recipe
 from pipeline.runs.run_folder import FoldFolder
 from pipeline.runtime.progress import Reporter
 from pipeline.training.cross_validate import make_fold_tasks
+from pipeline.training.kept_patches import describe_kept_patches
 from pipeline.training.run_setup import resolve
 from pipeline.training.throughput import Meter
 from pipeline.training.trainer import Trainer
@@ -31,6 +32,7 @@ class DryRun:
         precision: of the forward pass.
         seconds: an estimate for all these folds, from a few steps of the first.
         memory_mb: the most that those steps took, in this process or on the GPU.
+        kept_patches: a sentence about `model.kept_patches`.
     """
 
     folds: pd.DataFrame
@@ -40,6 +42,7 @@ class DryRun:
     precision: str
     seconds: float
     memory_mb: float
+    kept_patches: str
 
 
 def make_dry_run(
@@ -82,6 +85,7 @@ def make_dry_run(
         seconds=recipe.train.epochs
         * float((table["steps_per_epoch"] * step.seconds + table["held_out"] * predicting).sum()),
         memory_mb=step.memory_mb,
+        kept_patches=describe_kept_patches(recipe.model, cache.read_manifest()),
     )
 
 

@@ -63,5 +63,6 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(cache: Cache, tmp_path: Pa
     assert shown.exit_code == 0, shown.output
     assert "held out positives" in shown.output
     assert "17 tokens, float32 on cpu" in shown.output
+    assert "patches of 8 pixels were not counted" in shown.output
     assert "3 epochs of 2 folds: about 1 min on this machine" in shown.output
     assert not (tmp_path / "run").exists()
