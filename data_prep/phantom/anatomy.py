@@ -116,7 +116,7 @@ def outline(generator: np.random.Generator, anatomy: Anatomy, *, view: View, row
     reach = (1 - heights**2).clip(0) ** anatomy.fullness
     if view == "MLO":
         axilla = np.where(y < 0, generator.uniform(0.6, 0.85), 0) * heights
-        abdomen = np.where(y > 0, generator.uniform(0.16, 0.26), 0) * heights.clip(0, 1)
+        abdomen = np.where(y > 0, generator.uniform(0.36, 0.46), 0) * heights.clip(0, 1)
         reach = (reach**4 + axilla**4 + abdomen**4) ** 0.25  # the largest of the three, without a corner
     wobble = enlarge(generator.standard_normal((7, 1), dtype=np.float32), rows=rows, columns=1)[:, 0]
     nipple = anatomy.nipple / anatomy.depth * np.exp(-((y / 0.015) ** 2))

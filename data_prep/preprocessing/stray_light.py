@@ -9,6 +9,7 @@ STRIP = 0.08  # of the picture's longer side: light that comes in at an edge rea
 LONG = 0.06  # of an edge: it comes in along more
 SAME = 2  # pixels that its width may vary
 FADED = 2.5  # least differences: where light that fades away ends, and skin does not
+MOSTLY = 0.5  # of a strip: has about the usual width
 STRAIGHT = 0.6  # of a strip that does not fade: has the usual width to a pixel
 ALIKE, VERY_ALIKE = 0.25, 0.03  # of the brightness: its interquartile range along a strip that fades, or not
 NOISE = 6.0  # least differences, added to the brightness of a strip that does not fade
@@ -37,6 +38,8 @@ def is_stray_light(strip: Display, widths: NDArray[np.intp]) -> bool:
     """Whether a strip fades away from the edge in the same way all along, or is as even as no tissue is."""
     usual = int(np.median(widths))
     low, middle, high = np.percentile(find_profiles(strip, widths), (25, 50, 75), axis=0)
+    if np.mean(abs(widths - usual) <= SAME) < MOSTLY:
+        return False  # as where the breast runs out along the chest wall
     if middle[-1] <= FADED and (np.diff(middle) <= 0).all():
         return bool(np.median((high - low) / middle.clip(min=1)) <= ALIKE)
     is_straight = np.mean(abs(widths - usual) <= 1) > STRAIGHT
