@@ -190,6 +190,12 @@ def _decode_rle(encoded: bytes, layout: Layout) -> Pixels:
             "truncated", f"an RLE segment begins at byte {starts[-1]} of a frame of {len(encoded)} bytes"
         )
     size = layout.rows * layout.columns
+    with suppress(imagecodecs.DicomrleError):
+        samples = np.frombuffer(
+            imagecodecs.dicomrle_decode(encoded, layout.dtype(), out=bytearray(size * count)), layout.dtype()
+        )
+        if len(samples) == size:  # as nearly always; what is odd is looked at segment by segment
+            return samples.reshape(layout.rows, layout.columns)
     planes = np.empty((size, count), np.uint8)  # the first segment holds the most significant bytes, G.2
     for k, (start, end) in enumerate(zip(starts, [*starts[1:], len(encoded)], strict=True)):
         plane = _decode_rle_segment(encoded[start:end], size)
