@@ -7,6 +7,8 @@ import numpy as np
 
 from data_prep.errors import ImageError
 from data_prep.imageio import codecs
+from data_prep.imageio.codestream_headers import JP2_SIGNATURE, SOC_AND_SIZ
+from data_prep.imageio.jpeg import START_OF_IMAGE
 from data_prep.storage.byte_source import ByteSource, Span
 
 MAX_INFLATED_BYTES = 2**27  # twice the largest detector's pixels
@@ -66,6 +68,8 @@ def find_frame(stream: ByteSource, syntax: str, bits_allocated: int = 16) -> Spa
     if length == 0:
         raise ImageError("no_pixels", "PixelData is empty")
     if syntax not in codecs.NATIVE:
+        if length != UNDEFINED_LENGTH and _is_bare(stream, start, length):
+            return Span(stream, start, length)
         return _find_fragments(stream, start, syntax)
     if length == UNDEFINED_LENGTH:
         raise ImageError(
@@ -80,6 +84,14 @@ def find_frame(stream: ByteSource, syntax: str, bits_allocated: int = 16) -> Spa
         if is_swapped
         else frame
     )
+
+
+def _is_bare(stream: ByteSource, start: int, length: int) -> bool:
+    """Whether PixelData is a JPEG or JPEG 2000 frame itself, without the items of PS3.5 A.4."""
+    stream.seek(start)
+    head = stream.read(len(JP2_SIGNATURE))
+    is_image = head.startswith((SOC_AND_SIZ, JP2_SIGNATURE, START_OF_IMAGE))
+    return is_image and length <= stream.size - start
 
 
 def _find_fragments(stream: ByteSource, start: int, syntax: str) -> Span:

@@ -45,6 +45,7 @@ SMALL_BOX, LARGE_BOX = 0.08, 0.95  # of the frame's area
 LOW_CONTRAST = 0.1
 SATURATED = 0.05
 BEYOND_BITS_STORED = 0.01  # of the pixels
+RINGING = 1.25  # times the range: as far as wavelets overshoot an edge
 SATURATION = 0.995  # a display value at or above it is called saturated
 
 
@@ -62,13 +63,14 @@ class Tone:
 
 
 def judge_values(frame: Frame) -> list[str]:
-    """Returns the warnings that stored values deserve; a few beyond the range are what wavelets leave.
+    """Returns the warnings that stored values deserve.
 
+    At a lower resolution edges ring, so that values a little beyond the range are what wavelets leave.
     Uncompressed and RLE samples had their bits above BitsStored cut off before; the frame counts those.
     """
     if frame.is_signed:
         return []
-    is_beyond = frame.pixels >= 2**frame.bits_stored
+    is_beyond = frame.pixels >= (RINGING if frame.grid.level else 1.0) * 2**frame.bits_stored
     if is_beyond.any():
         is_beyond &= ~is_padding(frame, frame.pixels)
     share = frame.share_cut + float(is_beyond.mean())

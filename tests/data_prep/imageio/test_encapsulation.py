@@ -88,3 +88,13 @@ def test_bytes_in_big_endian_words_come_back_in_their_order(vr: bytes) -> None:
     element = struct.pack(">2H2sHI", 0x7FE0, 0x0010, vr, 0, len(FRAME)) + stored
     found = find_frame(ByteSource.of(element), codecs.EXPLICIT_VR_BIG_ENDIAN, 8)
     assert bytes(found.all()) == FRAME
+
+
+@pytest.mark.parametrize("start", [b"\xff\xd8\xff\xf7", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "])
+@pytest.mark.parametrize("after", [b"", bytes(40)])
+def test_a_frame_without_items_is_taken_as_it_is(start: bytes, after: bytes) -> None:
+    frame = start + FRAME
+    head = struct.pack("<2H2sHI", 0x7FE0, 0x0010, b"OB", 0, len(frame))
+    assert find(head + frame + after) == frame
+    assert refusal(head + FRAME) == "bad_value"
+    assert refusal(head + frame[:-2]) == "bad_value"

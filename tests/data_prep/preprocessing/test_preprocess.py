@@ -179,3 +179,13 @@ def test_values_beyond_bits_stored_are_told_be_they_cut_off_or_not(
     dataset.save_as(path)
     record = preprocess(path, PrepareSettings(side=64)).record
     assert ("beyond_bits_stored" in record["warnings"].split()) is is_told
+
+
+@pytest.mark.parametrize("syntax", [codecs.EXPLICIT_VR_LITTLE_ENDIAN, codecs.JPEG_2000_LOSSLESS])
+def test_a_white_frame_that_rings_at_a_lower_resolution_is_not_beyond_the_range(
+    tmp_path: Path, syntax: str
+) -> None:
+    pixels = make_breast(1600, 1200)
+    pixels[:24] = pixels[-24:] = pixels[:, :24] = pixels[:, -24:] = 4095
+    path = write_dicom(tmp_path / "a.dcm", pixels, transfer_syntax=syntax, BitsStored=12)
+    assert "beyond_bits_stored" not in preprocess(path, PrepareSettings(side=64)).record["warnings"]
