@@ -89,8 +89,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         plant(path)
     tests = [path for path in files if "test_images" in path.parts]
     tests[0].write_bytes(tests[0].read_bytes()[:700])
+    dataset = dcmread(tests[1])
+    dataset.NumberOfFrames = 1
+    dataset.save_as(tests[1])
     content = tests[1].read_bytes()
-    start = content.index(b"\x28\x00\x50\x10DS")  # WindowCenter
+    start = content.index(b"\x28\x00\x08\x00IS")  # NumberOfFrames
     end = start + 8 + content[start + 6]
     name = PLANTED["PatientName"].encode() + b" "
     tests[1].write_bytes(content[: start + 6] + bytes([len(name), 0]) + name + content[end:])

@@ -103,7 +103,7 @@ def test_a_trained_model_attends_to_the_lesion_and_an_untrained_one_does_not(tmp
     recipe = recipe.model_copy(
         update={
             "prepare": PrepareSettings(side=256),
-            "model": recipe.model.model_copy(update={"image_size": 256}),
+            "model": recipe.model.model_copy(update={"image_size": 256, "kept_patches": 127}),
             "train": recipe.train.model_copy(update={"epochs": 4}),
         }
     )
