@@ -190,7 +190,7 @@ def _decode_rle(encoded: bytes, layout: Layout) -> Pixels:
             "truncated", f"an RLE segment begins at byte {starts[-1]} of a frame of {len(encoded)} bytes"
         )
     size = layout.rows * layout.columns
-    with suppress(imagecodecs.DicomrleError):
+    with suppress(RuntimeError, ValueError):
         samples = np.frombuffer(
             imagecodecs.dicomrle_decode(encoded, layout.dtype(), out=bytearray(size * count)), layout.dtype()
         )

@@ -187,7 +187,7 @@ def _read_header(dataset: Dataset, elements: Elements, layout: codecs.Layout, sy
     padding, padding_is_bad = read_padding(elements, layout)
     orientation = elements.texts("PatientOrientation") or []
     directions = read_directions(orientation)
-    shapes = {name: texts for name in SHAPE_ELEMENTS if (texts := elements.texts(name)) is not None}
+    shapes = {name: texts for name in SHAPE_ELEMENTS if any(texts := elements.texts(name) or [])}
     pixel_shape = read_pixel_shape(shapes)
     found = {
         "pixel_shape": pixel_shape.is_doubtful,

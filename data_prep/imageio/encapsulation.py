@@ -105,7 +105,9 @@ def _find_fragments(stream: ByteSource, start: int, syntax: str) -> Span:
     place = start + ITEM_HEADER_BYTES + length  # after the offset table
     while place + ITEM_HEADER_BYTES <= stream.size and not _is_all(fragments, stream.size - place, syntax):
         tag, length = _read_item(stream, place)
-        is_junk = tag != ITEM and bool(fragments) and stream.size - place <= TRAILER_BYTES
+        is_junk = (
+            tag != ITEM and bool(fragments) and (stream.size - place <= TRAILER_BYTES or tag == length == 0)
+        )
         if tag == SEQUENCE_DELIMITER or is_junk:
             break
         if tag != ITEM or length > stream.size - place - ITEM_HEADER_BYTES:

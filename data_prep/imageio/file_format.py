@@ -1,5 +1,7 @@
 """What kind of file some bytes begin, whatever its name; and what is in one that is packed with gzip."""
 
+import gzip
+import io
 import zlib
 from typing import NamedTuple
 
@@ -9,7 +11,6 @@ from data_prep.storage.byte_source import ByteSource
 
 DICOM_PREFIX_START = 128  # of DICM, PS3.10 7.1
 GZIP = b"\x1f\x8b"
-GZIP_FORMAT = 16 + zlib.MAX_WBITS  # zlib's way to ask for it
 
 
 class Kind(NamedTuple):
@@ -51,13 +52,13 @@ def gunzip(source: ByteSource) -> ByteSource | None:
     if not source.content.startswith(GZIP):
         return None
     source.read_to(source.size)
-    inflater = zlib.decompressobj(GZIP_FORMAT)
     try:
-        content = inflater.decompress(source.content, MAX_INFLATED_BYTES)
-    except zlib.error as error:
+        with gzip.GzipFile(fileobj=io.BytesIO(source.content)) as packed:  # all members of it
+            content = packed.read(MAX_INFLATED_BYTES + 1)
+    except EOFError as error:
+        raise ImageError("truncated", "the file is packed with gzip and cut short: copy it again") from error
+    except (zlib.error, gzip.BadGzipFile) as error:
         raise ImageError("decode_error", "the file is packed with gzip and damaged: pack it again") from error
-    if inflater.unconsumed_tail:
+    if len(content) > MAX_INFLATED_BYTES:
         raise ImageError("too_large", f"the file unpacks to more than {MAX_INFLATED_BYTES >> 20} MB")
-    if not inflater.eof:
-        raise ImageError("truncated", "the file is packed with gzip and cut short: copy it again")
     return ByteSource.of(content)

@@ -5,6 +5,7 @@ the pixels take are counted where that is cheap (lossless), and else the end of 
 whether the pixels depend on it. CharLS tells by itself.
 """
 
+import re
 import struct
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from data_prep.errors import ImageError
 from data_prep.imageio.frame import Pixels
 from data_prep.imageio.huffman_bits import count_bits, read_code_lengths
 
+FILL_BYTES = re.compile(rb"\xff+(?=\xff)")  # that may stand before any marker, T.81 B.1.1.2
 START_OF_IMAGE, END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
 BASELINE, EXTENDED, PROGRESSIVE, LOSSLESS, LS = 0xC0, 0xC1, 0xC2, 0xC3, 0xF7
 STARTS_OF_FRAME = {BASELINE, EXTENDED, PROGRESSIVE, LOSSLESS, LS}
@@ -44,7 +46,7 @@ class Stream:
         kind: second byte of its start of frame.
         tables: the segments before the first scan.
         scan: where the entropy-coded data begin and end.
-        num_stuffed: bytes 00 behind FF in it.
+        num_stuffed: bytes 00 behind FF in it, and fill bytes before its markers.
         restarts: second bytes of the restart markers in it.
         restart_interval: samples or blocks between two of them; 0 without any, T.81 B.2.4.4.
         end: where the end marker is, or where the frame ends without one.
@@ -113,8 +115,8 @@ def _read_segments(encoded: bytes) -> tuple[list[Segment], int]:
     place = len(START_OF_IMAGE)
     while True:
         prefix, marker = struct.unpack_from(">2B", encoded, place)
-        if (prefix, marker) == (0xFF, 0xFF):  # fill bytes
-            place = len(encoded) - len(encoded[place:].lstrip(b"\xff")) - 1
+        if (prefix, marker) == (0xFF, 0xFF) and (fill := FILL_BYTES.match(encoded, place)):
+            place = fill.end()
             continue
         if prefix != 0xFF or marker == EOI or len(segments) == MAX_SEGMENTS:
             raise ImageError("decode_error", "the JPEG frame holds no image")
@@ -126,7 +128,7 @@ def _read_segments(encoded: bytes) -> tuple[list[Segment], int]:
 
 
 def _find_scan_end(encoded: bytes, start: int, *, is_ls: bool) -> tuple[int, int, NDArray[np.uint8]]:
-    """Returns where a scan ends: at a marker or the frame's end; its stuffed bytes; its restart markers.
+    """Returns where a scan ends: at a marker or the frame's end; its stuffed and fill bytes; its restarts.
 
     In the data, FF is followed by 00 in JPEG, T.81 F.1.2.3, and by a byte below 80 in JPEG-LS, T.87 C.2.1.
     """
@@ -140,7 +142,7 @@ def _find_scan_end(encoded: bytes, start: int, *, is_ls: bool) -> tuple[int, int
         is_restart = is_marker & (followers >= RESTARTS.start) & (followers < RESTARTS.stop)
         others = np.flatnonzero(is_marker & ~is_restart)
         before = slice(int(others[0]) if len(others) else None)
-        num_stuffed += int(np.count_nonzero(followers[before] == 0))
+        num_stuffed += int(np.count_nonzero((followers[before] == 0) | (followers[before] == 0xFF)))
         restarts.append(followers[before][is_restart[before]])
         if len(others):
             return at + int(places[others[0]]), num_stuffed, np.concatenate(restarts)
@@ -158,8 +160,9 @@ def decode(encoded: bytes, stream: Stream) -> Pixels:
         return _decode_jpeg_ls(encoded[: stream.end], stream)
     _check_restarts(stream)
     pixels = _decode_with_libjpeg(encoded, stream.end)
-    if not stream.has_end or (stream.kind != LOSSLESS and pixels[-1, -1] == 1 << (stream.precision - 1)):
-        _check_all_is_there(encoded[: stream.end], stream, pixels)  # mid-grey is what no data decode to
+    is_grey = pixels[-1, -1] == 1 << (stream.precision - 1)  # which is what no data decode to
+    if not stream.has_end or (is_grey and stream.kind not in {LOSSLESS, PROGRESSIVE}):
+        _check_all_is_there(encoded[: stream.end], stream, pixels)
     if stream.kind == LOSSLESS:
         _check_bits(encoded, stream, pixels)
     elif stream.has_end:
@@ -228,7 +231,7 @@ def _check_bits(encoded: bytes, stream: Stream, pixels: Pixels) -> None:
     if used > there:
         reason = "decode_error" if stream.has_end else "truncated"
         raise ImageError(reason, f"the pixels take {used} bits of JPEG data, {there} are there")
-    padding = PAD_BYTES if stream.has_end else end - start - len(encoded[start:end].rstrip(PADDING))
+    padding = max(PAD_BYTES, end - start - len(encoded[start:end].rstrip(PADDING)))
     if used < there - 8 * padding - 7 * (len(stream.restarts) + 1):  # whole bytes per interval, F.1.2.3
         raise ImageError("decode_error", f"the pixels take {used} bits of JPEG data, {there} are there")
 
@@ -245,6 +248,7 @@ def _check_all_is_there(encoded: bytes, stream: Stream, pixels: Pixels) -> None:
 def _check_all_is_used(encoded: bytes, stream: Stream, pixels: Pixels) -> None:
     """Compares the pixels with those of data that end in other bytes, which they must depend on."""
     start, end = stream.scan
+    end = start + len(encoded[start:end].rstrip(PADDING))
     tail = end - PROBED_BYTES
     if (
         stream.kind == PROGRESSIVE or tail < start or pixels.min() == pixels.max()

@@ -58,6 +58,7 @@ def test_fragments_may_be_empty_and_many(sizes: list[int]) -> None:
 
 def test_junk_behind_the_last_fragment_is_not_read_as_one() -> None:
     assert find(make_element([FRAME], b"junk" * 20)) == FRAME
+    assert find(make_element([FRAME], bytes(5000))) == FRAME
 
 
 def test_what_is_no_frame_is_refused() -> None:

@@ -26,6 +26,13 @@ def test_a_packed_file_is_read_whatever_its_name(tmp_path: Path, name: str, synt
     assert file.source.received == packed.read_bytes()
 
 
+def test_all_members_of_a_packed_file_are_unpacked(tmp_path: Path) -> None:
+    content = write_dicom(tmp_path / "plain", PIXELS, BitsStored=12).read_bytes()
+    members = [gzip.compress(content[start : start + 500]) for start in range(0, len(content), 500)]
+    (tmp_path / "a.dcm.gz").write_bytes(b"".join(members) + bytes(20))
+    np.testing.assert_array_equal(open_dicom(tmp_path / "a.dcm.gz").read_frame().pixels, PIXELS)
+
+
 def test_damaged_and_cut_files_are_told(tmp_path: Path) -> None:
     content = gzip.compress(write_dicom(tmp_path / "plain", PIXELS).read_bytes())
     path = tmp_path / "a.dcm.gz"

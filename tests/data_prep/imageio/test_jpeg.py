@@ -1,5 +1,6 @@
 """JPEG and JPEG-LS: padding, missing ends, cut and damaged data."""
 
+import re
 import struct
 from io import BytesIO
 from typing import Any
@@ -60,6 +61,33 @@ def test_what_follows_the_end_marker_is_padding(encoded: bytes, padding: bytes) 
 @pytest.mark.parametrize("padding", [b"", b"\0", b"\xff\xff"])
 def test_a_frame_without_its_end_marker_is_read(encoded: bytes, padding: bytes) -> None:
     np.testing.assert_array_equal(decode(encoded[:-2] + padding), decode(encoded))
+
+
+@pytest.mark.parametrize("fill", [b"\0", b"\xff"])
+@pytest.mark.parametrize("count", [3, 7, 64])
+def test_encoders_may_align_the_end_marker(fill: bytes, count: int) -> None:
+    """With JPEG's fill bytes, T.81 B.1.1.2, and with zeros; CharLS takes neither."""
+    for name, encoded in KINDS.items():
+        if "JPEG-LS" not in name:
+            aligned = encoded[:-2] + count * fill + encoded[-2:]
+            np.testing.assert_array_equal(decode(aligned), decode(encoded), name)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+@pytest.mark.parametrize("lossless", [False, True])
+def test_fill_bytes_may_stand_before_any_marker(count: int, lossless: bool) -> None:
+    encoded = KINDS["lossless"] if lossless else KINDS["restarts"]
+    filled = re.sub(rb"\xff(?=[\xd0-\xd7\xd9\xda\xdb\xc4])", b"\xff" * (1 + count), encoded)
+    assert len(filled) > len(encoded) + 2 * count
+    np.testing.assert_array_equal(decode(filled), decode(encoded))
+
+
+def test_a_progressive_frame_may_end_in_the_grey_that_no_data_decode_to() -> None:
+    picture = BRIGHTNESS[:96, :64].copy()
+    picture[-16:, -16:] = 128
+    stream = BytesIO()
+    Image.fromarray(picture).save(stream, "JPEG", progressive=True, quality=95)
+    assert decode(stream.getvalue())[-1, -1] == 128
 
 
 @each_kind

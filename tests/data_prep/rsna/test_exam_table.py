@@ -128,6 +128,15 @@ def test_a_test_table_needs_no_label_and_reads_none(tmp_path: Path) -> None:
     assert "cancer" not in read_exams(tmp_path, "test")
 
 
+def test_doubtful_cells_of_a_test_table_cost_no_submission(tmp_path: Path) -> None:
+    """Nobody can mend a table that is hidden, and no prediction depends on them."""
+    header, rows = "patient_id,image_id,laterality,age", ["7,70,L,0", "07,71,R,999", "1e5,72,L,61"]
+    write_table(tmp_path, "\n".join([header, *rows]) + "\n", "test")
+    assert read_exams(tmp_path, "test")["prediction_id"].tolist() == ["7_L", "07_R", "1e5_L"]
+    with pytest.raises(UserError, match="4 problems to mend"):
+        read(tmp_path, "7,70,L,0,0", "07,71,R,0,61", "1e5,72,L,0,999", header=f"{HEADER},age")
+
+
 def test_prediction_ids_come_once_in_order_of_appearance(tmp_path: Path) -> None:
     write_table(tmp_path, "patient_id,image_id,laterality\n7,9,R\n7,8,L\n3,1,L\n7,10,R\n", "test")
     assert read_prediction_ids(tmp_path) == ["7_R", "7_L", "3_L"]
