@@ -197,6 +197,10 @@ class ImageFile(Protocol):
         """What was read of the file."""
 
     @property
+    def header(self) -> Frame:
+        """The frame without its pixels, or with all of them."""
+
+    @property
     def num_levels(self) -> int:
         """Resolutions that its encoding brings besides the full one; the others are averaged."""
 

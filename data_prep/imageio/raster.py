@@ -52,6 +52,11 @@ class RasterFile:
         return self.frame.pixel_aspect
 
     @property
+    def header(self) -> Frame:
+        """The frame."""
+        return self.frame
+
+    @property
     def num_levels(self) -> int:
         """None of the formats brings lower resolutions."""
         return 0

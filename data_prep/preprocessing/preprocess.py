@@ -7,8 +7,8 @@ import numpy as np
 
 from data_prep.errors import ImageError
 from data_prep.imageio.dicom import open_dicom
-from data_prep.imageio.downsample import find_max_reduction, halve
-from data_prep.imageio.frame import Box, Display, Frame, Image, ImageFile
+from data_prep.imageio.downsample import find_max_reduction, halve, reduce_pixels
+from data_prep.imageio.frame import Box, Display, Frame, Grid, Image, ImageFile
 from data_prep.imageio.raster import RASTER_SUFFIXES, RasterFile, open_raster
 from data_prep.parallel.resource_limits import limit_memory
 from data_prep.preprocessing.breast_segmentation import SEARCH_SIDE_PX
@@ -23,7 +23,7 @@ from data_prep.preprocessing.quality_checks import (
 )
 from data_prep.preprocessing.search import search
 from data_prep.preprocessing.settings import PrepareSettings
-from data_prep.preprocessing.windowing import describe_voi, is_padding_bright, to_display, with_voi
+from data_prep.preprocessing.windowing import describe_voi, find_black, is_padding, to_display, with_voi
 from data_prep.storage.byte_source import ByteSource
 from data_prep.storage.places import ImagePath, RemoteFile
 
@@ -98,9 +98,11 @@ def _preprocess(path: ImagePath, settings: PrepareSettings, laterality: str | No
         turned=found.pose.turned,
         pixel_aspect=coarse.pixel_aspect,
     )
-    frame = file.read_frame(find_crop_level(file, coarse, found.box, settings))
+    frame = read_level(file, find_crop_level(file, found.box, settings), coarse)
     support = find_support(placement, frame.pixels.shape, frame.grid)
-    crop = to_display(replace(coarse, pixels=frame.pixels[support]), blacken_padding=True)
+    crop = to_display(
+        replace(coarse, pixels=frame.pixels[support], padding=frame.padding), blacken_padding=True
+    )
     origin = (support[0].start, support[1].start)
     square = fit_to_square(crop, placement, side=settings.side, grid=frame.grid, origin=origin)
     image = to_integers(square, settings.bit_depth)
@@ -143,20 +145,35 @@ def read_search_frame(file: ImageFile) -> Frame:
     Where the file brings none, one is made of the full resolution: at a lower one, blends of padding and
     picture count as picture and the extremes are gone, more or less so in each encoding.
     """
-    level = find_search_level(file)
-    if file.num_levels:
+    level, shown = find_search_level(file), file.header
+    if shown.window is None and shown.voi_lut is None:
+        shown = with_voi(file.read_frame())
+    if file.num_levels and find_black(shown) is None:
         start = min(level, file.num_levels, file.max_level)
     else:
         start = max(0, level - NUM_HALVED)
         while start < level and file.rows * file.columns >> 2 * start > MOST_HALVED:
             start += 1
-    frame = file.read_frame(start)
+    frame = read_level(file, start, shown)
     for _ in range(level - start):
         blocks_level = 0 if frame.grid.is_even or frame.grid.num_halved else frame.grid.level
         frame = replace(frame, pixels=halve(frame.pixels, blocks_level), grid=frame.grid.halved())
-    if frame.window is not None or frame.voi_lut is not None:
-        return frame
-    return replace(with_voi(file.read_frame()), pixels=frame.pixels, grid=frame.grid)
+    return replace(
+        shown, pixels=frame.pixels, grid=frame.grid, padding=frame.padding, share_cut=frame.share_cut
+    )
+
+
+def read_level(file: ImageFile, level: int, shown: Frame) -> Frame:
+    """Returns a frame at 1 / 2**level of the full size, to be shown as `shown` is.
+
+    Where padding must not blend with the picture, it is made of the full one with black in its place.
+    """
+    black = find_black(replace(shown, padding=file.header.padding))
+    if black is None:
+        return file.read_frame(level)
+    frame = file.read_frame()
+    pixels = np.where(is_padding(frame, frame.pixels), frame.pixels.dtype.type(black), frame.pixels)
+    return replace(frame, pixels=reduce_pixels(pixels, level), grid=Grid(level), padding=(black, black))
 
 
 def find_search_level(file: ImageFile) -> int:
@@ -171,9 +188,9 @@ def find_search_level(file: ImageFile) -> int:
     )
 
 
-def find_crop_level(file: ImageFile, frame: Frame, box: Box, settings: PrepareSettings) -> int:
+def find_crop_level(file: ImageFile, box: Box, settings: PrepareSettings) -> int:
     """Returns the level to make the image of."""
-    if settings.codecs.exact or is_padding_bright(frame):
+    if settings.codecs.exact:
         return 0
     return find_level(
         box,

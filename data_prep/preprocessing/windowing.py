@@ -23,7 +23,8 @@ Values = NDArray[np.float64]
 
 ROBUST_PERCENTILES = (0.5, 99.5)
 EXPOSURE_RATIO = 50.0  # of air to dense tissue in detector data
-DARK = 0.05  # display values up to it are as good as black
+DARK, BLACK = 0.05, 0.001  # display values that near to the darkest are as good as black, and black
+FAR = 0.5  # of the values that show: padding that far below them would blacken its neighbours
 
 
 def to_display(frame: Frame, *, blacken_padding: bool = False) -> Display:
@@ -69,11 +70,24 @@ def is_padding(frame: Frame, stored: NDArray[np.integer]) -> NDArray[np.bool_]:
     return (stored >= frame.padding[0]) & (stored <= frame.padding[1])
 
 
-def is_padding_bright(frame: Frame) -> bool:
-    """Whether padding would show bright if it were not blackened: it must not blur into its neighbours."""
+def find_black(frame: Frame) -> int | None:
+    """Returns the stored value to put in the place of padding before pixels are averaged.
+
+    None where padding may be averaged as it is: there is none, or it is about as dark as the picture gets and
+    not far below that. Else what lies between it and tissue would show as neither.
+    """
     if frame.padding is None:
-        return False
-    return bool(display_curve(frame, np.array(frame.padding)).max() > DARK)
+        return None
+    half = 2 ** (frame.bits_stored - 1)
+    stored = np.arange(-half, half) if frame.is_signed else np.arange(2 * half)
+    curve = display_curve(frame, stored)
+    bright, black = stored[curve > curve.min() + DARK], stored[curve <= curve.min() + BLACK]
+    if not bright.size:
+        return None
+    ends = np.array(frame.padding)
+    is_dark = display_curve(frame, ends).max() <= curve.min() + DARK
+    is_near = np.abs(ends[:, None] - bright).min(axis=1).max() <= FAR * len(bright)
+    return None if is_dark and is_near else int(black[np.abs(black - np.median(bright)).argmin()])
 
 
 def to_modality_values(frame: Frame, stored: NDArray[np.integer]) -> Values:

@@ -17,7 +17,7 @@ from data_prep.imageio.downsample import shrink
 from data_prep.imageio.frame import Box, Display
 from data_prep.preprocessing.inspection import BOX_COLOUR
 from data_prep.preprocessing.placement import Placement, find_level
-from data_prep.preprocessing.preprocess import open_image, preprocess, read_search_frame
+from data_prep.preprocessing.preprocess import open_image, preprocess, read_level, read_search_frame
 from data_prep.preprocessing.windowing import to_display
 from data_prep.storage.places import ImagePath
 from pipeline.inference.ensemble import predict_batch
@@ -118,7 +118,8 @@ def read_mammogram(path: ImagePath, box: Box) -> Display:
         max_level=file.max_level,
         pixel_aspect=file.pixel_aspect,
     )
-    frame = replace(search, pixels=file.read_frame(level).pixels)
+    read = read_level(file, level, search)
+    frame = replace(search, pixels=read.pixels, padding=read.padding)
     return shrink(to_display(frame, blacken_padding=True), MAMMOGRAM_SIDE_PX)
 
 

@@ -21,7 +21,7 @@ from data_prep.preprocessing.breast_segmentation import find_breast
 from data_prep.preprocessing.windowing import (
     describe_voi,
     display_curve,
-    is_padding_bright,
+    find_black,
     to_display,
     with_voi,
 )
@@ -230,9 +230,21 @@ def test_padding_is_black_and_does_not_count(photometric: PhotometricInterpretat
     display = to_display(with_voi(padded), blacken_padding=True)
     np.testing.assert_array_equal(display[:20], to_display(with_voi(plain)))
     assert (display[20:] == 0).all()
-    inverted = photometric is MONOCHROME1
-    assert is_padding_bright(with_voi(padded)) is inverted
-    assert not is_padding_bright(with_voi(plain))
+    assert find_black(with_voi(padded)) == (1494 if photometric is MONOCHROME1 else None)
+    assert find_black(with_voi(plain)) is None
+
+
+@pytest.mark.parametrize(
+    ("padding", "black"),
+    [((0, 0), None), ((0, 50), None), ((-1000, -1000), None), ((-30_000, -30_000), 3), ((4095, 4095), 3)],
+)
+def test_padding_is_averaged_as_it_is_where_it_is_about_as_black_as_the_picture(
+    padding: tuple[int, int], black: int | None
+) -> None:
+    window = Window(2047.5, 4096, VoiLutFunction.LINEAR_EXACT)
+    pixels = np.zeros((2, 2), np.int16)
+    frame = Frame(pixels=pixels, rows=2, columns=2, bits_stored=16, is_signed=True, window=window)
+    assert find_black(replace(frame, padding=padding)) == black
 
 
 def test_a_frame_of_nothing_but_padding_is_black() -> None:
