@@ -28,6 +28,9 @@ LARGER = 1.15  # times the box: where faint pixels make that much of a differenc
 WHOLE = 0.9  # of the frame: faint pixels that cover more are background
 SECOND = 0.4  # of the first breast's area and height: a second one has more
 ROUND = 0.9  # of its box: a breast covers less, a blade more
+ROBUST_PERCENTILES = (0.5, 99.5)
+ENOUGH = 0.45  # of the display range, between these: what a picture of a breast has at least
+BRIGHTER = 25.0  # times, at most: what is darker shows nothing
 SMALLEST_BREAST = 0.02  # of the frame's area; a smaller region is a marker or noise
 
 
@@ -56,7 +59,7 @@ def find_breast(display: Display, *, rows: int, columns: int) -> Breast:
     """Finds the breast in a frame of `rows` x `columns`, of which `display` is a small version."""
     # The median removes specks and thin lines, and leaves the skin line where it is.
     smallest = np.ascontiguousarray(shrink(display, SEARCH_SIDE_PX), np.float32)
-    small = np.asarray(cv2.medianBlur(smallest, 3), np.float32)
+    small = brighten(np.asarray(cv2.medianBlur(smallest, 3), np.float32))
     contrast = measure_contrast(small)
     mask, doubts = find_tissue(contrast)
     is_found = bool(mask.mean() >= SMALLEST_BREAST)
@@ -70,6 +73,15 @@ def find_breast(display: Display, *, rows: int, columns: int) -> Breast:
         mask=mask,
         doubts=doubts if is_found else (),
     )
+
+
+def brighten(small: Display) -> Display:
+    """Returns a dim picture with the range that a usual one has at least, as differences are judged by it."""
+    darkest, brightest = (float(value) for value in np.percentile(small, ROBUST_PERCENTILES))
+    used = brightest - darkest
+    if not ENOUGH / BRIGHTER <= used < ENOUGH:
+        return small
+    return np.asarray(darkest + ENOUGH / used * (small - darkest), np.float32)
 
 
 def find_tissue(contrast: Contrast) -> tuple[Mask, tuple[str, ...]]:

@@ -20,6 +20,7 @@ from tests.data_prep.preprocessing.films import make_film
 
 Mask = NDArray[np.bool_]
 ROWS, COLUMNS = 640, 512
+EDGES = ("left", "top", "right", "bottom")
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +160,16 @@ def test_a_mirrored_frame_has_a_mirrored_box(phantoms: list[tuple[Display, Mask]
         expected = Box(COLUMNS - plain.box.right, plain.box.top, COLUMNS - plain.box.left, plain.box.bottom)
         assert mirrored.box == expected
         assert mirrored.chest_wall_on_right != plain.chest_wall_on_right
+
+
+def test_a_dim_picture_has_the_box_of_the_bright_one(phantoms: list[tuple[Display, Mask]]) -> None:
+    for image, _ in phantoms[:12]:
+        bright = find(image)
+        for factor in (0.5, 0.3, 0.2, 0.1):
+            dim = find(np.float32(factor) * image)
+            assert dim.doubts == bright.doubts
+            ends = [[getattr(box, name) for name in EDGES] for box in (bright.box, dim.box)]
+            assert np.abs(np.subtract(*ends)).max() <= ROWS / 40  # some pixels of the search image
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
