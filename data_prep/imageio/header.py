@@ -150,8 +150,9 @@ def read_grey_scale(elements: Elements, tables: Tables, layout: codecs.Layout) -
     modality_lut, modality_is_bad = _find_table(tables["ModalityLUTSequence"], stored)
     slope, intercept, rescale_is_bad = _read_rescale(elements)
     rescale_is_bad &= modality_lut is None
+    says_unit = elements.first_number("RescaleSlope") is not None
     is_known = modality_lut is not None or not (
-        rescale_is_bad or _says_something(tables["ModalityLUTSequence"])
+        rescale_is_bad or (_says_something(tables["ModalityLUTSequence"]) and not says_unit)
     )
     ends = modality_lut.values if modality_lut else np.array(stored) * slope + intercept
     inputs = float(ends.min()), float(ends.max())
@@ -164,7 +165,7 @@ def read_grey_scale(elements: Elements, tables: Tables, layout: codecs.Layout) -
         "lut_unusable": modality_is_bad or voi_is_bad,
         "lut_range": bool(voi_lut and voi_lut.is_contradicted),
         "rescale_unusable": rescale_is_bad,
-        "window_unusable": has_window and voi_lut is None and window is None,
+        "window_unusable": has_window and is_known and voi_lut is None and window is None,
         "window_width": window is not None and window.function == VoiLutFunction.LINEAR and window.width < 1,
     }
     codes = tuple(code for code, applies in found.items() if applies)
@@ -210,7 +211,9 @@ def make_window(center: Number, width: Number, function: VoiLutFunction, step: f
     if function is not VoiLutFunction.LINEAR:
         return Window(float(center), float(width), function)
     step = 1.0 if _is_step_no_matter(width, step) else step
-    return Window(float(center), float(width), function, step) if width >= step else None
+    if width < min(step, 1.0):
+        return None
+    return Window(float(center), float(width), function, min(step, float(width)))  # a threshold at most
 
 
 def _is_step_no_matter(width: float, step: float) -> bool:

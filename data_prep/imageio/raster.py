@@ -26,7 +26,7 @@ RASTER_SUFFIXES = (".png", ".jpg", ".jpeg", ".pgm")
 FORMATS = ("PNG", "JPEG", "PPM")
 PNG_BIT_DEPTH = 24  # where a PNG tells the bits of a sample, PNG 11.2.1
 PGM_HEADER = re.compile(rb"P[25](?:(?:\s|#[^\n]*\n)+([0-9]+)){3}")  # whose last number is the largest value
-DEPTHS = (8, 10, 12, 13, 14, 15, 16)  # bits, of detectors
+DEPTHS = (8, 10, 12, 14, 16)  # bits, of detectors; a picture of 16 may well be dim enough for 15
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class RasterFile:
 def open_raster(path: ImagePath) -> RasterFile:
     """Reads a file of 8 or 16 bits; colours become grey, transparency black, the full range the window.
 
-    Values of 8 to 15 bits in a file of 16 get the range of so many bits, and a warning.
+    Values of 8 to 14 bits in a file of 16 get the range of a detector's depth, and a warning.
 
     Raises:
         ImageError: if the file cannot be read as a grey image.
@@ -97,7 +97,8 @@ def open_raster(path: ImagePath) -> RasterFile:
     bits = _find_bits(pixels, source_file.content)
     found = {
         "orientation_unknown": orientation not in EXIF_POSES,
-        "low_range": bits < pixels.itemsize * 8,
+        "low_range": bits < pixels.itemsize * 8
+        or (source == "PNG" and bits == 16 and 0 < pixels.max() < 2**15),
     }
     maximum = 2**bits - 1
     frame = Frame(

@@ -17,7 +17,7 @@ WARNINGS = {
     "lut_unusable": "a lookup table is empty, short or without effect: it is left out",
     "lut_range": "a VOI LUT's entries contradict its bits: its largest entry is shown as the brightest",
     "padding_unusable": "PixelPaddingValue is no whole number: no value is taken for padding",
-    "low_range": "the image has 16 bits and uses 15 or fewer: the range of so many bits is shown",
+    "low_range": "the image has 16 bits and uses fewer: shown as of 8, 10, 12 or 14, if it uses no more",
     "lut_shape": "PresentationLUTShape contradicts PhotometricInterpretation, which is followed",
     "beyond_bits_stored": "many values need more bits than BitsStored says",
     "pixel_shape": "the header's spacings or aspect ratio of pixels are unusable, or disagree",

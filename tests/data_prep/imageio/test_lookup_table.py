@@ -154,7 +154,10 @@ def test_a_modality_table_that_is_damaged_leaves_no_unit_for_the_window(tmp_path
     """A window of its values means nothing for stored ones; an empty item says nothing of any table."""
     frame = read(tmp_path, make_item(RAMP[:99].tobytes()), sequence="ModalityLUTSequence", **EVEN)
     assert frame.window is None
-    assert frame.warnings == ("lut_unusable", "window_unusable")
+    assert frame.warnings == ("lut_unusable",)
+    rescaled = EVEN | {"RescaleSlope": 1, "RescaleIntercept": 0}  # which tells the unit
+    frame = read(tmp_path, make_item(RAMP[:99].tobytes()), sequence="ModalityLUTSequence", **rescaled)
+    assert isinstance(frame.window, Window)
     frame = read(tmp_path, Dataset(), sequence="ModalityLUTSequence", **EVEN)
     assert isinstance(frame.window, Window)
     assert frame.warnings == ("lut_unusable",)

@@ -140,16 +140,18 @@ def test_real_film_scans_are_read(real_data: Path) -> None:
         assert to_display(frame).max() > 0.5
 
 
-@pytest.mark.parametrize("bits", [8, 10, 12, 13, 14, 15])
+@pytest.mark.parametrize(("bits", "shown"), [(8, 8), (10, 10), (12, 12), (13, 14), (14, 14), (15, 16)])
 @pytest.mark.parametrize("mode", ["grey", "RGB", "RGBA"])
-def test_values_of_fewer_bits_in_a_file_of_16_get_their_range(tmp_path: Path, bits: int, mode: str) -> None:
+def test_values_of_fewer_bits_in_a_file_of_16_get_a_detectors_range(
+    tmp_path: Path, bits: int, shown: int, mode: str
+) -> None:
     """As `cv2.imwrite(path, dataset.pixel_array)` leaves them."""
     pixels = (make_picture(np.uint16) >> (16 - bits)).astype(np.uint16)
     alpha = [np.full_like(pixels, 2**16 - 1)] * (mode == "RGBA")
     colours = pixels if mode == "grey" else np.dstack([pixels] * 3 + alpha)
     (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(colours))
     frame = open_raster(tmp_path / "a.png").read_frame()
-    np.testing.assert_allclose(to_display(frame), pixels / (2**bits - 1), atol=1e-5)
+    np.testing.assert_allclose(to_display(frame), pixels / (2**shown - 1), atol=1e-5)
     assert frame.warnings == ("low_range",)
 
 
