@@ -55,7 +55,7 @@ class SharedPictures:
             groups = [_describe_group(group) for _, group in self.images.groupby("group", sort=False)]
             sentences.append(
                 f"the same picture stands under several patients, {_count(num_pictures, 'picture')} of "
-                f"{num_patients} patients: {_shorten(groups, 'group')}; look which of them it is of"
+                f"{num_patients} patients: {_shorten(groups, 'group')}; check which patient it belongs to"
                 + ("; until then `mammo train` keeps them in one fold" if self.is_labelled else "")
             )
         if len(self.contradictions):

@@ -6,6 +6,7 @@ from pathlib import Path, PureWindowsPath
 import pandas as pd
 
 from data_prep.errors import UserError
+from data_prep.rsna.doubtful_cells import find_doubtful_cells
 from data_prep.rsna.exam_table import (
     Split,
     check_exams,
@@ -47,6 +48,8 @@ def collect(files: Path, labels: Path, folder: Path, split: Split = "train") -> 
     if "image_id" not in rows:
         rows["image_id"] = [str(number) for number in range(1, len(rows) + 1)]
     sources, problems = _find_files(rows["file"], files)
+    if split == "test":  # of a train table they are found anyway
+        problems += find_doubtful_cells(rows)
     exams = check_exams(rows, split, source=labels, others=problems)
     links = _make_links(exams, sources, folder / f"{split}_images")
     exams = sort_by_id(exams, ["patient_id", "image_id"])

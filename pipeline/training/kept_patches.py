@@ -27,8 +27,8 @@ def describe_kept_patches(model: ModelSettings, manifest: pd.DataFrame) -> str:
     enough = suggest_kept_patches(counts, num_patches)
     advice = "all are needed" if enough == num_patches else f"kept_patches = {enough} would be enough"
     return (
-        f"the model sees {kept:,} of {num_patches:,} patches: {losing:,} of {len(counts):,} images have more "
-        f"that show something; {advice} for {1 - MOST_LOSING:.1%} of them"
+        f"the model sees {kept:,} of {num_patches:,} patches; images with more than that many with content: "
+        f"{losing:,} of {len(counts):,}; {advice} for {1 - MOST_LOSING:.1%} of them"
     )
 
 
