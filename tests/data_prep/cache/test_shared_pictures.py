@@ -76,7 +76,7 @@ def test_without_labels_nothing_is_said_of_training() -> None:
         {"patient_id": ["1", "2"], "image_id": ["3", "4"], "image_sha256": "p", "source_sha256": "f"}
     )
     (sentence,) = find_shared_pictures(table.assign(status="prepared", contrast=1), table).describe()
-    assert sentence.endswith("1 and 2 (image 3 is 4); look which of them it is of")
+    assert sentence.endswith("1 and 2 (image 3 is 4); check which patient it belongs to")
 
 
 def test_images_without_contrast_and_failed_ones_are_nobodys_picture() -> None:
@@ -98,7 +98,7 @@ def test_of_many_groups_ten_are_named_and_of_many_patients_three() -> None:
     (sentence,) = find(*pairs).describe()
     assert "12 pictures of 24 patients" in sentence
     assert sentence.count("(image ") == 10
-    assert "; and 2 groups more; look which of them it is of; until then `mammo train` keeps" in sentence
+    assert "; and 2 groups more; check which patient it belongs to; until then `mammo train` keeps" in sentence
     (sentence,) = find(*((str(patient), str(patient), "p", "f", 0) for patient in range(1, 51))).describe()
     assert "1 and 2 and 3 and 47 more (image 1 is 2)" in sentence
 
