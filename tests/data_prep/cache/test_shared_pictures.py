@@ -98,7 +98,9 @@ def test_of_many_groups_ten_are_named_and_of_many_patients_three() -> None:
     (sentence,) = find(*pairs).describe()
     assert "12 pictures of 24 patients" in sentence
     assert sentence.count("(image ") == 10
-    assert "; and 2 groups more; check which patient it belongs to; until then `mammo train` keeps" in sentence
+    assert (
+        "; and 2 groups more; check which patient it belongs to; until then `mammo train` keeps" in sentence
+    )
     (sentence,) = find(*((str(patient), str(patient), "p", "f", 0) for patient in range(1, 51))).describe()
     assert "1 and 2 and 3 and 47 more (image 1 is 2)" in sentence
 
