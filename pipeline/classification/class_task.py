@@ -37,8 +37,9 @@ class ClassTask:
             augmentation=Augmentation(recipe.augment),
             seed=recipe.train.seed,
         )
-        self._classes = number_labels(self.training["label"], self.labels)
-        shares = np.bincount(self._classes, minlength=len(self.labels)) / len(self.training)
+        classes = number_labels(self.training["label"], self.labels)
+        self.targets = torch.from_numpy(classes)
+        shares = np.bincount(classes, minlength=len(self.labels)) / len(self.training)
         self.first_logits: NDArray[np.float64] = np.log(shares)  # each class has a training image
 
     def plan(self, epoch: int) -> list[Rows]:
@@ -46,10 +47,9 @@ class ClassTask:
         entropy = [self.settings.seed, epoch]
         return plan_natural(len(self.training), batch_size=self.settings.batch_size, entropy=entropy)
 
-    def losses(self, logits_BK: Tensor, rows_B: Tensor) -> Tensor:
-        """Returns each image's cross-entropy."""
-        classes_B = torch.as_tensor(self._classes[rows_B.numpy()], device=logits_BK.device)
-        return F.cross_entropy(logits_BK, classes_B, reduction="none")
+    def losses(self, logits_BK: Tensor, targets_B: Tensor) -> Tensor:
+        """Returns each image's cross-entropy, given the number of its class."""
+        return F.cross_entropy(logits_BK, targets_B, reduction="none")
 
     def name_rows(self, rows: list[int]) -> list[str]:
         """Returns paths below the folder."""

@@ -2,7 +2,7 @@
 
 import atexit
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from functools import cache
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
@@ -21,6 +21,7 @@ from data_prep.parallel.process_pool import end_with_parent
 from pipeline.data.augmentation import Augmentation
 from pipeline.data.sampler import SampleKey
 from pipeline.models.normalization import normalise
+from pipeline.runtime.transfers import send
 
 Sample = tuple[Image, int]
 """An image and its row."""
@@ -57,11 +58,12 @@ class ImageDataset(Dataset[Sample | UserError]):
 
 
 def load_batches(
-    images: ImageDataset, batches: Sequence[list[SampleKey]], *, workers: int, device: str = "cpu"
-) -> Iterator[Batch]:
+    images: ImageDataset, batches: Iterable[list[SampleKey]], *, workers: int, device: str = "cpu"
+) -> Generator[Batch, None, None]:
     """Yields (images_BCHW, rows_B) for each batch of keys, in order: images on the device, rows here.
 
-    Workers send integers, a quarter of what floats would take; the device makes floats of them.
+    The workers begin at once, and end with the batches or with the generator. They send integers, a quarter
+    of what floats would take; the device makes floats of them. `batches` may be endless.
 
     Raises:
         UserError: if an image is missing or damaged.
@@ -75,11 +77,15 @@ def load_batches(
         worker_init_fn=_begin_worker,
         generator=torch.Generator(),  # else it draws from the stream of dropout, once more for every resume
     )
-    for batch in _begin(loader):
+    return _send_all(_begin(loader), device)
+
+
+def _send_all(batches: Iterator[Batch | UserError], device: str) -> Generator[Batch, None, None]:
+    for batch in batches:
         if isinstance(batch, UserError):
             raise batch
         pixels, rows_B = batch
-        yield normalise(pixels.to(device, non_blocking=True)), rows_B
+        yield normalise(send(pixels, device)), rows_B
 
 
 def in_order(rows: Sequence[int], batch_size: int) -> list[list[SampleKey]]:

@@ -1,6 +1,6 @@
 """Which images make which batch: a pure function of (labels, seed, fold, epoch)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,9 +79,9 @@ def split_batch(rows: Rows, *, rank: int, world_size: int, num_parts: int) -> li
 
 
 def plan_parts(
-    plan: Sequence[Rows], *, first_step: int, batch_size: int, rank: int, world_size: int, num_parts: int
-) -> list[list[SampleKey]]:
-    """Returns the keys of all parts that one process takes, batch after batch.
+    plan: Iterable[Rows], *, first_step: int, batch_size: int, rank: int, world_size: int, num_parts: int
+) -> Iterator[list[SampleKey]]:
+    """Yields the keys of all parts that one process takes, batch after batch.
 
     A draw is a place in the whole training, so that a positive that comes again is changed anew.
 
@@ -96,11 +96,10 @@ def plan_parts(
     Raises:
         ValueError: if a batch has fewer rows than there are parts.
     """
-    return [
-        [(step * batch_size + int(place), int(rows[place])) for place in places]
-        for step, rows in enumerate(plan, first_step)
-        for places in split_batch(np.arange(len(rows)), rank=rank, world_size=world_size, num_parts=num_parts)
-    ]
+    for step, rows in enumerate(plan, first_step):
+        parts = split_batch(np.arange(len(rows)), rank=rank, world_size=world_size, num_parts=num_parts)
+        for places in parts:
+            yield [(step * batch_size + int(place), int(rows[place])) for place in places]
 
 
 def _split_classes(labels: NDArray[np.integer]) -> tuple[Rows, Rows]:

@@ -1,14 +1,12 @@
 """Images to logits and probabilities, by one model or by the mean of several."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data_prep.cache.images import PreparedImages
-from pipeline.data.loader import ImageDataset, in_order, load_batches
 from pipeline.runtime.precision import ComputeSettings, autocast
 
 Probabilities = NDArray[np.float64]
@@ -18,21 +16,13 @@ BATCH_SIZE = 32
 
 
 @torch.inference_mode()
-def compute_logits(model: nn.Module, images_BCHW: Tensor, compute: ComputeSettings) -> Tensor:
+def compute_logits(
+    model: Callable[[Tensor], Tensor], images_BCHW: Tensor, compute: ComputeSettings
+) -> Tensor:
     """Returns logits_BK, float64, on the model's device."""
     with autocast(compute.precision, compute.device):
         logits_BK = model(images_BCHW.to(compute.device, non_blocking=True))
     return logits_BK.double()
-
-
-def compute_all_logits(
-    model: nn.Module, images: PreparedImages, rows: Sequence[int], compute: ComputeSettings, *, workers: int
-) -> Iterator[Tensor]:
-    """Yields logits_BK of these images, float64, a batch at a time, in their order."""
-    keys = in_order(rows, BATCH_SIZE)
-    batches = load_batches(ImageDataset(images), keys, workers=workers, device=compute.device)
-    for images_BCHW, _ in batches:
-        yield compute_logits(model, images_BCHW, compute)
 
 
 @torch.inference_mode()

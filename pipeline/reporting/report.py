@@ -3,6 +3,7 @@
 All hold the same numbers, and the page is one self-contained file.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ from pipeline.runtime.progress import Reporter
 
 HISTORY_COLUMNS = ["epoch", "train_loss", "val_loss", *(f"val_{name}" for name in HISTORY_FIGURES)]
 THROUGHPUT_FIGURES = ["epoch", "seconds", "images_per_second", "loader_wait_share", "mfu", "peak_memory_mb"]
+NEWER_THROUGHPUT_FIGURES = ["epoch_seconds"]
 """What is shown of a training; its tables hold more."""
 MOST_SITES = 5
 """That have a histogram of their own."""
@@ -92,7 +94,11 @@ def collect_content(run: Run, evaluation: Evaluation, selection: CaseSelection) 
     """Returns what page, text and card have in common: sentences and tables."""
     folds = list(evaluation.breasts.folds)
     histories = read_tables({fold: run.fold(fold).history for fold in folds}, HISTORY_COLUMNS)
-    throughputs = read_tables({fold: run.fold(fold).throughput for fold in folds}, THROUGHPUT_FIGURES)
+    throughputs = read_tables(
+        {fold: run.fold(fold).throughput for fold in folds},
+        THROUGHPUT_FIGURES,
+        newer=NEWER_THROUGHPUT_FIGURES,
+    )
     return {
         "evaluation": evaluation,
         "num_replicates": NUM_REPLICATES,
@@ -220,10 +226,12 @@ def make_learning_curves(histories: dict[int, pd.DataFrame]) -> list[Picture]:
     ]
 
 
-def read_tables(paths: dict[int, Path], columns: list[str]) -> dict[int, pd.DataFrame]:
+def read_tables(
+    paths: dict[int, Path], columns: list[str], *, newer: Sequence[str] = ()
+) -> dict[int, pd.DataFrame]:
     """Reads the table of each fold that has one.
 
     Raises:
         UserError: if one is damaged.
     """
-    return {fold: read_numbers(path, columns) for fold, path in paths.items() if path.exists()}
+    return {fold: read_numbers(path, columns, newer=newer) for fold, path in paths.items() if path.exists()}

@@ -212,7 +212,7 @@ def tabulate_throughput(throughputs: dict[int, pd.DataFrame]) -> Table:
                 str(fold),
                 str(len(table)),
                 f"{values['images_per_second']:,.1f}",
-                f"{table['seconds'].sum() / 60:,.1f}",
+                f"{table['epoch_seconds'].fillna(table['seconds']).sum() / 60:,.1f}",
                 format_percent(values["loader_wait_share"]),
                 "not known" if pd.isna(values["mfu"]) else format_percent(values["mfu"]),
                 f"{table['peak_memory_mb'].max():,.0f}",

@@ -1,6 +1,7 @@
 """What a training has recorded for people to read, and a report can do without."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,18 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return rows
 
 
-def read_numbers(path: Path, columns: list[str]) -> pd.DataFrame:
+def read_numbers(path: Path, columns: list[str], *, newer: Sequence[str] = ()) -> pd.DataFrame:
     """Reads the columns of a table that a training has written for people, such as `history.csv`.
+
+    Those that older tables lack are NaN there.
 
     Raises:
         UserError: if it is damaged; the way out is to do without it.
     """
     way_out = f"remove it, and the report goes without it, or train again to have it ({', '.join(columns)})"
     try:
-        table = pd.read_csv(io.BytesIO(read_own(path)))[columns].astype(float)
+        whole = pd.read_csv(io.BytesIO(read_own(path)))
+        table = whole[columns].join(whole.reindex(columns=[*newer])).astype(float)
     except (ValueError, KeyError) as error:  # pandas's own errors are among them
         raise UserError(
             f"{path} is damaged, it does not hold the numbers of a training: {way_out}"

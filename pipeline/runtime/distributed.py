@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +30,10 @@ SEPARATE_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 PATIENCE = timedelta(hours=6)
 """How long the others may wait for the main process, which alone reads, checks and downloads at first."""
 
+GPU_PATIENCE = timedelta(minutes=10)
+"""How long GPUs may wait for one another's gradients. All ranks have agreed on the step just before, without
+their GPUs, so that only a GPU or a link that has failed takes longer than a step."""
+
 
 @dataclass(frozen=True)
 class ProcessGroup:
@@ -39,10 +42,12 @@ class ProcessGroup:
     Attributes:
         rank: this process's number, from 0, that of the main process, which alone writes files and speaks.
         world_size: how many there are.
+        of_gpus: torch's group for what the GPUs add up; None where that is the CPUs' own.
     """
 
     rank: int = 0
     world_size: int = 1
+    of_gpus: dist.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
@@ -72,7 +77,7 @@ class ProcessGroup:
             return
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
-        self._add_up(flat)
+        self._add_up(flat, self.of_gpus)
         parts = torch.split(flat, [gradient.numel() for gradient in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
@@ -91,11 +96,11 @@ class ProcessGroup:
         bounds = [len(rows) * rank // self.world_size for rank in (self.rank, self.rank + 1)]
         return rows[bounds[0] : bounds[1]]
 
-    def _add_up(self, total: Tensor) -> None:
+    def _add_up(self, total: Tensor, group: dist.ProcessGroup | None = None) -> None:
         if self.world_size == 1:
             return
         try:
-            dist.all_reduce(total)
+            dist.all_reduce(total, group=group)
         except RuntimeError as error:
             raise RankLost(
                 "another process of this training has ended or does not answer: its own message says why; "
@@ -118,21 +123,25 @@ def join_process_group() -> Iterator[ProcessGroup]:
     if not is_under_torchrun():
         yield SINGLE_PROCESS
         return
-    options: dict[str, Any] = {"backend": "gloo", "timeout": PATIENCE}
-    if torch.cuda.is_available():
-        local_rank, num_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if local_rank >= num_gpus:
-            raise UserError(
-                f"torchrun has started {os.environ['LOCAL_WORLD_SIZE']} processes here for {num_gpus} GPUs: "
-                f"give --nproc-per-node {num_gpus}, or set CUDA_VISIBLE_DEVICES= to train on the CPU"
-            )
-        torch.cuda.set_device(local_rank)
-        options["backend"] = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(**options)
+    has_gpus = torch.cuda.is_available()
+    if has_gpus:
+        torch.cuda.set_device(_choose_gpu())
+    dist.init_process_group("gloo", timeout=PATIENCE)
     try:
-        yield ProcessGroup(dist.get_rank(), dist.get_world_size())
+        of_gpus = dist.new_group(backend="nccl", timeout=GPU_PATIENCE) if has_gpus else None
+        yield ProcessGroup(dist.get_rank(), dist.get_world_size(), of_gpus)
     finally:
         dist.destroy_process_group()
+
+
+def _choose_gpu() -> int:
+    local_rank, num_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if local_rank >= num_gpus:
+        raise UserError(
+            f"torchrun has started {os.environ['LOCAL_WORLD_SIZE']} processes here for {num_gpus} GPUs: "
+            f"give --nproc-per-node {num_gpus}, or set CUDA_VISIBLE_DEVICES= to train on the CPU"
+        )
+    return local_rank
 
 
 def warn_of_restarts() -> str:

@@ -2,9 +2,12 @@
 
 import io
 import logging
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
 
 import torch
+from torch import Tensor
 
 from data_prep.errors import TrainingStopped, printable
 from data_prep.storage.atomic import write_bytes
@@ -24,6 +27,54 @@ def save_checkpoint(folder: TrainingFolder, checkpoint: Checkpoint) -> None:
     if folder.last.exists():
         folder.last.replace(folder.previous)
     write_bytes(folder.last, buffer.getbuffer())
+
+
+class CheckpointWriter:
+    """Writes checkpoints while the training goes on, one after the other.
+
+    What went wrong with one is raised by the next call; the end of the block waits for the last.
+    """
+
+    def __init__(self, folder: TrainingFolder) -> None:
+        self._folder = folder
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._executor.shutdown(wait=True)
+        if error is None:
+            self.wait()
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Copies the checkpoint, as the training is about to change it, and begins to write it."""
+        self.wait()
+        self._pending = self._executor.submit(save_checkpoint, self._folder, _copy(checkpoint))
+
+    def wait(self) -> None:
+        """Waits until nothing is left to write.
+
+        Raises:
+            OSError: if that was not possible.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+
+def _copy(value: Any) -> Any:
+    """Returns nested dictionaries and lists with copies of their tensors, on the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {name: _copy(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_copy(each) for each in value]
+    return value
 
 
 def load_checkpoint(folder: TrainingFolder) -> Checkpoint | None:

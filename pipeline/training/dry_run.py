@@ -110,5 +110,6 @@ def time_steps(trainer: Trainer, num_steps: int = 3) -> StepTime:
     for rows in others:
         trainer.take_step(parts, len(rows))
         meter.num_images += len(rows)
+    trainer.stepper.settle()
     row = trainer.summarise(meter)
     return StepTime(row["seconds"] / num_steps, row["images"] / num_steps, row["peak_memory_mb"])

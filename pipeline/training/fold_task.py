@@ -67,7 +67,10 @@ class FoldTask:
             images.training_images, augmentation=Augmentation(recipe.augment), seed=recipe.train.seed
         )
         share_of_batches = self._find_log_odds_of_batches()
-        self.auxiliary_targets = encode_auxiliaries(images.training, recipe.train.auxiliaries)
+        auxiliaries = encode_auxiliaries(images.training, recipe.train.auxiliaries)
+        self.targets = torch.from_numpy(
+            np.column_stack([self.labels.astype(np.float32), auxiliaries])
+        )  # cancer, and what is learned beside it
         num_outputs = 1 + count_logits(recipe.train.auxiliaries)
         self.model = recipe.model.model_copy(update={"num_classes": num_outputs})
         self.first_logits: NDArray[np.float64] = np.zeros(num_outputs)
@@ -96,21 +99,19 @@ class FoldTask:
             return math.log(self.settings.positive_share / (1 - self.settings.positive_share))
         return log_odds(self.labels[np.concatenate(self.plan(0))])
 
-    def losses(self, logits_BK: Tensor, rows_B: Tensor) -> Tensor:
+    def losses(self, logits_BK: Tensor, targets_BN: Tensor) -> Tensor:
         """Returns each image's loss: of cancer, the first output, and of the auxiliary targets."""
-        rows, settings = rows_B.numpy(), self.settings
-        labels_B = torch.as_tensor(self.labels[rows], dtype=torch.float32, device=logits_BK.device)
+        settings = self.settings
         losses_B = binary_loss(
             logits_BK[:, 0],
-            labels_B,
+            targets_BN[:, 0],
             positive_label=settings.positive_label,
             positive_weight=settings.positive_weight,
             focal_gamma=settings.focal_gamma,
         )
         if not settings.auxiliaries:
             return losses_B
-        targets_BN = torch.as_tensor(self.auxiliary_targets[rows], device=logits_BK.device)
-        extra_B = auxiliary_loss(logits_BK[:, 1:], targets_BN, settings.auxiliaries)
+        extra_B = auxiliary_loss(logits_BK[:, 1:], targets_BN[:, 1:], settings.auxiliaries)
         return losses_B + settings.auxiliary_weight * extra_B
 
     def name_rows(self, rows: list[int]) -> list[str]:

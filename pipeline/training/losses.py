@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_prep.errors import UserError
+from pipeline.runtime.transfers import send
 
 AGE_MEAN, AGE_STD = 58.0, 10.0  # years, of a screening population; so that ages weigh like the other targets
 
@@ -138,18 +139,19 @@ class Mixup:
     partner: Tensor
 
     @classmethod
-    def draw(cls, count: int, *, alpha: float, generator: np.random.Generator) -> "Mixup":
+    def draw(
+        cls, count: int, *, alpha: float, generator: np.random.Generator, device: str = "cpu"
+    ) -> "Mixup":
         """Draws shares from Beta(alpha, alpha) and its mirror image, and partners by a permutation."""
         shares = generator.beta(alpha, alpha, count)
         share_B = torch.as_tensor(np.maximum(shares, 1 - shares), dtype=torch.float32)
-        return cls(share_B, torch.as_tensor(generator.permutation(count)))
+        return cls(send(share_B, device), send(torch.as_tensor(generator.permutation(count)), device))
 
     def blend(self, images_BCHW: Tensor) -> Tensor:
         """Returns each image with its partner's laid over it."""
-        share_B111 = self.share.to(images_BCHW.device)[:, None, None, None]
-        return share_B111 * images_BCHW + (1 - share_B111) * images_BCHW[self.partner.to(images_BCHW.device)]
+        share_B111 = self.share[:, None, None, None]
+        return share_B111 * images_BCHW + (1 - share_B111) * images_BCHW[self.partner]
 
     def weigh(self, own_B: Tensor, partner_B: Tensor) -> Tensor:
         """Returns the loss against both targets: each image's own, and its partner's."""
-        share_B = self.share.to(own_B.device)
-        return share_B * own_B + (1 - share_B) * partner_B
+        return self.share * own_B + (1 - self.share) * partner_B

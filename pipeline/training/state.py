@@ -15,7 +15,7 @@ from pipeline.runtime.distributed import ProcessGroup
 from pipeline.runtime.precision import ComputeSettings
 from pipeline.runtime.progress import Reporter
 from pipeline.training.checkpoint import Checkpoint, load_checkpoint
-from pipeline.training.optim import Average, freeze, make_average, make_optimizer
+from pipeline.training.optim import Average, freeze, make_optimizer
 from pipeline.training.task import Task
 
 
@@ -111,7 +111,7 @@ def _make_state(model: VisionTransformer, settings: TrainSettings, compute: Comp
     freeze(model, settings)
     return TrainingState(
         model,
-        make_average(model, settings),
+        Average(model, settings.ema_decay),
         make_optimizer(model, settings),
         torch.amp.GradScaler(compute.device, enabled=compute.precision == "fp16"),
     )

@@ -45,6 +45,10 @@ class Task(Protocol):
         """The training images."""
 
     @property
+    def targets(self) -> Tensor:
+        """What is to be learned of each training image, one row each, on the CPU."""
+
+    @property
     def model(self) -> ModelSettings:
         """What is trained; outputs beyond those of the recipe's model are dropped at the end."""
 
@@ -63,8 +67,8 @@ class Task(Protocol):
     def plan(self, epoch: int) -> list[Rows]:
         """Returns the rows of each batch of an epoch, the same number of batches in each."""
 
-    def losses(self, logits_BK: Tensor, rows_B: Tensor) -> Tensor:
-        """Returns each image's loss, loss_B."""
+    def losses(self, logits_BK: Tensor, targets_B: Tensor) -> Tensor:
+        """Returns each image's loss, loss_B, given its row of `targets`; all on the model's device."""
 
     def name_rows(self, rows: list[int]) -> list[str]:
         """Returns the names by which a user finds training images."""

@@ -3,42 +3,39 @@
 Labels, losses and figures are a `Task`'s.
 """
 
-import math
 import signal
 import time
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from typing import NoReturn
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
 
-from data_prep.errors import TrainingStopped, UserError
+from data_prep.errors import UserError
 from data_prep.storage.atomic import write_csv
-from pipeline.data.loader import Batch, load_batches
+from pipeline.data.loader import Batch, ImageDataset, in_order, load_batches
 from pipeline.data.sampler import Rows, plan_parts
 from pipeline.models.attention import measure_attention
 from pipeline.models.weights_file import save_weights
 from pipeline.runs.recipe import Recipe
 from pipeline.runs.run_folder import TrainingFolder
 from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup, RankLost
-from pipeline.runtime.precision import ComputeSettings, autocast
+from pipeline.runtime.precision import ComputeSettings
 from pipeline.runtime.progress import Reporter
 from pipeline.runtime.signals import Interrupted, StopRequest
-from pipeline.training.checkpoint import save_checkpoint
-from pipeline.training.losses import Mixup
-from pipeline.training.optim import learning_rate_at, set_learning_rate
+from pipeline.training.checkpoint import CheckpointWriter
+from pipeline.training.optim import learning_rate_at
 from pipeline.training.state import load_state
+from pipeline.training.stepper import Stepper
 from pipeline.training.task import Judgement, Task
 from pipeline.training.tensorboard import write_events
 from pipeline.training.throughput import Meter
-from pipeline.training.validation import pick_held_out, predict_held_out, validate
+from pipeline.training.validation import load_held_out, pick_held_out, predict_held_out, validate
 
 SECONDS_BETWEEN_SAVES = 300.0
 NUM_IMAGES_OBSERVED = 16
-MOST_OVERFLOWS = 20
-"""Steps in a row that fp16's scaler may leave out: that many halvings of its first scale leave nothing."""
 
 
 class Trainer:
@@ -69,12 +66,14 @@ class Trainer:
         self.compute = ComputeSettings.choose(recipe.train.device, recipe.train.precision)
         sizes = [len(rows) for rows in task.plan(0)]
         self.batches_per_epoch = len(sizes)
-        self._overflows = 0
         with group.main_process_first():  # may remove a damaged checkpoint, or download first weights
             self._require_rows_for_all_parts(min(sizes))
             self.state = load_state(task, recipe.train, folder, self.compute, reporter=reporter, group=group)
         self._require_one_folder()
-        self.model = torch.compile(self.state.model) if self.settings.compile else self.state.model
+        self.stepper = Stepper(task, recipe.train, self.state, self.compute, group)
+        self._checkpoints = CheckpointWriter(folder)
+        average = self.state.average.module
+        self._judged_model = torch.compile(average, dynamic=False) if recipe.train.compile else average
 
     def _require_rows_for_all_parts(self, smallest: int) -> None:
         if smallest < self.group.world_size * self.settings.accumulation:
@@ -109,17 +108,24 @@ class Trainer:
         if not self.state.epoch and not self.state.batch:
             self._rehearse()
         judged = None
-        while self.state.epoch < self.settings.epochs:
-            speed = self._train_epoch(stop)
-            if self.group.world_size > 1:  # a stop may find this rank waiting for another's predictions
-                self._save()
-            judged = self._judge(stop)
-            self._end_epoch(judged.figures, speed)
-        if self.state.best:
-            self.state.average.module.load_state_dict(self.state.best["weights"])
-            judged = None
-        if judged is None:
-            judged = self._judge(stop)
+        with (  # the processes that load start here and live as long as the training
+            closing(self.load_parts(self._remaining_plan())) as parts,
+            closing(load_held_out(self.task, self.group, self.compute, self.settings.workers)) as held_out,
+            self._checkpoints,
+        ):
+            while self.state.epoch < self.settings.epochs:
+                began = time.perf_counter()
+                speed = self._train_epoch(parts, stop)
+                if self.group.world_size > 1:  # a stop may find this rank waiting for another's predictions
+                    self._save()
+                judged = self._judge(held_out, stop)
+                speed["epoch_seconds"] = time.perf_counter() - began
+                self._end_epoch(judged.figures, speed)
+            if self.state.best:
+                self.state.average.module.load_state_dict(self.state.best["weights"])
+                judged = None
+            if judged is None:
+                judged = self._judge(held_out, stop)
         if self.group.is_main:
             self._finish(judged.predictions)
 
@@ -136,31 +142,66 @@ class Trainer:
 
     def _rehearse(self) -> None:
         """Takes a batch through everything but the update, so that a mistake shows before the first epoch."""
-        images_BCHW, rows_B = next(self.load_parts(self.task.plan(0)[:1]))
-        self._losses(images_BCHW, rows_B, step=0, part=0).mean().backward()  # type: ignore[no-untyped-call]
+        images_BCHW, rows_B = next(self.load_parts(self.task.plan(0)[:1], workers=0))
+        loss = self.stepper.losses(images_BCHW, rows_B, step=0, part=0).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.state.optimizer.zero_grad(set_to_none=True)
-        some_NK = predict_held_out(
-            self.task, self.state.average.module, range(len(self.task.held_out))[:2], self.compute, workers=0
+        some = load_batches(
+            ImageDataset(self.task.held_out), in_order(range(min(2, len(self.task.held_out))), 2), workers=0
         )
+        some_NK = predict_held_out(self.task, self.state.average.module, some, self.compute)
         self.task.judge(np.resize(some_NK, (len(self.task.held_out), some_NK.shape[1])))
 
-    def _train_epoch(self, stop: StopRequest) -> dict[str, float]:
+    def _remaining_plan(self) -> Iterator[Rows]:
+        """Yields the rows of each batch from here to the end of the training."""
+        done = self.state.batch
+        for epoch in range(self.state.epoch, self.settings.epochs):
+            yield from self.task.plan(epoch)[done:]
+            done = 0
+
+    def _train_epoch(self, parts: Iterator[Batch], stop: StopRequest) -> dict[str, float]:
         """Returns this epoch's row of `throughput.csv`, of what this process did."""
-        state, saved, meter = self.state, time.perf_counter(), Meter()
+        state, meter = self.state, Meter()
+        watched = meter.watch(parts)
         plan = self.task.plan(state.epoch)[state.batch :]
-        parts = meter.watch(self.load_parts(plan))
         title = f"{self.task.name} epoch {state.epoch + 1}/{self.settings.epochs}"
+        ask = self._make_questions(stop)
         with self.reporter.track(title, sum(map(len, plan))) as advance:
             for rows in plan:
-                state.loss_sum += self.take_step(parts, len(rows))
+                must_stop, may_save = self.take_step(watched, len(rows), ask)
                 state.batch += 1
                 meter.num_images += len(rows)
-                advance(len(rows), note=f"loss {state.loss_sum / state.batch:.4f}")
-                if time.perf_counter() - saved > SECONDS_BETWEEN_SAVES:
+                num_read = state.batch - self.stepper.num_unread
+                advance(len(rows), note=f"loss {state.loss_sum / num_read:.4f}" if num_read else "")
+                if must_stop or may_save:
                     self._save()
-                    saved = time.perf_counter()
-                self._stop_together(stop)
+                if must_stop:
+                    self._stop(stop)
+        self.stepper.settle()
         return self.summarise(meter)
+
+    def _make_questions(self, stop: StopRequest) -> Callable[[], list[bool]]:
+        """Returns what is asked in each step: must the training stop, and is it time to save?
+
+        All ranks act on the answer after the same step, whichever of them was asked to stop.
+        """
+        saved = time.perf_counter()
+
+        def ask() -> list[bool]:
+            nonlocal saved
+            is_due = self.group.is_main and time.perf_counter() - saved > SECONDS_BETWEEN_SAVES
+            saved = time.perf_counter() if is_due else saved
+            return [stop.is_made, is_due]
+
+        return ask
+
+    def take_step(
+        self, parts: Iterator[Batch], num_images: int, ask: Callable[[], list[bool]] = list
+    ) -> list[bool]:
+        """Takes the next optimizer step, over a batch of so many images; see `Stepper.take`."""
+        step = self._count_steps()
+        learning_rate = self._learning_rate(step)
+        return self.stepper.take(parts, num_images, step=step, learning_rate=learning_rate, ask=ask)
 
     def summarise(self, meter: Meter) -> dict[str, float]:
         """Returns a row of `throughput.csv`, but for its epoch."""
@@ -170,11 +211,13 @@ class Trainer:
         )
 
     def _save(self) -> None:
+        """Saves a checkpoint, in the background; all ranks call it, since all settle their last step."""
+        self.stepper.settle()
         if self.group.is_main:
-            save_checkpoint(self.folder, self.state.to_checkpoint())
+            self._checkpoints.save(self.state.to_checkpoint())
 
-    def load_parts(self, plan: list[Rows]) -> Iterator[Batch]:
-        """Yields this rank's `accumulation` parts of each batch."""
+    def load_parts(self, plan: Iterable[Rows], *, workers: int | None = None) -> Generator[Batch, None, None]:
+        """Yields this rank's `accumulation` parts of each batch, of which the first is the next step's."""
         keys = plan_parts(
             plan,
             first_step=self._count_steps(),
@@ -183,53 +226,8 @@ class Trainer:
             world_size=self.group.world_size,
             num_parts=self.settings.accumulation,
         )
-        workers, device = self.settings.workers, self.compute.device
-        return load_batches(self.task.dataset, keys, workers=workers, device=device)
-
-    def take_step(self, parts: Iterator[Batch], num_images: int) -> float:
-        """Takes one optimizer step over the batch's next parts and returns its mean loss, before the step.
-
-        The losses of all ranks' parts add up to the mean over the batch, however it is split.
-        """
-        state = self.state
-        step = self._count_steps()
-        set_learning_rate(state.optimizer, self._learning_rate(step))
-        state.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.compute.device)
-        rows: list[int] = []
-        first_part = self.group.rank * self.settings.accumulation
-        for part, (images_BCHW, rows_B) in enumerate(islice(parts, self.settings.accumulation), first_part):
-            loss = self._losses(images_BCHW, rows_B, step=step, part=part).sum() / num_images
-            state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            total, rows = total + loss.detach(), rows + rows_B.tolist()
-        self.group.sum_gradients(state.model.parameters())
-        state.scaler.unscale_(state.optimizer)
-        norm = nn.utils.clip_grad_norm_(state.model.parameters(), self.settings.clip_norm)
-        local_value, norm_value = torch.stack([total, norm.to(total)]).tolist()
-        value = float(self.group.sum(local_value))
-        self._require_finite("loss", value, [] if math.isfinite(local_value) else rows)
-        self._overflows = 0 if math.isfinite(norm_value) else self._overflows + 1
-        if not state.scaler.is_enabled() or self._overflows > MOST_OVERFLOWS:
-            self._require_finite("gradient's norm", norm_value, rows)
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.average.update(state.model, step)
-        return value
-
-    def _losses(self, images_BCHW: Tensor, rows_B: Tensor, *, step: int, part: int) -> Tensor:
-        """Returns each image's loss; dropout and mixup are drawn from (seed, step, part of the batch)."""
-        generator = np.random.default_rng([self.task.seed, step, part])
-        torch.manual_seed(int(generator.integers(2**32)))
-        mixup = None
-        if self.settings.mixup:
-            mixup = Mixup.draw(len(rows_B), alpha=self.settings.mixup, generator=generator)
-            images_BCHW = mixup.blend(images_BCHW)
-        with autocast(self.compute.precision, self.compute.device):
-            logits_BK = self.model(images_BCHW).float()
-        losses_B = self.task.losses(logits_BK, rows_B)
-        if mixup is None:
-            return losses_B
-        return mixup.weigh(losses_B, self.task.losses(logits_BK, rows_B[mixup.partner]))
+        workers = self.settings.workers if workers is None else workers
+        return load_batches(self.task.dataset, keys, workers=workers, device=self.compute.device)
 
     def _count_steps(self) -> int:
         """Returns how many optimizer steps were taken."""
@@ -243,42 +241,30 @@ class Trainer:
             peak=self.settings.learning_rate,
         )
 
-    def _require_finite(self, name: str, value: float, rows: list[int]) -> None:
-        """Stops all ranks if the value, which is the same in all, is not finite; `rows` are this rank's."""
-        if math.isfinite(value):
-            return
-        is_suspect = np.zeros(len(self.task.dataset))
-        is_suspect[rows] = 1
-        names = ", ".join(self.task.name_rows(np.flatnonzero(self.group.sum(is_suspect)).tolist()))
-        raise TrainingStopped(
-            f"the {name} is {value} in {self.task.name}, epoch {self.state.epoch + 1}, images {names}: lower "
-            "train.learning_rate or look at these images; what was saved before is kept"
-        )
-
-    def _judge(self, stop: StopRequest) -> Judgement:
+    def _judge(self, held_out: Iterator[Batch], stop: StopRequest) -> Judgement:
         """Judges the averaged weights by the held-out images."""
 
         def after_batch() -> None:
             if stop.is_made:  # each rank by itself: the end of the epoch is behind all of them
-                self._save()
-                stop.raise_if_made()
+                if self.group.is_main:
+                    self._checkpoints.save(self.state.to_checkpoint())
+                self._stop(stop)
 
         return validate(
             self.task,
-            self.state.average.module,
+            self._judged_model,
+            held_out,
             self.compute,
-            workers=self.settings.workers,
             group=self.group,
             reporter=self.reporter,
             after_batch=after_batch,
         )
 
-    def _stop_together(self, stop: StopRequest) -> None:
-        """Stops all ranks after the same batch, whichever of them was asked to."""
-        if self.group.sum(stop.is_made):
-            self._save()
-            stop.raise_if_made()
-            raise Interrupted(signal.SIGTERM)  # another rank was asked
+    def _stop(self, stop: StopRequest) -> NoReturn:
+        """Ends the training once its checkpoint is written."""
+        self._checkpoints.wait()
+        stop.raise_if_made()
+        raise Interrupted(signal.SIGTERM)  # another rank was asked
 
     def _end_epoch(self, figures: dict[str, float], speed: dict[str, float]) -> None:
         """Writes history and checkpoint; nothing that was learned is lost from here on.
@@ -304,4 +290,4 @@ class Trainer:
             write_csv(self.folder.throughput, pd.DataFrame(state.throughput))
             if self.settings.tensorboard:
                 write_events(self.folder.events, state.history[-1] | speed, step=state.epoch)
-        self._save()
+            self._checkpoints.save(self.state.to_checkpoint())

@@ -1,13 +1,15 @@
 """The validation of a model: a task's held-out images predicted, each process its share, and judged."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import cycle, islice
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from pipeline.inference.ensemble import compute_all_logits
+from pipeline.data.loader import Batch, ImageDataset, in_order, load_batches
+from pipeline.inference.ensemble import BATCH_SIZE, compute_logits
 from pipeline.models.normalization import to_tensor
 from pipeline.runtime.distributed import ProcessGroup
 from pipeline.runtime.precision import ComputeSettings
@@ -15,29 +17,38 @@ from pipeline.runtime.progress import Reporter
 from pipeline.training.task import Judgement, Task
 
 
+def load_held_out(
+    task: Task, group: ProcessGroup, compute: ComputeSettings, workers: int
+) -> Generator[Batch, None, None]:
+    """Yields the batches of this process's share of the held-out images, over and over."""
+    keys = in_order(group.share(range(len(task.held_out))), BATCH_SIZE)
+    return load_batches(ImageDataset(task.held_out), cycle(keys), workers=workers, device=compute.device)
+
+
 def validate(
     task: Task,
-    model: nn.Module,
+    model: Callable[[Tensor], Tensor],
+    held_out: Iterator[Batch],
     compute: ComputeSettings,
     *,
-    workers: int,
     group: ProcessGroup,
     reporter: Reporter,
     after_batch: Callable[[], None],
 ) -> Judgement:
-    """Judges a model by a task's held-out images; `after_batch` may end it by an exception.
+    """Judges a model by the next round of `load_held_out`; `after_batch` may end it by an exception.
 
     Raises:
         RankLost: if another process of the group has ended.
     """
     rows = group.share(range(len(task.held_out)))
+    batches = islice(held_out, len(in_order(rows, BATCH_SIZE)))
     with reporter.track(f"{task.name} held-out images", len(rows)) as advance:
 
         def on_batch(count: int) -> None:
             advance(count)
             after_batch()
 
-        share_NK = predict_held_out(task, model, rows, compute, workers=workers, on_batch=on_batch)
+        share_NK = predict_held_out(task, model, batches, compute, on_batch=on_batch)
     probabilities_MK = np.zeros((len(task.held_out), share_NK.shape[1]))
     probabilities_MK[rows] = share_NK
     return task.judge(group.sum(probabilities_MK))
@@ -45,18 +56,17 @@ def validate(
 
 def predict_held_out(
     task: Task,
-    model: nn.Module,
-    rows: Sequence[int],
+    model: Callable[[Tensor], Tensor],
+    batches: Iterable[Batch],
     compute: ComputeSettings,
     *,
-    workers: int,
     on_batch: Callable[[int], None] = lambda _count: None,
 ) -> NDArray[np.float64]:
-    """Returns the probabilities of these held-out images, [N, K]; `on_batch` hears how many came."""
+    """Returns the probabilities of held-out images, [N, K]; `on_batch` hears how many came."""
     parts = [task.to_probabilities(torch.empty((0, task.model.num_classes), dtype=torch.float64))]
-    for logits_BK in compute_all_logits(model, task.held_out, rows, compute, workers=workers):
-        parts.append(task.to_probabilities(logits_BK))
-        on_batch(len(logits_BK))
+    for images_BCHW, _ in batches:
+        parts.append(task.to_probabilities(compute_logits(model, images_BCHW, compute)))
+        on_batch(len(images_BCHW))
     return np.concatenate(parts)
 
 

@@ -90,6 +90,7 @@ class Steps:
         for rows in islice(self._rows, num_steps):
             self.trainer.take_step(parts, len(rows))
             meter.num_images += len(rows)
+        self.trainer.stepper.settle()
         compute = self.trainer.compute
         return meter.summarise(self.task.model, compute.precision, compute.device)
 

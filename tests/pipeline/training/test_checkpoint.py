@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 
 from data_prep.errors import TrainingStopped
 from pipeline.runs.run_folder import FoldFolder
-from pipeline.training.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.training import checkpoint as checkpoint_module
+from pipeline.training.checkpoint import CheckpointWriter, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture
@@ -126,3 +128,73 @@ def test_code_in_a_checkpoint_is_not_executed(folder: FoldFolder, tmp_path: Path
 
 
 # Weights
+
+
+# In the background
+
+
+def test_what_is_saved_is_what_there_was_when_it_was_saved(folder: FoldFolder) -> None:
+    saved = checkpoint(1)
+    with CheckpointWriter(folder) as writer:
+        writer.save(saved)
+        saved["model"]["weight"].fill_(-1.0)
+        saved["history"][0]["epoch"] = 9.0
+    loaded = load_checkpoint(folder)
+    assert loaded is not None
+    assert torch.equal(loaded["model"]["weight"], torch.full((2, 3), 1.0))
+    assert loaded["history"][0]["epoch"] == 1.0
+
+
+def test_each_checkpoint_is_on_disk_before_the_next_is_begun_and_at_the_end(
+    folder: FoldFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    write = checkpoint_module.save_checkpoint
+
+    def write_slowly(target: FoldFolder, saved: dict) -> None:
+        events.append(f"begin {number_of(saved)}")
+        time.sleep(0.05)
+        write(target, saved)
+        events.append(f"end {number_of(saved)}")
+
+    monkeypatch.setattr(checkpoint_module, "save_checkpoint", write_slowly)
+    with CheckpointWriter(folder) as writer:
+        for number in (1, 2):
+            writer.save(checkpoint(number))
+            events.append(f"on from {number}")
+        writer.wait()
+        events.append("waited")
+    assert [event for event in events if "on" not in event] == [
+        "begin 1",
+        "end 1",
+        "begin 2",
+        "end 2",
+        "waited",
+    ]
+    assert events.index("on from 1") < events.index("end 1")
+    assert number_of(load_checkpoint(folder)) == 2
+
+
+def test_a_checkpoint_that_could_not_be_written_is_no_secret(
+    folder: FoldFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one, or the end, raises what went wrong; an error that is on its way is not hidden by it."""
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint_module, "save_checkpoint", fail)
+    with pytest.raises(OSError, match="No space left"), CheckpointWriter(folder) as writer:
+        writer.save(checkpoint(1))
+    with CheckpointWriter(folder) as writer:
+        writer.save(checkpoint(1))
+        with pytest.raises(OSError, match="No space left"):
+            writer.save(checkpoint(2))
+
+    def save_and_break_off() -> None:
+        with CheckpointWriter(folder) as writer:
+            writer.save(checkpoint(1))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        save_and_break_off()

@@ -8,8 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.models.vit import VisionTransformer
-from pipeline.training.optim import freeze, learning_rate_at, make_average, make_optimizer, set_learning_rate
+from pipeline.runtime.torchvision_compat import allow_torchvision_import
+from pipeline.training.optim import Average, freeze, learning_rate_at, make_optimizer, set_learning_rate
 from tests.pipeline.tiny import MODEL, TRAIN
+
+allow_torchvision_import()
+
+from timm.utils import ModelEmaV3  # noqa: E402  after the line above
 
 
 def test_only_matrices_are_decayed() -> None:
@@ -129,19 +134,31 @@ def test_the_learning_rate_is_half_at_half_way_and_zero_after_the_last_step() ->
 def test_the_average_follows_its_formula() -> None:
     """Of a model whose only weight is the step's number."""
     model = torch.nn.Linear(1, 1, bias=False)
-    average = make_average(model, TRAIN.model_copy(update={"ema_decay": 0.9}))
+    average = Average(model, 0.9)
     expected = 0.0
     for step in range(100):
         torch.nn.init.constant_(model.weight, float(step))
-        average.update(model, step)
+        average.update(step)
         decay = min(0.9, 1 - (1 + max(0, step - 1)) ** (-2 / 3))
         expected = decay * expected + (1 - decay) * step
         assert average.module.weight.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_average_is_that_of_timm_to_the_last_bit() -> None:
+    model = VisionTransformer(MODEL)
+    average, expected = Average(model, 0.95), ModelEmaV3(model, decay=0.95, use_warmup=True)
+    for step in range(60):
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter)
+        average.update(step)
+        expected.update(model, step)
+        for name, weight in average.module.state_dict().items():
+            assert torch.equal(weight, expected.module.state_dict()[name]), (step, name)
+
+
 def test_the_average_starts_as_the_model_in_evaluation_mode() -> None:
     model = VisionTransformer(MODEL)
-    average = make_average(model, TRAIN)
+    average = Average(model, 0.999)
     assert not average.module.training
     for name, weight in average.module.state_dict().items():
         assert torch.equal(weight, model.state_dict()[name]), name

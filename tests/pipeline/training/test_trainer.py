@@ -1,9 +1,10 @@
 """The training of a fold: repeatable to the byte, stopped and killed without a trace, and it learns."""
 
-import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
+from functools import partial
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import average_precision_score, roc_auc_score
+from torch._dynamo.testing import CompileCounter
 
 from data_prep.cache.folder import Cache
 from data_prep.cache.images import open_images
@@ -21,7 +23,7 @@ from pipeline.models.weights_file import load_weights
 from pipeline.runs.recipe import AugmentSettings, Recipe
 from pipeline.runs.run_folder import Run, read_oof
 from pipeline.runtime.signals import Interrupted, StopRequest
-from pipeline.training import state, trainer
+from pipeline.training import checkpoint, state, stepper, trainer
 from pipeline.training.checkpoint import load_checkpoint
 from pipeline.training.cross_validate import cross_validate, make_fold_tasks
 from pipeline.training.fold_task import FoldImages, FoldTask
@@ -65,6 +67,25 @@ def test_workers_change_no_weight(cache: Cache, unbroken: Run, tmp_path: Path) -
     assert run.fold(0).oof.read_bytes() == unbroken.fold(0).oof.read_bytes()
 
 
+def test_the_processes_that_load_live_as_long_as_the_training(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the training's images and those of the held-out ones, from the first step to the last."""
+    seen, take_step = [], Trainer.take_step
+
+    def look_and_take(trainer: Trainer, *arguments) -> list[bool]:
+        seen.append({process.pid for process in active_children()})
+        return take_step(trainer, *arguments)
+
+    monkeypatch.setattr(Trainer, "take_step", look_and_take)
+    before = {process.pid for process in active_children()}
+    cross_validate(make_recipe(workers=2), cache, Run(tmp_path / "run"), reporter=quiet(), folds=[0])
+    assert len(seen) == 3 * NUM_BATCHES
+    assert len(seen[0] - before) == 4
+    assert all(each == seen[0] for each in seen)
+    assert {process.pid for process in active_children()} <= before
+
+
 @pytest.mark.parametrize("change", [{"seed": 1}, {"learning_rate": 2e-3}, {"clip_norm": 1e-3}], ids=str)
 def test_another_recipe_gives_other_weights(
     cache: Cache, unbroken: Run, tmp_path: Path, change: dict[str, float]
@@ -89,9 +110,9 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(
             cross_validate(make_recipe(), cache, run, reporter=quiet())
     epochs_done, place = divmod(question - 1, QUESTIONS)
     fold, epoch = divmod(epochs_done, 3)
-    checkpoint = load_checkpoint(run.fold(fold))
-    assert checkpoint is not None
-    counters = checkpoint["counters"]
+    saved = load_checkpoint(run.fold(fold))
+    assert saved is not None
+    counters = saved["counters"]
     assert (counters["epoch"], counters["batch"]) == (epoch, min(place + 1, NUM_BATCHES))
     reporter = quiet()
     cross_validate(make_recipe(), cache, run, reporter=reporter)
@@ -220,9 +241,9 @@ def test_checkpoints_are_saved_within_long_epochs(
 ) -> None:
     run, saved = Run(tmp_path / "run"), []
     monkeypatch.setattr(trainer, "SECONDS_BETWEEN_SAVES", -1.0)
-    save = trainer.save_checkpoint
+    save = checkpoint.save_checkpoint
     monkeypatch.setattr(
-        trainer, "save_checkpoint", lambda *args: (saved.append(args[1]["counters"]["batch"]), save(*args))
+        checkpoint, "save_checkpoint", lambda *args: (saved.append(args[1]["counters"]["batch"]), save(*args))
     )
     cross_validate(make_recipe(), cache, run, reporter=quiet(), folds=[0])
     assert saved == 3 * [1, 2, 3, 0]
@@ -311,7 +332,8 @@ def test_a_compiled_model_is_what_is_trained(
 ) -> None:
     compiled = []
 
-    def compile_model(model: torch.nn.Module):
+    def compile_model(model: torch.nn.Module, *, dynamic: bool):
+        assert not dynamic
         compiled.append(model)
         return lambda images_BCHW: 2 * model(images_BCHW)
 
@@ -320,21 +342,38 @@ def test_a_compiled_model_is_what_is_trained(
     cross_validate(make_recipe(), cache, plain, reporter=quiet(), folds=[0])
     assert not compiled
     cross_validate(make_recipe(compile=True), cache, run, reporter=quiet(), folds=[0])
-    assert len(compiled) == 1
+    assert [model.training for model in compiled] == [True, False]  # that which learns, and its average
     assert run.fold(0).weights.read_bytes() != plain.fold(0).weights.read_bytes()
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for CPUs with g++")
+def test_a_compiled_training_is_one_graph_for_each_size_of_batch(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches differ by one image at most, and the last of those held out by more; no epoch brings others."""
+    counter, compile_model = CompileCounter(), torch.compile
+
+    def compile_and_count(model: torch.nn.Module, **options: bool):
+        return compile_model(model, backend=counter, fullgraph=True, **options)
+
+    monkeypatch.setattr(torch, "compile", compile_and_count)
+    monkeypatch.setattr("pipeline.training.validation.BATCH_SIZE", 5)
+    recipe = make_recipe(compile=True, batch_size=7, accumulation=2)
+    cross_validate(recipe, cache, Run(tmp_path / "run"), reporter=quiet(), folds=[0])
+    assert counter.frame_count <= 4
+    assert counter.frame_count >= 2
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
 def test_compiling_changes_the_weights_by_rounding_alone(
     cache: Cache, unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    """All that torch.compile does but the machine code: graphs of both passes, taken apart into small ones."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager_decomp_partition"))
     run = Run(tmp_path / "run")
     cross_validate(make_recipe(compile=True), cache, run, reporter=quiet(), folds=[0])
     compiled, plain = (safetensors.torch.load_file(each.fold(0).weights) for each in (run, unbroken))
     assert max(float((compiled[name] - plain[name]).abs().max()) for name in plain) < 1e-5
+    assert any(not torch.equal(compiled[name], plain[name]) for name in plain)
 
 
 # What each step is made of
@@ -375,9 +414,9 @@ def test_the_average_counts_the_steps_of_the_whole_training(
     trainer, steps = make_trainer(make_recipe(), cache, tmp_path), []
     update = type(trainer.state.average).update
 
-    def update_and_keep(average, model, step) -> None:
+    def update_and_keep(average, step) -> None:
         steps.append(step)
-        update(average, model, step)
+        update(average, step)
 
     monkeypatch.setattr(type(trainer.state.average), "update", update_and_keep)
     trainer.run(StopAfter(1000))
@@ -401,7 +440,7 @@ def test_mixup_weighs_the_losses_of_both_images(cache: Cache, tmp_path: Path) ->
     )
     with torch.no_grad():
         logits_B = trainer.state.model(blended_BCHW)[:, 0]
-        found_B = trainer._losses(images_BCHW, rows_B, step=5, part=1)
+        found_B = trainer.stepper.losses(images_BCHW, rows_B, step=5, part=1)
     of_own_B, of_partner_B = (
         F.binary_cross_entropy_with_logits(logits_B, targets_B, reduction="none")
         for targets_B in (labels_B, labels_B[mixup.partner])
@@ -431,7 +470,7 @@ def make_gradients_undefined(logits_BK: torch.Tensor) -> torch.Tensor:
 def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trains with the scaler of fp16, as a GPU without bf16 does, but computes in float32."""
     monkeypatch.setattr(trainer.ComputeSettings, "choose", lambda *_: trainer.ComputeSettings("cpu", "fp16"))
-    for module in ("training.trainer", "inference.ensemble"):
+    for module in ("training.stepper", "inference.ensemble"):
         monkeypatch.setattr(f"pipeline.{module}.autocast", lambda *_: nullcontext())
 
 
@@ -440,11 +479,13 @@ def test_a_run_with_scaled_losses_goes_on_with_the_scale_that_it_had(
     cache: Cache, unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The gradients of the first batch are not finite: its step is left out, and the scale is halved."""
-    losses = FoldTask.losses
+    losses, num_calls = FoldTask.losses, 0
 
-    def spoil_the_first(task: FoldTask, logits_BK: torch.Tensor, rows_B: torch.Tensor) -> torch.Tensor:
-        of_images_B = losses(task, logits_BK, rows_B)
-        is_first = rows_B.tolist() == task.plan(0)[0].tolist()
+    def spoil_the_first(task: FoldTask, logits_BK: torch.Tensor, targets_BN: torch.Tensor) -> torch.Tensor:
+        nonlocal num_calls
+        of_images_B = losses(task, logits_BK, targets_BN)
+        num_calls += 1
+        is_first = num_calls == 2  # after the rehearsal's
         return of_images_B + make_gradients_undefined(logits_BK) if is_first else of_images_B
 
     scales: list[float] = []
@@ -459,6 +500,7 @@ def test_a_run_with_scaled_losses_goes_on_with_the_scale_that_it_had(
     whole, parts = Run(tmp_path / "whole"), Run(tmp_path / "parts")
     cross_validate(make_recipe(), cache, whole, reporter=quiet(), folds=[0])
     assert scales == 9 * [2.0**15]
+    num_calls = 0
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.training.cross_validate.StopRequest", lambda: StopAfter(2))
         with pytest.raises(Interrupted):
@@ -476,7 +518,7 @@ def test_gradients_that_never_are_finite_stop_a_training_that_scales_its_losses(
     monkeypatch.setattr(
         FoldTask, "losses", lambda _task, logits_BK, _rows: make_gradients_undefined(logits_BK)
     )
-    monkeypatch.setattr(trainer, "MOST_OVERFLOWS", 4)
+    monkeypatch.setattr(stepper, "MOST_OVERFLOWS", 4)
     with pytest.raises(TrainingStopped, match="the gradient's norm is nan in fold 0, epoch 2, images 1"):
         cross_validate(make_recipe(), cache, Run(tmp_path / "run"), reporter=quiet(), folds=[0])
 
@@ -553,7 +595,7 @@ def test_a_number_that_is_not_finite_stops_the_training_and_names_the_images(
         with pytest.raises(TrainingStopped, match=f"the {what} is nan in fold 0, epoch 2, images 1") as stop:
             cross_validate(make_recipe(), cache, run, reporter=quiet())
     assert stop.value.exit_code == 3
-    assert num_calls == NUM_BATCHES + 2
+    assert num_calls == NUM_BATCHES + 3  # a step is judged while the next is computed
     training = set(make_exams()["image_id"]) - set(read_oof(unbroken.fold(0).oof)["image_id"])
     named = str(stop.value).split("images ")[1].split(":")[0].split(", ")
     assert 2 <= len(named) <= 8
@@ -643,8 +685,10 @@ def test_times_stand_in_a_table_of_their_own(unbroken: Run) -> None:
         "loader_wait_share",
         "mfu",
         "peak_memory_mb",
+        "epoch_seconds",
     ]
     assert (throughput["seconds"] > 0).all()
+    assert (throughput["epoch_seconds"] > throughput["seconds"]).all()
     assert "seconds" not in pd.read_csv(unbroken.fold(0).history)
 
 
