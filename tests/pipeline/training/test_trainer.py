@@ -367,7 +367,7 @@ def test_a_compiled_training_is_one_graph_for_each_size_of_batch(
 def test_compiling_changes_the_weights_by_rounding_alone(
     cache: Cache, unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All that torch.compile does but the machine code: graphs of both passes, taken apart into small ones."""
+    """All that torch.compile does but the machine code: graphs of both passes, in small parts."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager_decomp_partition"))
     run = Run(tmp_path / "run")
     cross_validate(make_recipe(compile=True), cache, run, reporter=quiet(), folds=[0])
