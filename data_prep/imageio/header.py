@@ -80,7 +80,8 @@ def _read_low_bits(elements: Elements, bits_stored: int, bits_allocated: int) ->
     value = elements.whole_number("HighBit")
     high_bit = bits_stored - 1 if value is None else value
     if not bits_stored - 1 <= high_bit < bits_allocated:
-        allowed = f"{bits_stored - 1} to {bits_allocated - 1}"
+        is_full = bits_stored == bits_allocated
+        allowed = f"{bits_stored - 1}" if is_full else f"{bits_stored - 1} to {bits_allocated - 1}"
         raise ImageError(
             "unsupported", f"HighBit is {high_bit}; with BitsStored {bits_stored} it is {allowed}"
         )
