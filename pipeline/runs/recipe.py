@@ -72,7 +72,8 @@ class ModelSettings(StrictSettings):
     """LayerScale: first value of a learned factor per channel of each branch; 0 turns it off."""
 
     gradient_checkpointing: bool = False
-    """Compute each layer again in the backward pass instead of keeping it: less memory, a third more time."""
+    """Compute each layer again in the backward pass instead of keeping it: less memory, a third more time. A
+    run that has begun may change it."""
 
     @model_validator(mode="after")
     def _check_shape(self) -> "ModelSettings":
@@ -158,7 +159,8 @@ class TrainSettings(StrictSettings):
     """Images per optimizer step, over all processes together."""
 
     accumulation: int = Field(default=1, ge=1, le=65_536)
-    """Parts in which a batch goes through the model, for batches that do not fit in memory."""
+    """Parts in which a batch goes through the model, for batches that do not fit in memory. A run that has
+    begun may go on with another number, which rounds differently."""
 
     sampling: Literal["balanced", "weighted", "natural"] = "balanced"
     """`balanced`: all negatives once per epoch and the same number of positives in every batch, at least one;

@@ -12,6 +12,7 @@ import pandas as pd
 from data_prep.cache.folder import Cache
 from pipeline.runs.recipe import Recipe
 from pipeline.runs.run_folder import FoldFolder
+from pipeline.runtime.gpu_memory import explain_full_training
 from pipeline.runtime.progress import Reporter
 from pipeline.training.cross_validate import make_fold_tasks
 from pipeline.training.kept_patches import describe_kept_patches
@@ -54,6 +55,7 @@ def make_dry_run(
 
     Raises:
         UserError: if recipe and cache do not fit together, or folds cannot be made.
+        GpuMemoryFull: with what takes less.
     """
     recipe = resolve(recipe)
     tasks = list(make_fold_tasks(recipe, cache, reporter=reporter, folds=folds))
@@ -71,7 +73,8 @@ def make_dry_run(
             }
         )
     table = pd.DataFrame(rows)
-    with tempfile.TemporaryDirectory() as folder:
+    explained = explain_full_training(tasks[0].name, recipe, is_saved=False)
+    with tempfile.TemporaryDirectory() as folder, explained:
         trainer = Trainer(recipe, tasks[0], FoldFolder(Path(folder)), reporter=reporter)
         step = time_steps(trainer)
     predicting = step.seconds / step.num_images / 3
