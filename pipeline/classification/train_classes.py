@@ -24,6 +24,7 @@ from pipeline.training.run_setup import (
     say_if_split_otherwise,
     start_run,
 )
+from pipeline.training.throughput import say_if_peak_unknown
 from pipeline.training.trainer import Trainer
 
 FOR_MAMMOGRAMS = ["sampling", "positive_label", "positive_weight", "focal_gamma", "auxiliaries"]
@@ -54,6 +55,7 @@ def train_classes(
                 _start(recipe, folder, run, world_size=group.world_size)
                 require_space_for(recipe, run.folder, [run.training])
                 say_if_split_otherwise(run, recipe, group, reporter)
+                say_if_peak_unknown(recipe.train.precision, recipe.train.device, reporter)
             is_finished, is_new = run.training.is_finished, not has_begun(run.folder)
         if is_finished:
             reporter.say(f"{run.name}: finished before")

@@ -27,6 +27,7 @@ from pipeline.training.run_setup import (
     say_if_split_otherwise,
     start_run,
 )
+from pipeline.training.throughput import say_if_peak_unknown
 from pipeline.training.trainer import Trainer
 
 TRAIN: Split = "train"
@@ -75,6 +76,7 @@ def cross_validate(
         if group.is_main:
             say_if_split_otherwise(run, plan.recipe, group, reporter)
             say_if_grouped(plan.fold_table, reporter)
+            say_if_peak_unknown(plan.recipe.train.precision, plan.recipe.train.device, reporter)
     with StopRequest() as stop:
         for fold in plan.folds:
             train_fold(plan, fold, stop=stop, reporter=reporter, group=group)

@@ -17,7 +17,7 @@ from pipeline.runtime.progress import Reporter
 from pipeline.training.cross_validate import make_fold_tasks
 from pipeline.training.kept_patches import describe_kept_patches
 from pipeline.training.run_setup import resolve
-from pipeline.training.throughput import Meter
+from pipeline.training.throughput import Meter, say_if_peak_unknown
 from pipeline.training.trainer import Trainer
 
 
@@ -58,6 +58,7 @@ def make_dry_run(
         GpuMemoryFull: with what takes less.
     """
     recipe = resolve(recipe)
+    say_if_peak_unknown(recipe.train.precision, recipe.train.device, reporter)
     tasks = list(make_fold_tasks(recipe, cache, reporter=reporter, folds=folds))
     rows = []
     for task in tasks:
