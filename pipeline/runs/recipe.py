@@ -2,14 +2,25 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, model_validator
 
 from data_prep.preprocessing.settings import PrepareSettings
 from data_prep.settings import StrictSettings, load_settings
 
 Precision = Literal["float32", "bf16", "fp16"]
+MOST_WORKERS = 256
+
+
+def _check_workers(value: Any) -> int | Literal["auto"]:
+    """Returns the value; of a union, pydantic itself would say for each type why it does not fit."""
+    if value == "auto" or (type(value) is int and 0 <= value <= MOST_WORKERS):
+        return value
+    raise ValueError(f'it must be "auto" or a whole number from 0 to {MOST_WORKERS}')
+
+
+Workers = Annotated[int | Literal["auto"], PlainValidator(_check_workers)]
 AuxiliaryName = Literal["biopsy", "invasive", "difficult_negative_case", "BIRADS", "density", "view", "age"]
 
 
@@ -237,8 +248,10 @@ class TrainSettings(StrictSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`cpu`, `cuda`, or `auto`: a GPU where there is one."""
 
-    workers: int = Field(default=2, ge=0, le=256)
-    """Processes that load and augment images; 0 loads in the training process."""
+    workers: Workers = "auto"
+    """Processes that load and augment images; 0 loads in the training process. `auto` is one for each core
+    but one, at most 16 beside a GPU and 2 beside a CPU, and fewer where /dev/shm is small. A run that has
+    begun may go on with another number."""
 
     @model_validator(mode="after")
     def _check_auxiliaries(self) -> "TrainSettings":

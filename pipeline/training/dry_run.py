@@ -103,7 +103,7 @@ class StepTime(NamedTuple):
 
 def time_steps(trainer: Trainer, num_steps: int = 3) -> StepTime:
     """Takes some steps after a first one; the trainer is of no other use then."""
-    settings, ahead = trainer.settings, 2 * trainer.settings.workers  # loaded while the first step is taken
+    settings, ahead = trainer.settings, 2 * trainer.workers  # loaded while the first step is taken
     num_skipped = -(-ahead // settings.accumulation)
     first, *plan = islice(cycle(trainer.task.plan(0)), 1 + num_skipped + num_steps)
     parts, others = trainer.load_parts([first, *plan]), plan[num_skipped:]

@@ -24,6 +24,7 @@ from pipeline.runs.run_folder import Run
 from pipeline.runtime.distributed import SINGLE_PROCESS
 from pipeline.runtime.progress import Reporter
 from pipeline.runtime.signals import Interrupted, StopRequest
+from pipeline.runtime.workers import MOST_BESIDE_A_GPU
 from pipeline.training.cross_validate import Plan, begin, say_if_grouped, train_fold
 from pipeline.training.run_setup import say_if_split_otherwise
 
@@ -96,9 +97,14 @@ def _choose(cluster: Cluster, recipe: Recipe, gpus: float | None) -> tuple[Recip
             f"train.device is {recipe.train.device}, which does not go with {gpus:g} GPUs for each fold: "
             "change train.device or --gpus-per-fold"
         )
-    cpus = 1 + recipe.train.workers if gpus else torch.get_num_threads()
+    train, cpus = recipe.train.model_copy(update={"device": device}), torch.get_num_threads()
     largest = int(cluster.largest("CPU", "GPU" if gpus else "CPU"))
-    train = recipe.train.model_copy(update={"device": device})
+    if gpus:
+        workers = train.workers
+        if workers == "auto":  # the machine's CPUs are shared by as many folds as its GPUs have room for
+            num_folds = max(1, int(cluster.largest("GPU", "GPU") / gpus))
+            workers = max(0, min(MOST_BESIDE_A_GPU, largest // num_folds - 1))
+        train, cpus = train.model_copy(update={"workers": workers}), 1 + workers
     return recipe.model_copy(update={"train": train}), Needs(min(cpus, largest or cpus), gpus)
 
 

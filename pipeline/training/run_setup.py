@@ -34,8 +34,8 @@ from pipeline.training.tensorboard import require_tensorboard
 WEIGHTS_KEPT = 7
 """How often a training holds its weights on disk at least: in each of two checkpoints as they are, averaged
 and as an optimizer's moment, and in the model that predicts."""
-MAY_CHANGE = ("train.accumulation", "model.gradient_checkpointing")
-"""Settings that a run may go on with otherwise: how a batch is computed, and not what is learned of it."""
+MAY_CHANGE = ("train.workers", "train.accumulation", "model.gradient_checkpointing")
+"""Settings that a run may go on with otherwise: how a machine takes a batch, not what is learned of it."""
 RECORDED_PACKAGES = [
     "torch",
     "timm",

@@ -26,6 +26,7 @@ from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup, RankLost
 from pipeline.runtime.precision import ComputeSettings, autocast
 from pipeline.runtime.progress import Reporter
 from pipeline.runtime.signals import Interrupted, StopRequest
+from pipeline.runtime.workers import choose_workers
 from pipeline.training.checkpoint import save_checkpoint
 from pipeline.training.losses import Mixup
 from pipeline.training.optim import learning_rate_at, set_learning_rate
@@ -67,6 +68,7 @@ class Trainer:
         self.reporter = reporter
         self.group = group
         self.compute = ComputeSettings.choose(recipe.train.device, recipe.train.precision)
+        self.workers = choose_workers(recipe, self.compute.device, world_size=group.world_size)
         sizes = [len(rows) for rows in task.plan(0)]
         self.batches_per_epoch = len(sizes)
         self._overflows = 0
@@ -183,8 +185,7 @@ class Trainer:
             world_size=self.group.world_size,
             num_parts=self.settings.accumulation,
         )
-        workers, device = self.settings.workers, self.compute.device
-        return load_batches(self.task.dataset, keys, workers=workers, device=device)
+        return load_batches(self.task.dataset, keys, workers=self.workers, device=self.compute.device)
 
     def take_step(self, parts: Iterator[Batch], num_images: int) -> float:
         """Takes one optimizer step over the batch's next parts and returns its mean loss, before the step.
@@ -267,7 +268,7 @@ class Trainer:
             self.task,
             self.state.average.module,
             self.compute,
-            workers=self.settings.workers,
+            workers=self.workers,
             group=self.group,
             reporter=self.reporter,
             after_batch=after_batch,
