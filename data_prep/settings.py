@@ -1,7 +1,7 @@
 """Strict settings: frozen pydantic models from TOML files and `--set a.b=c`."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,10 +52,11 @@ def dump_settings(settings: StrictSettings) -> str:
     return tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True))
 
 
-def differences(ours: StrictSettings, theirs: StrictSettings) -> list[str]:
-    """Returns one `name: ours, theirs` for every leaf that differs."""
+def differences(ours: StrictSettings, theirs: StrictSettings, *, ignored: Collection[str] = ()) -> list[str]:
+    """Returns one `name is ours, not theirs` for every leaf that differs, but for those ignored."""
     left, right = _leaves(ours.model_dump(mode="json")), _leaves(theirs.model_dump(mode="json"))
-    return [f"{name} is {left[name]}, not {right[name]}" for name in left if left[name] != right.get(name)]
+    changed = [name for name in left if left[name] != right.get(name) and name not in ignored]
+    return [f"{name} is {left[name]}, not {right[name]}" for name in changed]
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

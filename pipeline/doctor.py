@@ -4,10 +4,14 @@ Knows no other module that needs a package: they are looked up by their metadata
 child process. `pipeline.__main__` asks it where the command line itself cannot be loaded.
 """
 
+import json
+import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -30,6 +34,9 @@ SECONDS = 120  # for a child process, which imports torch from a cold disk
 
 ENOUGH_DISK_GB = 5.0  # a cache of all RSNA images
 ENOUGH_MEMORY_GB = 4.0  # a training of ViT-Ti on a CPU, batch 32
+ENOUGH_SHARED_GB = 1.0  # of loader workers: two waiting batches each, of 8 MB (32 images of 512 px) and more
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where torch's workers put batches  # nosec B108
+C_COMPILERS = ["cc", "gcc", "clang"]
 
 PACKAGES_BY_MODULE = {
     "numpy": "numpy",
@@ -64,12 +71,33 @@ for name, syntax in names.items():
 print(", ".join(names))
 """
 GPU = """
-import torch
+import json, torch
 if torch.cuda.is_available():
+    count = torch.cuda.device_count()
     gigabytes = torch.cuda.get_device_properties(0).total_memory / 1e9
     bf16 = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    print(f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}, {gigabytes:.0f} GB, {bf16}")
+    found = f"{count} x {torch.cuda.get_device_name(0)}, {gigabytes:.0f} GB, {bf16}"
+    capabilities = [torch.cuda.get_device_capability(number) for number in range(count)]
+    print(json.dumps([found, capabilities, torch.cuda.get_arch_list() if torch.version.cuda else []]))
 """
+KERNELS = """
+import sys, torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+fused = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+try:
+    for number in range(torch.cuda.device_count()):
+        x = torch.randn(3, 2, 6, 128, 64, device=f"cuda:{number}", dtype=dtype, requires_grad=True)
+        (x @ x.transpose(-2, -1)).sum().item()
+        with sdpa_kernel(fused):
+            scaled_dot_product_attention(*x).sum().backward()
+        assert x.grad.isfinite().all(), "gradients that are not finite"
+except (RuntimeError, AssertionError) as error:
+    sys.exit(str(error).partition("\\n")[0])
+print("matrix product and fused attention run")
+"""
+"""The first line of an error alone: the last of CUDA's is advice to programmers."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +132,10 @@ def run_checks(folder: Path = Path()) -> Iterator[Check]:
         check_torchvision,
         check_codecs,
         check_gpu,
+        check_compiler,
         lambda: Check("cores", str(count_cores())),
         check_memory,
+        check_shared_memory,
         lambda: check_disk(folder),
     ]
     for check in checks:
@@ -189,14 +219,59 @@ def check_codecs() -> Check:
 
 
 def check_gpu() -> Check:
-    """GPUs that torch can use; a driver that it cannot use is a problem, no GPU is none."""
+    """GPUs that torch can use; a driver or a GPU that it cannot use is a problem, no GPU is none."""
     is_sound, said = run_child(GPU)
     if said and is_sound:
-        return Check("GPU", said)
+        return check_kernels(*json.loads(said))
     if shutil.which("nvidia-smi") is None:
         return Check("GPU", "none: training takes the CPU")
     remedy = "install a torch for your CUDA, see pytorch.org/get-started, or update the driver"
     return Check("GPU", said or "nvidia-smi is there, but torch finds no GPU", "not usable", remedy)
+
+
+def check_kernels(gpus: str, capabilities: list[tuple[int, int]], architectures: list[str]) -> Check:
+    """What torch can do on the GPUs that it has found, given what it was compiled for, if that is known."""
+    for major, minor in capabilities if architectures else []:
+        if not any(runs_on(architecture, (major, minor)) for architecture in architectures):
+            found = f"{gpus}; this torch is built for {' '.join(architectures)}"
+            return Check("GPU", found, f"no kernels for sm_{major}{minor}", _remedy_for((major, minor)))
+    is_sound, said = run_child(KERNELS)
+    if is_sound:
+        return Check("GPU", f"{gpus}; {said}")
+    remedy = "update the driver, install another torch, or work on the CPU with CUDA_VISIBLE_DEVICES="
+    return Check("GPU", f"{gpus}; {said}", "computes nothing, or has no fused attention", remedy)
+
+
+def runs_on(architecture: str, capability: tuple[int, int]) -> bool:
+    """Whether what was compiled for an architecture, such as "sm_86", runs on a GPU of this capability.
+
+    Machine code runs on later GPUs of the same generation, PTX (`compute_`) on all later ones; what ends in
+    "a" nowhere else, what ends in "f" in its generation (CUDA C++ Programming Guide, compute capabilities).
+    """
+    parts = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", architecture)
+    if parts is None:
+        return False
+    built = int(parts[2]), int(parts[3])
+    if parts[4] == "a":
+        return capability == built
+    is_any_later = parts[1] == "compute" and not parts[4]
+    return capability >= built and (is_any_later or capability[0] == built[0])
+
+
+def _remedy_for(capability: tuple[int, int]) -> str:
+    if capability >= (7, 5):
+        return "pip install --upgrade torch torchvision, or a torch for your GPU, see pytorch.org/get-started"
+    return "install a torch that is older than 2.15 and built with CUDA 12.6, see pytorch.org/get-started"
+
+
+def check_compiler() -> Check:
+    """A C compiler and Python's headers, which torch.compile asks for and nothing else."""
+    compiler = next(filter(shutil.which, [os.environ.get("CC", ""), *C_COMPILERS]), None)
+    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    lacking = [*([] if compiler else ["no compiler"]), *([] if headers.exists() else [f"no {headers}"])]
+    if not lacking:
+        return Check("C compiler", str(compiler))
+    return Check("C compiler", f"{' and '.join(lacking)}: only train.compile needs that")
 
 
 def check_memory() -> Check:
@@ -206,6 +281,18 @@ def check_memory() -> Check:
     if whole < ENOUGH_MEMORY_GB:
         return Check("memory", found, "little", "lower train.batch_size, or raise train.accumulation")
     return Check("memory", found)
+
+
+def check_shared_memory() -> Check:
+    """What loader workers pass batches through; containers often have 64 MB."""
+    if not SHARED_MEMORY.is_dir():
+        return Check("shared memory", f"no {SHARED_MEMORY}")
+    free = shutil.disk_usage(SHARED_MEMORY).free / 1e9
+    found = f"{free:.2f} GB free in {SHARED_MEMORY}"
+    if free < ENOUGH_SHARED_GB:
+        remedy = "docker run --shm-size 8g, or --set train.workers=0"
+        return Check("shared memory", found, "little for workers that pass on batches of images", remedy)
+    return Check("shared memory", found)
 
 
 def check_disk(folder: Path) -> Check:

@@ -13,6 +13,7 @@ from pipeline.classification.class_task import ClassTask
 from pipeline.classification.image_folder import ImageFolder, read_image_folder
 from pipeline.runs.recipe import ModelSettings, Recipe, TrainSettings
 from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup
+from pipeline.runtime.gpu_memory import explain_full_training
 from pipeline.runtime.progress import Reporter
 from pipeline.runtime.signals import StopRequest
 from pipeline.training.run_setup import (
@@ -20,9 +21,10 @@ from pipeline.training.run_setup import (
     locked_by_group,
     require_space_for,
     resolve,
-    say_if_world_size_changed,
+    say_if_split_otherwise,
     start_run,
 )
+from pipeline.training.throughput import say_if_peak_unknown
 from pipeline.training.trainer import Trainer
 
 FOR_MAMMOGRAMS = ["sampling", "positive_label", "positive_weight", "focal_gamma", "auxiliaries"]
@@ -40,6 +42,7 @@ def train_classes(
         UserError: if recipe, folder and run do not fit together, or an image cannot be read.
         Interrupted: after a signal; a checkpoint is saved.
         TrainingStopped: if a loss is not finite or no checkpoint can be read.
+        GpuMemoryFull: with what lets the same run go on.
     """
     with group.main_process_first():
         recipe = resolve(recipe)
@@ -51,7 +54,8 @@ def train_classes(
             if group.is_main:
                 _start(recipe, folder, run, world_size=group.world_size)
                 require_space_for(recipe, run.folder, [run.training])
-                say_if_world_size_changed(run, group, reporter)
+                say_if_split_otherwise(run, recipe, group, reporter)
+                say_if_peak_unknown(recipe.train.precision, recipe.train.device, reporter)
             is_finished, is_new = run.training.is_finished, not has_begun(run.folder)
         if is_finished:
             reporter.say(f"{run.name}: finished before")
@@ -61,11 +65,12 @@ def train_classes(
             f"{len(folder.labels)} classes, {len(task.training)} images for training, {len(task.test)} for "
             f"the test ({folder.origin})"
         )
-        # Before all images are read: a wrong train.init shows at once.
-        trainer = Trainer(recipe, task, run.training, reporter=reporter, group=group)
-        if is_new and group.is_main:
-            _require_readable(folder, recipe.model, stop, reporter)
-        trainer.run(stop)
+        with explain_full_training(task.name, recipe, world_size=group.world_size):
+            # Before all images are read: a wrong train.init shows at once.
+            trainer = Trainer(recipe, task, run.training, reporter=reporter, group=group)
+            if is_new and group.is_main:
+                _require_readable(folder, recipe.model, stop, reporter)
+            trainer.run(stop)
 
 
 def _require_settings_count(settings: TrainSettings) -> None:

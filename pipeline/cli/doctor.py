@@ -14,8 +14,8 @@ from pipeline.doctor import Check, run_checks
 def doctor() -> None:
     """Check the installation and this machine.
 
-    Looks at packages, OpenCV, codecs, GPU, cores, memory and disk, and prints for each problem what mends it;
-    the exit code is 1 if there is one.
+    Looks at packages, OpenCV, codecs, GPU, compiler, cores, memory and disk, and prints for each problem what
+    mends it; the exit code is 1 if there is one.
     """
     checks = list(run_checks(Path()))
     console.print(_tabulate(checks))

@@ -2,14 +2,25 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, model_validator
 
 from data_prep.preprocessing.settings import PrepareSettings
 from data_prep.settings import StrictSettings, load_settings
 
 Precision = Literal["float32", "bf16", "fp16"]
+MOST_WORKERS = 256
+
+
+def _check_workers(value: Any) -> int | Literal["auto"]:
+    """Returns the value; of a union, pydantic itself would say for each type why it does not fit."""
+    if value == "auto" or (type(value) is int and 0 <= value <= MOST_WORKERS):
+        return value
+    raise ValueError(f'it must be "auto" or a whole number from 0 to {MOST_WORKERS}')
+
+
+Workers = Annotated[int | Literal["auto"], PlainValidator(_check_workers)]
 AuxiliaryName = Literal["biopsy", "invasive", "difficult_negative_case", "BIRADS", "density", "view", "age"]
 
 
@@ -72,7 +83,8 @@ class ModelSettings(StrictSettings):
     """LayerScale: first value of a learned factor per channel of each branch; 0 turns it off."""
 
     gradient_checkpointing: bool = False
-    """Compute each layer again in the backward pass instead of keeping it: less memory, a third more time."""
+    """Compute each layer again in the backward pass instead of keeping it: less memory, a third more time. A
+    run that has begun may change it."""
 
     @model_validator(mode="after")
     def _check_shape(self) -> "ModelSettings":
@@ -158,7 +170,8 @@ class TrainSettings(StrictSettings):
     """Images per optimizer step, over all processes together."""
 
     accumulation: int = Field(default=1, ge=1, le=65_536)
-    """Parts in which a batch goes through the model, for batches that do not fit in memory."""
+    """Parts in which a batch goes through the model, for batches that do not fit in memory. A run that has
+    begun may go on with another number, which rounds differently."""
 
     sampling: Literal["balanced", "weighted", "natural"] = "balanced"
     """`balanced`: all negatives once per epoch and the same number of positives in every batch, at least one;
@@ -235,8 +248,10 @@ class TrainSettings(StrictSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`cpu`, `cuda`, or `auto`: a GPU where there is one."""
 
-    workers: int = Field(default=2, ge=0, le=256)
-    """Processes that load and augment images; 0 loads in the training process."""
+    workers: Workers = "auto"
+    """Processes that load and augment images; 0 loads in the training process. `auto` is one for each core
+    but one, at most 16 beside a GPU and 2 beside a CPU, and fewer where /dev/shm is small. A run that has
+    begun may go on with another number."""
 
     @model_validator(mode="after")
     def _check_auxiliaries(self) -> "TrainSettings":

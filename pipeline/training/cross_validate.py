@@ -15,6 +15,7 @@ from data_prep.storage.locks import require_unlocked
 from pipeline.runs.recipe import Recipe
 from pipeline.runs.run_folder import FOLDS_COLUMNS, GROUP, Run, describe_groups
 from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup
+from pipeline.runtime.gpu_memory import explain_full_training
 from pipeline.runtime.progress import Reporter
 from pipeline.runtime.signals import StopRequest
 from pipeline.training.fold_task import FoldImages, FoldTask
@@ -23,9 +24,10 @@ from pipeline.training.run_setup import (
     locked_by_group,
     require_space_for,
     resolve,
-    say_if_world_size_changed,
+    say_if_split_otherwise,
     start_run,
 )
+from pipeline.training.throughput import say_if_peak_unknown
 from pipeline.training.trainer import Trainer
 
 TRAIN: Split = "train"
@@ -67,12 +69,14 @@ def cross_validate(
         UserError: if recipe, cache and run folder do not fit together, or folds cannot be made.
         Interrupted: after a signal; a checkpoint is saved.
         TrainingStopped: if a loss is not finite or no checkpoint can be read.
+        GpuMemoryFull: with what lets the same run go on.
     """
     with group.main_process_first():
         plan = begin(recipe, cache, run, folds=folds, group=group)
         if group.is_main:
-            say_if_world_size_changed(run, group, reporter)
+            say_if_split_otherwise(run, plan.recipe, group, reporter)
             say_if_grouped(plan.fold_table, reporter)
+            say_if_peak_unknown(plan.recipe.train.precision, plan.recipe.train.device, reporter)
     with StopRequest() as stop:
         for fold in plan.folds:
             train_fold(plan, fold, stop=stop, reporter=reporter, group=group)
@@ -110,6 +114,7 @@ def train_fold(
         FolderInUse: if another training holds the fold.
         Interrupted: after a signal; a checkpoint is saved.
         TrainingStopped: if a loss is not finite or no checkpoint can be read.
+        GpuMemoryFull: with what lets the same run go on.
     """
     folder = plan.run.fold(fold)
     with locked_by_group(folder.folder, group):
@@ -121,7 +126,8 @@ def train_fold(
         with group.main_process_first():
             images = FoldImages.split(plan.exams, plan.fold_table, fold, plan.cache)
             task = FoldTask(plan.recipe, images, fold=fold)
-        Trainer(plan.recipe, task, folder, reporter=reporter, group=group).run(stop)
+        with explain_full_training(task.name, plan.recipe, world_size=group.world_size):
+            Trainer(plan.recipe, task, folder, reporter=reporter, group=group).run(stop)
 
 
 def say_if_grouped(fold_table: pd.DataFrame, reporter: Reporter) -> None:

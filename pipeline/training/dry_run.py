@@ -12,11 +12,12 @@ import pandas as pd
 from data_prep.cache.folder import Cache
 from pipeline.runs.recipe import Recipe
 from pipeline.runs.run_folder import FoldFolder
+from pipeline.runtime.gpu_memory import explain_full_training
 from pipeline.runtime.progress import Reporter
 from pipeline.training.cross_validate import make_fold_tasks
 from pipeline.training.kept_patches import describe_kept_patches
 from pipeline.training.run_setup import resolve
-from pipeline.training.throughput import Meter
+from pipeline.training.throughput import Meter, say_if_peak_unknown
 from pipeline.training.trainer import Trainer
 
 
@@ -54,8 +55,10 @@ def make_dry_run(
 
     Raises:
         UserError: if recipe and cache do not fit together, or folds cannot be made.
+        GpuMemoryFull: with what takes less.
     """
     recipe = resolve(recipe)
+    say_if_peak_unknown(recipe.train.precision, recipe.train.device, reporter)
     tasks = list(make_fold_tasks(recipe, cache, reporter=reporter, folds=folds))
     rows = []
     for task in tasks:
@@ -71,7 +74,8 @@ def make_dry_run(
             }
         )
     table = pd.DataFrame(rows)
-    with tempfile.TemporaryDirectory() as folder:
+    explained = explain_full_training(tasks[0].name, recipe, is_saved=False)
+    with tempfile.TemporaryDirectory() as folder, explained:
         trainer = Trainer(recipe, tasks[0], FoldFolder(Path(folder)), reporter=reporter)
         step = time_steps(trainer)
     predicting = step.seconds / step.num_images / 3
@@ -99,7 +103,7 @@ class StepTime(NamedTuple):
 
 def time_steps(trainer: Trainer, num_steps: int = 3) -> StepTime:
     """Takes some steps after a first one; the trainer is of no other use then."""
-    settings, ahead = trainer.settings, 2 * trainer.settings.workers  # loaded while the first step is taken
+    settings, ahead = trainer.settings, 2 * trainer.workers  # loaded while the first step is taken
     num_skipped = -(-ahead // settings.accumulation)
     first, *plan = islice(cycle(trainer.task.plan(0)), 1 + num_skipped + num_steps)
     parts, others = trainer.load_parts([first, *plan]), plan[num_skipped:]

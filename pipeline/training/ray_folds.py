@@ -24,8 +24,9 @@ from pipeline.runs.run_folder import Run
 from pipeline.runtime.distributed import SINGLE_PROCESS
 from pipeline.runtime.progress import Reporter
 from pipeline.runtime.signals import Interrupted, StopRequest
+from pipeline.runtime.workers import MOST_BESIDE_A_GPU
 from pipeline.training.cross_validate import Plan, begin, say_if_grouped, train_fold
-from pipeline.training.run_setup import say_if_world_size_changed
+from pipeline.training.run_setup import say_if_split_otherwise
 
 Result = TypeVar("Result")
 
@@ -61,7 +62,7 @@ def cross_validate_on_ray(
         beginning = _Beginning(recipe, cache, run, torch.get_num_threads())
         plan = _take(*cluster.map_whole(beginning, [folds], needs=needs, on_wait=stop.raise_if_made))
         require_seen(run)
-        say_if_world_size_changed(run, SINGLE_PROCESS, reporter)
+        say_if_split_otherwise(run, plan.recipe, SINGLE_PROCESS, reporter)
         say_if_grouped(plan.fold_table, reporter)
         for fold in plan.folds:
             require_unlocked(run.fold(fold).folder)
@@ -96,9 +97,13 @@ def _choose(cluster: Cluster, recipe: Recipe, gpus: float | None) -> tuple[Recip
             f"train.device is {recipe.train.device}, which does not go with {gpus:g} GPUs for each fold: "
             "change train.device or --gpus-per-fold"
         )
-    cpus = 1 + recipe.train.workers if gpus else torch.get_num_threads()
+    train, cpus = recipe.train.model_copy(update={"device": device}), torch.get_num_threads()
     largest = int(cluster.largest("CPU", "GPU" if gpus else "CPU"))
-    train = recipe.train.model_copy(update={"device": device})
+    if gpus:
+        num_folds = max(1, int(cluster.largest("GPU", "GPU") / gpus))  # that share a machine's CPUs
+        share = max(0, min(MOST_BESIDE_A_GPU, largest // num_folds - 1))
+        num_workers: int = share if isinstance(train.workers, str) else train.workers
+        train, cpus = train.model_copy(update={"workers": num_workers}), 1 + num_workers
     return recipe.model_copy(update={"train": train}), Needs(min(cpus, largest or cpus), gpus)
 
 

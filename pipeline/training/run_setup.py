@@ -34,6 +34,8 @@ from pipeline.training.tensorboard import require_tensorboard
 WEIGHTS_KEPT = 7
 """How often a training holds its weights on disk at least: in each of two checkpoints as they are, averaged
 and as an optimizer's moment, and in the model that predicts."""
+MAY_CHANGE = ("train.workers", "train.accumulation", "model.gradient_checkpointing")
+"""Settings that a run may go on with otherwise: how a machine takes a batch, not what is learned of it."""
 RECORDED_PACKAGES = [
     "torch",
     "timm",
@@ -63,7 +65,7 @@ def resolve(recipe: Recipe) -> Recipe:
 def start_run(
     run: RunFolder, recipe: Recipe, *, table: pd.DataFrame, path: Path, origin: dict[str, Any]
 ) -> None:
-    """Makes the run folder, or makes sure that it was made by the same recipe.
+    """Makes the run folder, or makes sure that it was made by the same recipe, but for what `MAY_CHANGE`.
 
     A new run keeps in `path` the table that it starts with, which the caller compares when the run goes on,
     and in `environment.json` where its images come from and how many processes train it. A run that has not
@@ -79,7 +81,7 @@ def start_run(
         write_json(run.environment, describe_environment(recipe, origin))
         write_text(run.settings, dump_settings(recipe))
         return
-    changed = differences(load_recipe(run.settings), recipe)
+    changed = differences(load_recipe(run.settings), recipe, ignored=MAY_CHANGE)
     if changed:
         raise UserError(
             f"{run.folder} was started with other settings ({'; '.join(changed)}): "
@@ -101,13 +103,19 @@ def require_space_for(recipe: Recipe, folder: Path, trainings: Sequence[Training
     require_space(folder, len(new) * WEIGHTS_KEPT * num_bytes, f"to keep the weights of {trained}")
 
 
-def say_if_world_size_changed(run: RunFolder, group: ProcessGroup, reporter: Reporter) -> None:
-    """Says that a run goes on with another number of processes, which rounds differently."""
-    before = read_environment(run.environment).get("processes", "1")
-    if before != str(group.world_size):
+def say_if_split_otherwise(run: RunFolder, recipe: Recipe, group: ProcessGroup, reporter: Reporter) -> None:
+    """Says that a run goes on with batches in other parts than it was begun with: another rounding."""
+    processes = read_environment(run.environment).get("processes", "1")
+    parts, now = load_recipe(run.settings).train.accumulation, recipe.train.accumulation
+    changes = []
+    if processes != str(group.world_size):
+        changes.append(f"by {processes} processes and goes on with {group.world_size}")
+    if parts != now:
+        changes.append(f"with train.accumulation {parts} and goes on with {now}")
+    if changes:
         reporter.say(
-            f"{run.name} was begun by {before} processes and goes on with {group.world_size}: its weights "
-            "will differ by rounding, and with dropout or mixup by other draws"
+            f"{run.name} was begun {', '.join(changes)}: its weights will differ by rounding, and with "
+            "dropout or mixup by other draws"
         )
 
 

@@ -9,12 +9,45 @@ from typing import TypeVar
 import torch
 
 from pipeline.runs.recipe import ModelSettings, Precision
+from pipeline.runtime.progress import Reporter
 
-TENSOR_CORES = {"H100 80GB HBM3": 989.0, "H100 PCIe": 756.0, "H200": 989.0, "A100": 312.0}
-PEAK_TFLOPS = {  # dense, from the makers' data sheets
-    "bf16": TENSOR_CORES,
-    "fp16": TENSOR_CORES | {"Tesla V100": 125.0, "Tesla T4": 65.0, "Tesla P100": 18.7},
+PEAKS_WITH_BF16 = {
+    "NVIDIA B200": 2250.0,
+    "NVIDIA GH200 480GB": 989.0,
+    "NVIDIA H200": 989.0,
+    "NVIDIA H200 NVL": 835.0,
+    "NVIDIA H100 80GB HBM3": 989.0,
+    "NVIDIA H100 NVL": 835.0,
+    "NVIDIA H100 PCIe": 756.0,
+    "NVIDIA A100-SXM4-40GB": 312.0,
+    "NVIDIA A100-SXM4-80GB": 312.0,
+    "NVIDIA A100-PCIE-40GB": 312.0,
+    "NVIDIA A100 80GB PCIe": 312.0,
+    "NVIDIA A40": 149.7,
+    "NVIDIA A30": 165.0,
+    "NVIDIA A10": 125.0,
+    "NVIDIA A10G": 70.0,
+    "NVIDIA L40S": 362.0,
+    "NVIDIA L40": 181.0,
+    "NVIDIA L4": 121.0,
+    "NVIDIA RTX 6000 Ada Generation": 364.2,
+    "NVIDIA RTX A6000": 154.8,
+    "NVIDIA GeForce RTX 5090": 209.5,
+    "NVIDIA GeForce RTX 4090": 165.2,
+    "NVIDIA GeForce RTX 4080": 97.5,
+    "NVIDIA GeForce RTX 3090": 71.0,
+    "NVIDIA GeForce RTX 3080": 59.5,
 }
+PEAKS_WITHOUT_BF16 = {
+    "Tesla V100-SXM2-16GB": 125.0,
+    "Tesla V100-SXM2-32GB": 125.0,
+    "Tesla V100-PCIE-16GB": 112.0,
+    "Tesla V100-PCIE-32GB": 112.0,
+    "Tesla T4": 65.0,
+    "Tesla P100-PCIE-16GB": 18.7,
+}
+"""TFLOPS in fp16 and, where a GPU has it, bf16, by the name that torch prints: dense matrices, sums in
+float32, from the maker's data sheets and white papers. On a P100, without tensor cores, sums are in fp16."""
 
 Item = TypeVar("Item")
 
@@ -33,12 +66,27 @@ def count_flops(model: ModelSettings) -> float:
 
 
 def find_peak_flops(precision: Precision, device: str) -> float | None:
-    """Returns the operations per second that the device's maker promises; None where that is not known."""
+    """Returns the operations per second that the device's maker promises; None where that is not known.
+
+    In float32 it is known with TF32 alone, which has half the speed of bf16 on each of these GPUs.
+    """
     if device != "cuda":
         return None
     name = torch.cuda.get_device_name()
-    peaks = [peak for part, peak in PEAK_TFLOPS.get(precision, {}).items() if part in name]
-    return 1e12 * peaks[0] if peaks else None
+    peak = PEAKS_WITH_BF16.get(name)
+    if precision == "fp16":
+        peak = peak or PEAKS_WITHOUT_BF16.get(name)
+    if precision == "float32":
+        has_tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
+        peak = peak / 2 if peak and has_tf32 else None
+    return 1e12 * peak if peak else None
+
+
+def say_if_peak_unknown(precision: Precision, device: str, reporter: Reporter) -> None:
+    """Says why there will be no MFU, where a GPU's peak is not known."""
+    if device == "cuda" and find_peak_flops(precision, device) is None:
+        name = torch.cuda.get_device_name()
+        reporter.say(f"no peak is known for {name} in {precision}: MFU (of its peak) is left empty")
 
 
 @dataclass

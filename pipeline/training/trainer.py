@@ -25,6 +25,7 @@ from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup, RankLost
 from pipeline.runtime.precision import ComputeSettings
 from pipeline.runtime.progress import Reporter
 from pipeline.runtime.signals import Interrupted, StopRequest
+from pipeline.runtime.workers import choose_workers
 from pipeline.training.checkpoint import CheckpointWriter
 from pipeline.training.optim import learning_rate_at
 from pipeline.training.state import load_state
@@ -64,6 +65,7 @@ class Trainer:
         self.reporter = reporter
         self.group = group
         self.compute = ComputeSettings.choose(recipe.train.device, recipe.train.precision)
+        self.workers = choose_workers(recipe, self.compute.device, world_size=group.world_size)
         sizes = [len(rows) for rows in task.plan(0)]
         self.batches_per_epoch = len(sizes)
         with group.main_process_first():  # may remove a damaged checkpoint, or download first weights
@@ -110,7 +112,7 @@ class Trainer:
         judged = None
         with (  # the processes that load start here and live as long as the training
             closing(self.load_parts(self._remaining_plan())) as parts,
-            closing(load_held_out(self.task, self.group, self.compute, self.settings.workers)) as held_out,
+            closing(load_held_out(self.task, self.group, self.compute, self.workers)) as held_out,
             self._checkpoints,
         ):
             while self.state.epoch < self.settings.epochs:
@@ -226,7 +228,7 @@ class Trainer:
             world_size=self.group.world_size,
             num_parts=self.settings.accumulation,
         )
-        workers = self.settings.workers if workers is None else workers
+        workers = self.workers if workers is None else workers
         return load_batches(self.task.dataset, keys, workers=workers, device=self.compute.device)
 
     def _count_steps(self) -> int:

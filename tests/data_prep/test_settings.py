@@ -162,6 +162,7 @@ def test_toml_there_and_back_changes_nothing(
 def test_differences_name_every_leaf() -> None:
     ours = Trainer(epochs=1, prepare=PrepareSettings(codecs=CodecSettings(exact=True)))
     assert differences(ours, ours) == []
+    assert differences(ours, Trainer(), ignored=["epochs"]) == ["prepare.codecs.exact is True, not False"]
     assert differences(ours, Trainer()) == [
         "epochs is 1, not 3",
         "prepare.codecs.exact is True, not False",

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,14 +93,133 @@ def test_a_driver_that_torch_cannot_use_is_a_problem_and_no_gpu_is_none(
     assert not doctor.check_gpu().problem
     monkeypatch.setattr(shutil, "which", lambda _name: "/usr/bin/nvidia-smi")
     assert doctor.check_gpu().problem == "not usable"
-    monkeypatch.setattr(doctor, "run_child", lambda _program: (True, "1 x Tesla T4, 16 GB, fp16"))
-    assert not doctor.check_gpu().problem
+
+
+GPUS = """
+class cuda:
+    is_available = lambda: True
+    device_count = lambda: 1
+    get_device_name = lambda number: "Tesla P100-PCIE-16GB"
+    get_device_properties = lambda number: cuda
+    is_bf16_supported = lambda including_emulation: False
+    get_device_capability = lambda number: (6, 0)
+    get_arch_list = lambda: {architectures}
+    total_memory = 17.1e9
+class version:
+    cuda = "12.6"
+bfloat16, float16 = "bf16", "fp16"
+def randn(*shape, **options):
+    raise RuntimeError("CUDA error: no kernel image\\nCompile with TORCH_USE_CUDA_DSA")
+class SDPBackend:
+    FLASH_ATTENTION = CUDNN_ATTENTION = EFFICIENT_ATTENTION = 0
+sdpa_kernel = scaled_dot_product_attention = None
+"""
+"""What a program sees of torch beside an old GPU that computes nothing."""
+
+
+def pretend_torch(patch: pytest.MonkeyPatch, folder: Path, *architectures: str) -> None:
+    """Lets children find that instead of torch."""
+    (folder / "torch/nn").mkdir(parents=True)
+    for name in ("__init__", "nn/__init__", "nn/attention", "nn/functional"):
+        (folder / f"torch/{name}.py").write_text(GPUS.replace("{architectures}", repr([*architectures])))
+    patch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(ROOT)]))
+
+
+@pytest.mark.parametrize(
+    ("architectures", "problem", "remedy"),
+    [
+        (
+            ["sm_75", "sm_80", "sm_90"],
+            "no kernels for sm_60",
+            "older than 2.15 and built with CUDA 12.6",
+        ),
+        (["sm_60", "sm_75"], "computes nothing, or has no fused attention", "CUDA_VISIBLE_DEVICES="),
+        ([], "computes nothing, or has no fused attention", "CUDA_VISIBLE_DEVICES="),
+    ],
+    ids=["not built for it", "broken", "not known what it is built for"],
+)
+def test_a_gpu_that_cannot_compute_is_a_problem_with_a_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, architectures: list[str], problem: str, remedy: str
+) -> None:
+    pretend_torch(monkeypatch, tmp_path, *architectures)
+    check = doctor.check_gpu()
+    assert check.found.startswith("1 x Tesla P100-PCIE-16GB, 17 GB, fp16; ")
+    assert "Compile with" not in check.found
+    assert check.problem == problem
+    assert remedy in check.remedy
+
+
+PRETEND_A_GPU = """
+import torch
+randn = torch.randn
+torch.randn = lambda *shape, device, **options: randn(*shape, **options)
+torch.cuda.device_count = lambda: 2
+torch.cuda.is_bf16_supported = lambda including_emulation: {has_bf16}
+"""
+
+
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_a_gpu_that_computes_is_none(monkeypatch: pytest.MonkeyPatch, *, has_bf16: bool) -> None:
+    """The program is run by the real torch, on the CPU."""
+    ended = run_child(PRETEND_A_GPU.format(has_bf16=has_bf16) + doctor.KERNELS)
+    assert ended == (True, "matrix product and fused attention run")
+    monkeypatch.setattr(doctor, "run_child", lambda _program: ended)
+    check = doctor.check_kernels("1 x Tesla T4, 16 GB, fp16", [(7, 5)], ["sm_75"])
+    assert check == Check("GPU", "1 x Tesla T4, 16 GB, fp16; matrix product and fused attention run")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "runs", "fails"),
+    [
+        ("sm_86", [(8, 6), (8, 9)], [(8, 0), (9, 0), (7, 5)]),
+        ("sm_90", [(9, 0)], [(8, 9), (10, 0)]),
+        ("sm_90a", [(9, 0)], [(9, 1), (10, 0)]),
+        ("sm_100f", [(10, 0), (10, 3)], [(12, 0), (9, 0)]),
+        ("sm_120", [(12, 0), (12, 1)], [(10, 0)]),
+        ("compute_80", [(8, 0), (8, 6), (9, 0), (12, 0)], [(7, 5)]),
+        ("compute_120", [(12, 0), (12, 1), (13, 0)], [(9, 0)]),
+        ("compute_90a", [(9, 0)], [(10, 0)]),
+        ("gfx90a", [], [(9, 0)]),
+    ],
+)
+def test_machine_code_runs_in_its_generation_and_ptx_on_all_later_gpus(
+    architecture: str, runs: list[tuple[int, int]], fails: list[tuple[int, int]]
+) -> None:
+    assert all(doctor.runs_on(architecture, capability) for capability in runs)
+    assert not any(doctor.runs_on(architecture, capability) for capability in fails)
+
+
+def test_a_gpu_newer_than_torch_wants_a_newer_torch() -> None:
+    check = doctor.check_kernels("1 x GPU", [(9, 0), (13, 0)], ["sm_90", "sm_120"])
+    assert check.problem == "no kernels for sm_130"
+    assert check.remedy.startswith("pip install --upgrade torch torchvision")
+
+
+def test_no_compiler_is_no_problem_but_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CC", "")
+    check = doctor.check_compiler()
+    assert "no compiler" in check.found
+    assert check.found.endswith("only train.compile needs that")
+    assert not check.problem
+    (tmp_path / "gcc").write_text("")
+    (tmp_path / "gcc").chmod(0o755)
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    assert doctor.check_compiler() == Check("C compiler", "gcc")
 
 
 def test_a_full_disk_and_little_memory_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     usage = SimpleNamespace(free=1e9)
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: usage)
     assert doctor.check_disk(tmp_path).problem
+    monkeypatch.setattr(doctor, "SHARED_MEMORY", tmp_path)
+    assert not doctor.check_shared_memory().problem
+    usage.free = 64e6  # what docker gives
+    assert doctor.check_shared_memory().found == f"0.06 GB free in {tmp_path}"
+    assert "--shm-size 8g" in doctor.check_shared_memory().sentence
+    monkeypatch.setattr(doctor, "SHARED_MEMORY", tmp_path / "absent")
+    assert not doctor.check_shared_memory().problem
     monkeypatch.setattr(doctor, "count_memory_bytes", lambda: 2_048_000_000)
     assert doctor.check_memory().found == "2 GB"
     assert doctor.check_memory().problem

@@ -6,10 +6,11 @@ import pandas as pd
 import pytest
 
 from data_prep.errors import UserError
+from data_prep.settings import dump_settings
 from pipeline.runs.run_folder import OOF_COLUMNS, Run, read_oof
 from pipeline.runtime.distributed import ProcessGroup
-from pipeline.training.run_setup import say_if_world_size_changed
-from tests.pipeline.tiny import heard, quiet
+from pipeline.training.run_setup import say_if_split_otherwise
+from tests.pipeline.tiny import heard, make_recipe, quiet
 
 
 @pytest.fixture
@@ -87,13 +88,14 @@ def test_a_table_of_predictions_is_checked(run: Run) -> None:
 
 def test_a_run_that_goes_on_with_other_processes_says_so_even_without_its_environment(run: Run) -> None:
     """A run without environment.json counts as begun by one process; a damaged one is named."""
-    spoken = {}
+    spoken, recipe = {}, make_recipe()
+    run.settings.write_text(dump_settings(recipe))
     for content in (None, '{"processes": 2}', '{"processes": '):
         if content is not None:
             run.environment.write_text(content)
         reporter = quiet()
         try:
-            say_if_world_size_changed(run, ProcessGroup(0, 2), reporter)
+            say_if_split_otherwise(run, recipe, ProcessGroup(0, 2), reporter)
         except UserError as error:
             spoken[content] = str(error)
         else:

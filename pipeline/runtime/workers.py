@@ -1,0 +1,41 @@
+"""How many processes load and augment the images of a training."""
+
+import shutil
+from pathlib import Path
+
+from data_prep.parallel.resource_limits import count_cores
+from pipeline.runs.recipe import Recipe
+from pipeline.runtime.torchrun import count_local_processes
+
+MOST_BESIDE_A_GPU = 16
+MOST_BESIDE_A_CPU = 2  # which computes for seconds on a batch that is loaded in a tenth of one
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where torch's workers put batches  # nosec B108
+BATCHES_PER_WORKER = 2  # that wait, torch's prefetch_factor
+SMALLEST_BATCH = 32  # images: those of validation
+
+
+def choose_workers(recipe: Recipe, device: str, *, world_size: int = 1) -> int:
+    """Returns the number that the recipe says; for "auto" one for each core of this process but its own.
+
+    Cores and shared memory are divided by the processes that torchrun has started here. No more images are
+    loaded than `device` can take, and no more batches than fit into half of the shared memory, of which
+    containers often have 64 MB. Without room for any, the training process loads them itself.
+    """
+    wanted, num_processes = recipe.train.workers, count_local_processes()
+    if wanted != "auto":
+        return wanted
+    most = MOST_BESIDE_A_GPU if device == "cuda" else MOST_BESIDE_A_CPU
+    room = _count_shared_bytes() / 2 / num_processes / (BATCHES_PER_WORKER * _count_bytes(recipe, world_size))
+    return int(max(0, min(most, count_cores() // num_processes - 1, room)))
+
+
+def _count_bytes(recipe: Recipe, world_size: int) -> int:
+    """Returns the size of a part of a batch, as workers send it."""
+    model, parts = recipe.model, world_size * recipe.train.accumulation
+    num_images = max(SMALLEST_BATCH, -(-recipe.train.batch_size // parts))
+    return num_images * model.in_channels * model.image_size**2 * recipe.prepare.bit_depth // 8
+
+
+def _count_shared_bytes() -> float:
+    """Returns how much is free, without a limit where workers use something else."""
+    return shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else float("inf")
