@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+import torch
 
 from data_prep.cache.folder import Cache
 from pipeline.runs.recipe import Recipe
@@ -110,10 +111,17 @@ def time_steps(trainer: Trainer, num_steps: int = 3) -> StepTime:
     trainer.take_step(parts, len(first))
     for _ in range(num_skipped * settings.accumulation):
         next(parts)
+    _wait_for(trainer.compute.device)
     meter = Meter()
     for rows in others:
         trainer.take_step(parts, len(rows))
         meter.num_images += len(rows)
-    trainer.stepper.settle()
+    _wait_for(trainer.compute.device)
     row = trainer.summarise(meter)
     return StepTime(row["seconds"] / num_steps, row["images"] / num_steps, row["peak_memory_mb"])
+
+
+def _wait_for(device: str) -> None:
+    """Lets a GPU end what it was given, which it does while this process goes on."""
+    if device == "cuda":
+        torch.cuda.synchronize()
