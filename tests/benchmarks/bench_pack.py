@@ -18,6 +18,7 @@ from data_prep.cache.folder import Cache, CacheSettings
 from data_prep.cache.images import PreparedImages, open_images, write_image
 from data_prep.cache.pack import write_pack
 from data_prep.preprocessing.settings import PrepareSettings
+from data_prep.rsna.exam_table import Split
 
 
 def draw(seed: int, side: int) -> np.ndarray:
@@ -29,20 +30,28 @@ def draw(seed: int, side: int) -> np.ndarray:
     return image.astype(np.uint8)
 
 
-def make_cache(folder: Path, num_images: int, side: int) -> Cache:
-    """Writes what `prepare` would."""
+def make_cache(
+    folder: Path, num_images: int, side: int, *, split: Split = "train", num_drawn: int | None = None
+) -> Cache:
+    """Writes what `prepare` would; images beyond those drawn are links to them, every eighth is a cancer."""
     cache = Cache(folder)
-    cache.open_for(CacheSettings(split="train", prepare=PrepareSettings(side=side)))
+    cache.open_for(CacheSettings(split=split, prepare=PrepareSettings(side=side)))
     ids = [str(1000 + number) for number in range(num_images)]
-    exams = pd.DataFrame({"patient_id": ids, "image_id": ids, "laterality": "L", "cancer": 0})
-    records = {
-        image_id: {
-            "patient_id": image_id,
-            "image_id": image_id,
-            "image_sha256": write_image(cache.image_path(image_id, image_id), draw(seed, side)),
-        }
-        for seed, image_id in enumerate(ids)
-    }
+    exams = pd.DataFrame({"patient_id": ids, "image_id": ids, "laterality": "L"})
+    if split == "train":
+        exams["cancer"] = (np.arange(num_images) % 8 == 0).astype(int)
+    else:
+        exams["prediction_id"] = exams["patient_id"] + "_L"
+    records: dict[str, dict[str, str]] = {}
+    for number, image_id in enumerate(ids):
+        path, original = cache.image_path(image_id, image_id), ids[number % (num_drawn or num_images)]
+        if original == image_id:
+            checksum = write_image(path, draw(number, side))
+        else:
+            path.parent.mkdir(parents=True)
+            path.hardlink_to(cache.image_path(original, original))
+            checksum = records[original]["image_sha256"]
+        records[image_id] = {"patient_id": image_id, "image_id": image_id, "image_sha256": checksum}
     cache.write_exams(exams)
     cache.write_tables(records)
     return cache

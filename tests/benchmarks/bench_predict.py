@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_prep.imageio import codecs
 from data_prep.parallel.resource_limits import count_cores
@@ -26,6 +27,9 @@ from data_prep.preprocessing.settings import PrepareSettings
 from data_prep.preprocessing.stream import stream_images
 from data_prep.settings import dump_settings
 from data_prep.storage.atomic import Journal, write_bytes, write_text
+
+if TYPE_CHECKING:
+    from pipeline.runs.recipe import Recipe
 
 ROWS, COLUMNS = 4096, 3328
 NUM_PHANTOMS = 8
@@ -93,16 +97,15 @@ def write_data(folder: Path, num_images: int) -> None:
     write_text(folder / "test.csv", "\n".join(lines) + "\n")
 
 
-def write_run(folder: Path, num_folds: int) -> None:
-    """Writes a run of untrained ViT-Ti."""
-    from pipeline.models.vit import VARIANTS, VisionTransformer
+def write_run(folder: Path, num_folds: int, recipe: "Recipe") -> None:
+    """Writes a run of untrained models."""
+    from pipeline.models.vit import VisionTransformer
     from pipeline.models.weights_file import save_weights
-    from pipeline.runs.recipe import ModelSettings, Recipe
     from pipeline.runs.run_folder import Run
     from pipeline.training.run_setup import resolve
 
-    recipe = resolve(Recipe(model=ModelSettings(**VARIANTS["Ti/16"])))
-    run = Run(folder)
+    run, recipe = Run(folder), resolve(recipe)
+    folder.mkdir()
     write_text(run.settings, dump_settings(recipe))
     lines = ["patient_id,fold,num_images,num_cancers"]
     for fold in range(num_folds):
@@ -123,6 +126,9 @@ def measure(function: Callable[[], object]) -> tuple[float, float]:
 
 
 def main() -> None:
+    from pipeline.models.vit import VARIANTS
+    from pipeline.runs.recipe import ModelSettings, Recipe
+
     parser = argparse.ArgumentParser(description="Times mammo predict from raw files.")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--folds", type=int, default=1)
@@ -132,9 +138,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         data, run = Path(scratch) / "data", Path(scratch) / "run"
         data.mkdir()
-        run.mkdir()
         write_data(data, arguments.images)
-        write_run(run, arguments.folds)
+        write_run(run, arguments.folds, Recipe(model=ModelSettings(**VARIANTS["Ti/16"])))
         compare(data, run, arguments)
 
 

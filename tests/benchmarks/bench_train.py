@@ -69,7 +69,7 @@ class Steps:
     """Takes the steps of a trainer one by one, through as many epochs as are asked for."""
 
     def __init__(self, recipe: Recipe, cache: Cache, folder: Path) -> None:
-        exams = cache.read_exams().assign(cancer=lambda table: (np.arange(len(table)) % 8 == 0).astype(int))
+        exams = cache.read_exams()
         images = open_images(cache, exams)
         self.task = FoldTask(recipe, FoldImages(exams, exams[:8], images, images), fold=0)
         self.trainer = Trainer(recipe, self.task, Run(folder).fold(0), reporter=Reporter(Console(quiet=True)))
