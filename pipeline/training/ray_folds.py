@@ -101,7 +101,7 @@ def _choose(cluster: Cluster, recipe: Recipe, gpus: float | None) -> tuple[Recip
     largest = int(cluster.largest("CPU", "GPU" if gpus else "CPU"))
     if gpus:
         num_folds = max(1, int(cluster.largest("GPU", "GPU") / gpus))  # that share a machine's CPUs
-        share = max(0, min(MOST_BESIDE_A_GPU, largest // num_folds - 1))
+        share = min(1 + MOST_BESIDE_A_GPU, max(1, largest // num_folds)) - 1
         num_workers: int = share if isinstance(train.workers, str) else train.workers
         train, cpus = train.model_copy(update={"workers": num_workers}), 1 + num_workers
     return recipe.model_copy(update={"train": train}), Needs(min(cpus, largest or cpus), gpus)

@@ -3,6 +3,7 @@
 import math
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -96,9 +97,9 @@ def test_nothing_is_said_of_a_known_gpu_or_of_none(monkeypatch: pytest.MonkeyPat
 
 def test_float32_has_a_peak_with_tf32_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, "NVIDIA A100-SXM4-80GB")
-    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "ieee")
+    monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(fp32_precision="ieee"))
     assert find_peak_flops("float32", "cuda") is None
-    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32")
+    monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(fp32_precision="tf32"))
     assert find_peak_flops("float32", "cuda") == 156e12
     pretend(monkeypatch, "Tesla V100-SXM2-16GB")
     assert find_peak_flops("float32", "cuda") is None  # it has none
