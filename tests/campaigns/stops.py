@@ -70,12 +70,12 @@ class Command:
             start_new_session=True,
         )
 
-    def run(self, folder: Path) -> float:
-        """Lets it through and returns the seconds that it took."""
-        began = time.monotonic()
-        _, errors = self.start(folder).communicate(timeout=600)
+    def run(self, folder: Path) -> tuple[float, int]:
+        """Lets it through and returns the seconds that it took, and its exit code."""
+        began, process = time.monotonic(), self.start(folder)
+        _, errors = process.communicate(timeout=600)
         assert "Traceback" not in errors, errors
-        return time.monotonic() - began
+        return time.monotonic() - began, process.returncode
 
 
 @dataclass
@@ -95,17 +95,17 @@ def stop_loop(command: Command, folder: Path, *, num_stops: int, seed: int = 0) 
     """
     generator, done = np.random.default_rng(seed), Stops()
     whole, attempt = folder / "whole", folder / "attempt"
-    seconds = command.run(whole)
+    seconds, own_code = command.run(whole)
     while done.stops < num_stops and done.through < 3 * num_stops:
         process = command.start(attempt)
         try:
             process.wait(0.25 + float(generator.uniform(0.0, 1.0)) * max(min(seconds, LONGEST) - 0.25, 0.1))
         except subprocess.TimeoutExpired:
-            _stop(process, done, signal.SIGINT if done.stops % 2 else signal.SIGTERM)
+            _stop(process, done, signal.SIGINT if done.stops % 2 else signal.SIGTERM, own_code)
         else:
             process.communicate()
-        if process.returncode in {0, 1} or not RESUMABLE & {str(command.arguments[0])}:
-            done.through += process.returncode in {0, 1}
+        if process.returncode == own_code or not RESUMABLE & {str(command.arguments[0])}:
+            done.through += process.returncode == own_code
             shutil.rmtree(attempt)
     command.run(attempt)
     if command.look is not None:
@@ -116,7 +116,7 @@ def stop_loop(command: Command, folder: Path, *, num_stops: int, seed: int = 0) 
     return done
 
 
-def _stop(process: "subprocess.Popen[str]", done: Stops, number: int) -> None:
+def _stop(process: "subprocess.Popen[str]", done: Stops, number: int, own_code: int) -> None:
     while process.poll() is None and not _catches(process.pid, signal.SIGTERM):
         time.sleep(0.01)  # in the first moments of Python nobody does, and the system ends it without a word
     if process.poll() is not None:
@@ -126,7 +126,7 @@ def _stop(process: "subprocess.Popen[str]", done: Stops, number: int) -> None:
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     _, errors = process.communicate(timeout=600)
     seconds = time.monotonic() - began
-    if process.returncode in {0, 1} and "stopped by" not in errors:  # it was through
+    if process.returncode == own_code and "stopped by" not in errors:  # it was through
         return
     done.stops += 1
     done.seconds.append(seconds)
