@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from data_prep.errors import UserError
+from pipeline.runtime.gpu_memory import is_out_of_memory
 from pipeline.runtime.torchrun import is_under_torchrun
 
 
@@ -102,6 +103,8 @@ class ProcessGroup:
         try:
             dist.all_reduce(total, group=group)
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise RankLost(
                 "another process of this training has ended or does not answer: its own message says why; "
                 f"what was saved is kept, go on with the same command ({str(error).splitlines()[0]})"
