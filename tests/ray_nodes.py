@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 NODE = {"object_store_memory": 80_000_000, "include_dashboard": False}
+WATCH = {"health_check_period_ms": 500}  # five of them for a dead node; a slow one has ten seconds for each
 
 
 class Nodes:
@@ -25,7 +26,8 @@ class Nodes:
         from ray.cluster_utils import Cluster  # noqa: PLC0415  ray reads the environment when it is imported
 
         self._cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 0, "temp_dir": folder, **NODE}
+            initialize_head=True,
+            head_node_args={"num_cpus": 0, "temp_dir": folder, "_system_config": WATCH, **NODE},
         )
         self._nodes: list[Any] = []
         self.address: str = self._cluster.address
@@ -33,6 +35,15 @@ class Nodes:
     def add(self, cpus: int = 1) -> None:
         """Starts a node."""
         self._nodes.append(self._cluster.add_node(num_cpus=cpus, **NODE))
+
+    @contextmanager
+    def joined(self, *, cpus: int, gpus: int) -> Iterator[None]:
+        """Has a node more, with GPUs that Ray alone believes in, for as long as the block."""
+        node = self._cluster.add_node(num_cpus=cpus, num_gpus=gpus, **NODE)
+        try:
+            yield
+        finally:
+            self._cluster.remove_node(node, allow_graceful=False)
 
     def lose(self) -> None:
         """Kills the oldest node and all that runs on it, as a power cut would."""

@@ -14,6 +14,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
@@ -154,12 +155,10 @@ def _keep_from_ctrl_c() -> None:
 def _serve(connection: "Connection[Any, Any]") -> None:
     """Works in the process, until the pipe is closed or it is killed."""
     end_with_parent()
-    while True:
-        try:
+    with suppress(EOFError, ConnectionError):  # the other end is closed, perhaps with an answer unread
+        while True:
             task = connection.recv_bytes()
-        except EOFError:
-            return
-        connection.send_bytes(_answer(task, partial(connection.send_bytes, TAKEN_UP)))
+            connection.send_bytes(_answer(task, partial(connection.send_bytes, TAKEN_UP)))
 
 
 def _answer(task: bytes, on_start: Callable[[], None]) -> memoryview:

@@ -46,8 +46,8 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class _Chunk(Generic[Item]):
-    """Some items.
+class Chunk(Generic[Item]):
+    """Some items that are given away together.
 
     Attributes:
         attempt: how often they are tried, this time included.
@@ -72,11 +72,22 @@ class Cluster:
 
     def largest(self, resource: str, beside: str) -> float:
         """Returns how many of them the machine has that has most, of those that have some of another too."""
-        import ray
-
-        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        alive = _list_resources()
         fitting = [resources for resources in alive if resources.get(beside)] or alive
         return max(resources.get(resource, 0.0) for resources in fitting)
+
+    def cpus_per_gpu(self) -> int:
+        """Returns how many CPUs a machine has for each of its GPUs, where that is least; 0 without GPUs."""
+        with_gpus = [resources for resources in _list_resources() if resources.get("GPU")]
+        return int(min((resources.get("CPU", 0.0) // resources["GPU"] for resources in with_gpus), default=0))
+
+    def count_room(self, needs: Needs) -> int:
+        """Returns how many times its machines have now what is needed."""
+        wanted = {"CPU": needs.cpus, "GPU": needs.gpus}
+        return sum(
+            int(min(resources.get(name, 0.0) // amount for name, amount in wanted.items() if amount))
+            for resources in _list_resources()
+        )
 
     def map_unordered(
         self,
@@ -133,16 +144,16 @@ class Cluster:
         options = {"num_cpus": needs.cpus, "num_gpus": needs.gpus, "max_retries": 0}
         start = ray.remote(**options)(work)
         sent = [ray.put(function)]  # in a list, so that a process fetches it once and not for each task
-        queue, retries = iter(items), deque[_Chunk[Item]]()
-        pending: dict[ObjectRef, _Chunk[Item]] = {}
+        queue, retries = iter(items), deque[Chunk[Item]]()
+        pending: dict[ObjectRef, Chunk[Item]] = {}
         most, machines, counted = 0, frozenset[str](), -SECONDS_BETWEEN_COUNTS
         try:
             while True:
                 if time.monotonic() - counted > SECONDS_BETWEEN_COUNTS:
-                    counted, machines = time.monotonic(), _list_machines()
+                    counted, machines = time.monotonic(), list_machines()
                     most = workers or max(2, TASKS_PER_CPU * self.count("CPU"))
                 while len(pending) < most:
-                    task = retries.popleft() if retries else _Chunk(list(islice(queue, size)))
+                    task = retries.popleft() if retries else Chunk(list(islice(queue, size)))
                     if not task.items:
                         break
                     pending[start.remote(run, sent, task.items)] = replace(task, machines=machines)
@@ -151,32 +162,33 @@ class Cluster:
                 if on_wait is not None:
                     on_wait()
                 for reference in ray.wait(list(pending), timeout=POLL_S)[0]:
-                    yield from _sort_out(reference, pending.pop(reference), retries)
+                    task = pending.pop(reference)
+                    yield from sort_out(find_outcomes(reference, task), task, retries)
         finally:
             if on_wait is not None:
                 _stop(list(pending))
 
 
-def _sort_out(
-    reference: "ObjectRef", task: _Chunk[Item], retries: deque[_Chunk[Item]]
+def sort_out(
+    outcomes: list[Outcome[Item, Any]] | None, task: Chunk[Item], retries: deque[Chunk[Item]]
 ) -> Iterator[Outcome[Item, Any]]:
     """Yields what became of a task's items for good; the others are put where they are tried again."""
-    outcomes = _find_outcomes(reference, task)
     if outcomes is None:
         retries.append(replace(task, losses=task.losses + 1))
         return
     for outcome in outcomes:
         if outcome.result is None and task.attempt < MAX_ATTEMPTS:
-            retries.append(_Chunk([outcome.item], task.attempt + 1, task.losses))
+            retries.append(Chunk([outcome.item], task.attempt + 1, task.losses))
         else:
             yield outcome
 
 
-def _find_outcomes(reference: "ObjectRef", task: _Chunk[Item]) -> list[Outcome[Item, Any]] | None:
+def find_outcomes(reference: "ObjectRef", task: Chunk[Item]) -> list[Outcome[Item, Any]] | None:
     """Returns what came of a task; None if its machine was lost, so that it is nobody's fault.
 
     Raises:
         UserError: if machines are lost again and again, or cannot run the task at all.
+        ActorUnavailableError: if Ray does not know yet what became of an actor.
     """
     import ray.exceptions
 
@@ -184,6 +196,8 @@ def _find_outcomes(reference: "ObjectRef", task: _Chunk[Item]) -> list[Outcome[I
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         raise _find_cause(error) from error
+    except ray.exceptions.ActorUnavailableError:
+        raise
     except ray.exceptions.OutOfMemoryError:
         is_lost = False
     except ray.exceptions.NodeDiedError:
@@ -202,16 +216,24 @@ def _is_any_lost(machines: frozenset[str]) -> bool:
     """Whether one of these machines is gone, or is within the next seconds."""
     deadline = time.monotonic() + SECONDS_TO_NOTICE_A_LOSS
     while time.monotonic() < deadline:
-        if machines - _list_machines():
+        if machines - list_machines():
             return True
         time.sleep(POLL_S)
     return False
 
 
-def _list_machines() -> frozenset[str]:
+def list_machines() -> frozenset[str]:
+    """Returns the names of the machines that there are now."""
     import ray
 
     return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
+
+
+def _list_resources() -> list[dict[str, float]]:
+    """Returns what each machine has in all, used or not."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _find_cause(error: Any) -> BaseException:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from data_prep.errors import UserError
 from data_prep.parallel.executor import Outcome, map_in_pool, try_once
@@ -34,6 +35,24 @@ def _fetch(reference: "ObjectRef") -> Callable[[Any], Any]:
     import ray
 
     return ray.get(reference)
+
+
+class Keeper(Generic[Item, Result]):
+    """Works in a process that is kept for many items, on several at once; an actor."""
+
+    def __init__(self, sent: "list[ObjectRef]") -> None:
+        self._sent = sent
+
+    def begin(self) -> list[Outcome[None, str]]:
+        """Has the function made, with all that it keeps, and tells the machine's NodeID."""
+        import ray
+
+        self._function: Callable[[Item], Result] = ray.get(self._sent[0])()
+        return [Outcome(None, ray.get_runtime_context().get_node_id())]
+
+    def work(self, items: list[Item]) -> list[Outcome[Item, Result]]:
+        """Works on each item, in the thread that it is called in."""
+        return do_each(self._function, items)
 
 
 @dataclass(frozen=True)
@@ -72,10 +91,15 @@ def map_here(
 ) -> Iterator[Outcome[Item, Result]]:
     """Works like `executor.map_unordered` in a process of the cluster, whose pool is kept for the next time.
 
-    That pool has `readers` processes, however few `workers` are asked for.
+    That pool has `readers` processes, however few `workers` are asked for, and serves several threads.
     """
     del workers
-    yield from map_in_pool(_keep_pool(readers), function, items, most=max(ahead, 2 * readers))
+    with _STARTING:
+        pool = _keep_pool(readers)
+    yield from map_in_pool(pool, function, items, most=max(ahead, 2 * readers))
+
+
+_STARTING = Lock()
 
 
 @cache

@@ -1,6 +1,7 @@
 """Images to logits and probabilities, by one model or by the mean of several."""
 
 from collections.abc import Callable, Sequence
+from threading import Lock
 
 import numpy as np
 import torch
@@ -28,10 +29,10 @@ def compute_logits(
 @torch.inference_mode()
 def predict_batch(
     model: nn.Module, images_BCHW: Tensor, *, logit_shift: float, compute: ComputeSettings
-) -> Probabilities:
-    """Returns one probability of cancer per image; `logit_shift` undoes the sampler's prior."""
+) -> Tensor:
+    """Returns probability_B of cancer, on the model's device; `logit_shift` undoes the sampler's prior."""
     logits_B = compute_logits(model, images_BCHW, compute)[:, 0]
-    return torch.sigmoid(logits_B + logit_shift).cpu().numpy()
+    return torch.sigmoid(logits_B + logit_shift)
 
 
 class Ensemble:
@@ -46,6 +47,7 @@ class Ensemble:
         self._models = [(model.to(compute.device), shift) for model, shift in models]
         self._compute = compute
         self._flip = flip
+        self._lock = Lock()
 
     @property
     def device(self) -> str:
@@ -53,12 +55,17 @@ class Ensemble:
         return self._compute.device
 
     def predict(self, images_BCHW: Tensor) -> Probabilities:
-        """Returns one probability per image."""
-        images_BCHW = images_BCHW.to(self._compute.device)
-        seen = [images_BCHW, images_BCHW.flip(-2)] if self._flip else [images_BCHW]
-        each = [
-            predict_batch(model, view_BCHW, logit_shift=shift, compute=self._compute)
-            for model, shift in self._models
-            for view_BCHW in seen
-        ]
-        return np.mean(each, axis=0)
+        """Returns one probability per image; of several threads one computes at a time.
+
+        Those of all models are copied from the device together, since every copy waits for it. The mean is
+        numpy's: torch adds in another order, and a journal goes on to the last bit.
+        """
+        with self._lock:
+            images_BCHW = images_BCHW.to(self._compute.device)
+            seen = [images_BCHW, images_BCHW.flip(-2)] if self._flip else [images_BCHW]
+            each = [
+                predict_batch(model, view_BCHW, logit_shift=shift, compute=self._compute)
+                for model, shift in self._models
+                for view_BCHW in seen
+            ]
+            return np.mean(torch.stack(each).cpu().numpy(), axis=0)

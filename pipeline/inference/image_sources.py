@@ -10,6 +10,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -27,7 +28,8 @@ from data_prep.settings import differences
 from data_prep.storage.places import ImagePath, Place
 from pipeline.data.loader import ImageDataset, load_batches
 from pipeline.data.sampler import SampleKey
-from pipeline.models.normalization import to_tensor
+from pipeline.models.normalization import normalise
+from pipeline.runtime.transfers import send
 
 MOST_CACHE_READERS = 4  # of a cache: each holds batches, and few are enough, as PNGs are read so much faster
 RowGroup = list[int]
@@ -39,7 +41,7 @@ class SourceBatch(NamedTuple):
 
     Attributes:
         rows: of the images, in order.
-        images_BCHW: as the model takes them; None where no image could be used.
+        images_BCHW: as the model takes them, on the device; None where no image could be used.
         failures: what is wrong with the other rows' images.
     """
 
@@ -63,7 +65,7 @@ class ImageSource(Protocol):
         """Differs where the rows or their images do, as far as can be told without decoding."""
 
     def load(self, groups: Sequence[RowGroup], *, device: str) -> Generator[SourceBatch, None, None]:
-        """Yields one batch per group of rows, in any order, where possible on the device already.
+        """Yields one batch per group of rows, in any order.
 
         Raises:
             UserError: if a cache cannot be read.
@@ -94,7 +96,7 @@ class FolderSource:
         """Of the rows, and of each file's name, size and time or ETag."""
         return hash_exams(self.exams.iloc[rows], [_identify(self._paths[row]) for row in rows])
 
-    def load(self, groups: Sequence[RowGroup], *, device: str) -> Generator[SourceBatch, None, None]:  # noqa: ARG002
+    def load(self, groups: Sequence[RowGroup], *, device: str) -> Generator[SourceBatch, None, None]:
         """Decodes in all workers; no more than a few groups are in memory, however slow one file is."""
         places = [(number, row) for number, rows in enumerate(groups) for row in rows]
         paths = [self._paths[row] for _, row in places]
@@ -107,7 +109,7 @@ class FolderSource:
             number, row = places[index]
             held[number][row] = image
             if len(held[number]) == len(groups[number]):
-                yield _make_batch(held.pop(number))
+                yield _make_batch(held.pop(number), device)
 
 
 class CacheSource:
@@ -150,11 +152,13 @@ class CacheSource:
             yield SourceBatch(group, images_BCHW, {})
 
 
-def _make_batch(images: dict[int, Image | ImageError]) -> SourceBatch:
+def _make_batch(images: dict[int, Image | ImageError], device: str) -> SourceBatch:
     usable = {row: image for row, image in sorted(images.items()) if not isinstance(image, ImageError)}
     failures = {row: image for row, image in images.items() if isinstance(image, ImageError)}
-    tensors = [to_tensor(image) for image in usable.values()]
-    return SourceBatch(list(usable), torch.stack(tensors) if tensors else None, failures)
+    if not usable:
+        return SourceBatch([], None, failures)
+    pixels = torch.from_numpy(np.stack(list(usable.values())))
+    return SourceBatch(list(usable), normalise(send(pixels, device)), failures)
 
 
 def _identify(path: ImagePath) -> tuple[object, ...]:

@@ -29,6 +29,7 @@ from pipeline.inference.predict_test_set import (
     predict_locally,
 )
 from pipeline.runs.run_folder import Run
+from pipeline.runtime.gpu_memory import WAY_OUT_OF_PREDICTION, explain_out_of_memory
 from pipeline.runtime.progress import Reporter
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ def predict_submission(
     require_replaceable(path, SUBMISSION_COLUMNS)
     require_replaceable(failures_path, FAILURES_COLUMNS)
     require_writable(path)
-    with journal.held(), cluster or nullcontext() as connected:
+    explained = explain_out_of_memory("prediction", WAY_OUT_OF_PREDICTION)
+    with journal.held(), explained, cluster or nullcontext() as connected:
         predictor: Predictor = predict_locally
         executor: Executor = map_unordered
         if connected is not None:

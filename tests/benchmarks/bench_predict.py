@@ -6,6 +6,11 @@ full size. Memory is that of all processes together, each page counted once (PSS
 processes too, are less disturbed by other work on the machine than those of the clock.
 
     python tests/benchmarks/bench_predict.py [--images 256] [--folds 1] [--rounds 3]
+
+With kept patches, compares instead a model that sees only these with one that sees all, from the phantoms
+and, where `MAMMO_REAL_DATA` names the folder of real files, from RSNA's.
+
+    MAMMO_REAL_DATA=... python tests/benchmarks/bench_predict.py --kept-patches 383
 """
 
 import argparse
@@ -16,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,8 +74,8 @@ def family() -> Iterator[int]:
             continue
 
 
-def write_data(folder: Path, num_images: int) -> None:
-    """Writes a test set of JPEG 2000 files of full size, four images a patient."""
+def make_phantoms() -> list[bytes]:
+    """Returns JPEG 2000 files of full size."""
     payloads = []
     for patient in range(NUM_PHANTOMS // 4):
         for image in make_patient(patient, seed=0, rows=ROWS, columns=COLUMNS, cancer_share=0.5):
@@ -83,6 +89,18 @@ def write_data(folder: Path, num_images: int) -> None:
                     laterality=image.row["laterality"],
                 )
             )
+    return payloads
+
+
+def read_real_files() -> list[bytes]:
+    """Returns RSNA's own files; none where the folder is not named."""
+    folder = os.environ.get("MAMMO_REAL_DATA")
+    return [path.read_bytes() for path in sorted(Path(folder, "rsna_dicom").rglob("*.dcm"))] if folder else []
+
+
+def write_data(folder: Path, payloads: list[bytes], num_images: int) -> None:
+    """Writes a test set of links to these files, four images a patient."""
+    folder.mkdir()
     originals = []
     for number, payload in enumerate(payloads):
         originals.append(folder / f"{number}.dcm")
@@ -125,59 +143,97 @@ def measure(function: Callable[[], object]) -> tuple[float, float]:
     return clock, sum(now[:4]) - sum(used[:4])
 
 
-def main() -> None:
+def make_recipe(kept_patches: int = 0) -> "Recipe":
+    """Returns the recipe of a ViT-Ti."""
     from pipeline.models.vit import VARIANTS
     from pipeline.runs.recipe import ModelSettings, Recipe
 
+    return Recipe(model=ModelSettings(**VARIANTS["Ti/16"], kept_patches=kept_patches))
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description="Times mammo predict from raw files.")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--folds", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=count_cores())
+    parser.add_argument("--kept-patches", type=int)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         data, run = Path(scratch) / "data", Path(scratch) / "run"
-        data.mkdir()
-        write_data(data, arguments.images)
-        write_run(run, arguments.folds, Recipe(model=ModelSettings(**VARIANTS["Ti/16"])))
-        compare(data, run, arguments)
+        write_data(data, make_phantoms(), arguments.images)
+        write_run(run, arguments.folds, make_recipe())
+        if arguments.kept_patches is None:
+            compare(data, run, arguments)
+            return
+        kept = Path(scratch) / "kept"
+        write_run(kept, arguments.folds, make_recipe(arguments.kept_patches))
+        compare_kept(data, [run, kept], "phantoms", arguments)
+        if payloads := read_real_files():
+            real = Path(scratch) / "real"
+            write_data(real, payloads, arguments.images)
+            compare_kept(real, [run, kept], "RSNA's files", arguments)
+
+
+def compare_kept(data: Path, runs: list[Path], what: str, arguments: argparse.Namespace) -> None:
+    """Measures decoding alone, all patches and kept ones in turn, and prints a line for each round."""
+    ratios, paths = [], sorted((data / "test_images").rglob("*.dcm"))
+    for _ in range(arguments.rounds):
+        times = [measure(partial(decode, paths, arguments.workers))]
+        times += [measure(partial(predict, data, run, arguments.workers)) for run in runs]
+        ratios.append([times[1][kind] / times[2][kind] for kind in (0, 1)])
+        shown = [f"{arguments.images / clock:.2f} images/s ({cpu:.1f} CPU s)" for clock, cpu in times]
+        print(
+            f"{what}: decoding {shown[0]}, all patches {shown[1]}, {arguments.kept_patches} kept {shown[2]}: "
+            f"{ratios[-1][0]:.2f} ({ratios[-1][1]:.2f} CPU) times",
+            flush=True,
+        )
+    clock, cpu = (statistics.median(column) for column in zip(*ratios, strict=True))
+    print(f"{what}: median {clock:.2f} ({cpu:.2f} CPU) times the images/s")
+
+
+def decode(paths: list[Path], workers: int) -> None:
+    """Prepares the images, and leaves it at that."""
+    for _ in stream_images(paths, PrepareSettings(), workers=workers):
+        pass
+
+
+def predict(data: Path, run_folder: Path, workers: int) -> None:
+    """Does what `mammo predict` does, up to the submission."""
+    from pipeline.inference.predict_test_set import predict_folder
+    from pipeline.runs.run_folder import Run
+    from pipeline.runtime.progress import Reporter
+
+    journal, reporter = Journal(run_folder / "partial"), quiet_reporter(Reporter)
+    predict_folder(Run(run_folder), data, workers=workers, reporter=reporter, journal=journal)
+    journal.remove()
 
 
 def compare(data: Path, run_folder: Path, arguments: argparse.Namespace) -> None:
     """Measures the parts and the whole in turn and prints a line for each round."""
     import torch
 
-    from pipeline.inference.predict_test_set import BATCH_SIZE, load_ensemble, predict_folder
+    from pipeline.inference.predict_test_set import BATCH_SIZE, load_ensemble
     from pipeline.models.normalization import to_tensor
     from pipeline.runs.run_folder import Run
-    from pipeline.runtime.progress import Reporter
 
     run, workers = Run(run_folder), arguments.workers
     paths = sorted((data / "test_images").rglob("*.dcm"))
     images = [image for _, image in stream_images(paths[:BATCH_SIZE], PrepareSettings(), workers=workers)]
     ensemble, images_BCHW = load_ensemble(run), torch.stack([to_tensor(image) for image in images])
 
-    def decode() -> None:
-        for _ in stream_images(paths, PrepareSettings(), workers=workers):
-            pass
-
     def model() -> None:
         for _ in range(0, arguments.images, BATCH_SIZE):
             ensemble.predict(images_BCHW)
-
-    def whole() -> None:
-        journal = Journal(run_folder / "partial")
-        predict_folder(run, data, workers=workers, reporter=quiet_reporter(Reporter), journal=journal)
-        journal.remove()
 
     model()
     parts_of = max if torch.cuda.is_available() else sum
     ratios = []
     for _ in range(arguments.rounds):
-        decoding, computing = measure(decode), measure(model)
+        decoding, computing = measure(lambda: decode(paths, workers)), measure(model)
         watch = MemoryWatch()
         watch.start()
-        both = measure(whole)
+        both = measure(lambda: predict(data, run_folder, workers))
         watch.ends.set()
         watch.join()
         ratios.append([both[kind] / parts_of((decoding[kind], computing[kind])) for kind in (0, 1)])

@@ -8,12 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from data_prep.parallel import process_pool
 from data_prep.parallel.executor import map_unordered
 from data_prep.parallel.process_pool import SPAWN, ProcessEnded, ProcessPool
 from data_prep.parallel.resource_limits import MOST_MEMORY, limit_memory
@@ -227,3 +230,15 @@ def test_a_process_whose_parent_has_ended_before_it_could_ask_ends_too(tmp_path:
     assert parent.returncode == -signal.SIGKILL
     assert (tmp_path / "orphan").exists()
     assert not (tmp_path / "survivor").exists()
+
+
+def test_a_process_whose_owner_is_gone_ends_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The owner was killed with an answer unread, which resets the connection instead of closing it."""
+    monkeypatch.setattr(process_pool, "end_with_parent", lambda: None)
+    ours, theirs = SPAWN.Pipe()
+    with ThreadPoolExecutor(1) as executor:
+        serving = executor.submit(process_pool._serve, theirs)
+        ours.send_bytes(ForkingPickler.dumps((abs, -1)))
+        assert ours.poll(60)
+        ours.close()
+        serving.result(timeout=60)

@@ -1,0 +1,36 @@
+"""The images of a test set on their way to a device."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.inference import image_sources
+from pipeline.inference.image_sources import FolderSource
+from pipeline.runtime.transfers import send
+from tests.pipeline.tiny import PREPARE, SIDE, make_exams, write_test_data
+
+
+def test_pixels_of_files_are_sent_as_integers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = []
+
+    def send(pixels: torch.Tensor, device: str) -> torch.Tensor:
+        sent.append((device, pixels.dtype, tuple(pixels.shape)))
+        return pixels
+
+    monkeypatch.setattr(image_sources, "send", send)
+    source = FolderSource(write_test_data(tmp_path / "data", make_exams(1, split="test")), PREPARE, workers=0)
+    (batch,) = source.load([range(4)], device="cuda")
+    assert sent == [("cuda", torch.uint8, (4, SIDE, SIDE))]
+    assert (batch.images_BCHW.dtype, batch.images_BCHW.shape) == (torch.float32, (4, 1, SIDE, SIDE))
+
+
+@pytest.mark.parametrize(("device", "is_pinned"), [("cuda", True), ("cpu", False)])
+def test_memory_is_pinned_for_a_gpu_alone(
+    device: str, is_pinned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[object] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda pixels: steps.append("pinned") or pixels)
+    monkeypatch.setattr(torch.Tensor, "to", lambda pixels, to, **how: steps.append((to, how)) or pixels)
+    send(torch.zeros(3), device)
+    assert steps == [*["pinned"] * is_pinned, (device, {"non_blocking": True})]
