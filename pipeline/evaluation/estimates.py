@@ -1,6 +1,6 @@
 """Counts, figures and intervals of sets of predictions, such as a fold or a slice.
 
-A table of predictions has a row per breast or per image: `patient_id, laterality, cancer, probability`,
+A table of predictions has a row per breast or per image: `fold, patient_id, laterality, cancer, probability`,
 `num_images` of breasts, and `threshold`, the transferred one (NaN where there is none).
 """
 
@@ -65,6 +65,7 @@ def add_up_patients(tables: Mapping[SetKey, pd.DataFrame]) -> dict[SetKey, Patie
             numbers.get_indexer(table["patient_id"]),
             num_patients=len(ids),
             recalled=apply_thresholds(table["probability"].to_numpy(), table["threshold"].to_numpy()),
+            folds=table["fold"],
         )
         for key, table in tables.items()
     }

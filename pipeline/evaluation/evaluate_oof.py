@@ -83,7 +83,7 @@ class Evaluation:
         if not breasts["cancer"].any():
             return {}
         return {
-            percent: largest_sensitivity(breasts["cancer"], breasts["patient_id"], rate)
+            percent: largest_sensitivity(breasts["cancer"], breasts["patient_id"], breasts["fold"], rate)
             for percent, rate in RECALL_RATES.items()
         }
 

@@ -38,6 +38,7 @@ class Totals:
         excess: probability minus label, summed over each bin, [B, R].
         scalars: by name of `SCALARS`, each [R]; `probability` counts as at most 1 and at least 0,
             `recalled` and `found` (of them) are NaN where it is not known who is recalled.
+        parts: the same of each fold; empty where all predictions are of one fold.
     """
 
     thresholds: Floats
@@ -48,6 +49,12 @@ class Totals:
     num_patients: Floats
     excess: Floats
     scalars: dict[str, Floats]
+    parts: "tuple[Totals, ...]" = ()
+
+    @property
+    def by_fold(self) -> "tuple[Totals, ...]":
+        """The sums of each fold; a fold is one model, and only its own probabilities can be ranked."""
+        return self.parts or (self,)
 
     @cached_property
     def found(self) -> Floats:
@@ -74,6 +81,7 @@ class PatientSums:
         patients: number of each prediction's patient.
         num_patients: of whom some may have no prediction here.
         recalled: whether each prediction is recalled; None where that is not known.
+        folds: of each prediction; None where all are of one model.
 
     Raises:
         ValueError: if lengths differ, a label is not 0 or 1, or a probability is NaN.
@@ -87,6 +95,7 @@ class PatientSums:
         *,
         num_patients: int,
         recalled: ArrayLike | None = None,
+        folds: ArrayLike | None = None,
     ) -> None:
         labels_N, probabilities_N = check_predictions(labels, probabilities)
         patients_N = np.asarray(patients)
@@ -101,6 +110,12 @@ class PatientSums:
         blocks = self._make_blocks(recalled_N[order_N].astype(np.float64))
         self._ends = np.cumsum([block.shape[0] for block in blocks])[:-1]
         self._sums_KM = sparse.vstack(blocks, format="csr")
+        folds_N = np.zeros(len(labels_N)) if folds is None else np.asarray(folds)
+        distinct = np.unique(folds_N)
+        self._parts = [
+            PatientSums(labels_N[own], probabilities_N[own], patients_N[own], num_patients=num_patients)
+            for own in (folds_N == fold for fold in distinct if len(distinct) > 1)
+        ]
 
     def add_up(self, weights_MR: Floats | None = None) -> Totals:
         """Returns the sums where each patient counts as often as the weights say, by default once."""
@@ -117,6 +132,7 @@ class PatientSums:
             num_patients=reached[-1],
             excess=excess_BR,
             scalars=dict(zip(SCALARS, scalars, strict=True)),
+            parts=tuple(part.add_up(weights_MR) for part in self._parts),
         )
 
     def _make_blocks(self, recalled_N: Floats) -> list[sparse.csr_matrix]:

@@ -10,6 +10,8 @@ from pipeline.reporting.formatting import FIGURE_NAMES, format_figure, format_in
 from pipeline.runs.recipe import load_recipe
 from pipeline.runs.run_folder import Run, describe_groups
 
+LARGEST_POOLED_DIFFERENCE = 0.01
+"""Between the AUC within folds and that of all folds in one ranking; above it a report warns."""
 FEW_CANCERS = 100
 """Below this number of cancers a report warns that intervals are wide."""
 MANY_TIES = 0.1
@@ -34,13 +36,13 @@ def list_headlines(evaluation: Evaluation) -> list[str]:
 
 
 def describe_auc(evaluation: Evaluation) -> str:
-    """Says in plain words what the pooled AUC means."""
+    """Says in plain words what the AUC means."""
     pooled, interval = evaluation.breasts.pooled.metrics, evaluation.breasts.pooled.intervals.get("auc")
     if pooled.auc is None or interval is None:
         return f"The AUC is undefined: {pooled.undefined.get('auc', 'no replicate has both classes')}."
     sentence = (
-        "Shown one breast with cancer and one without, the models give the higher probability to the one "
-        f"with cancer in {format_percent(pooled.auc)} of cases (95\u00a0% interval "
+        "Shown one breast with cancer and one without, both held out by it, a model gives the higher "
+        f"probability to the one with cancer in {format_percent(pooled.auc)} of cases (95\u00a0% interval "
         f"{format_percent(interval.low)} to {format_percent(interval.high)})"
     )
     if interval.low > 0.5:
@@ -59,7 +61,7 @@ def describe_recall(evaluation: Evaluation) -> str:
     if value is None or interval is None:
         return ""
     sentence = (
-        f"If at most {rate}\u00a0% of the women were recalled, those with the highest probabilities, "
+        f"If at most {rate}\u00a0% of each fold's women were recalled, those with the highest probabilities, "
         f"{format_percent(value)} of the cancers would be found ({format_percent(interval.low)} to "
         f"{format_percent(interval.high)})."
     )
@@ -78,7 +80,7 @@ def describe_ceilings(evaluation: Evaluation) -> str:
     rates = ", ".join(f"{rate}\u00a0%" for rate in ceilings)
     most = ", ".join(map(format_percent, ceilings.values()))
     return (
-        f"{format_percent(share)} of these women have cancer. So with {rates} of the women recalled no "
+        f"{format_percent(share)} of these women have cancer. So with {rates} of each fold's women recalled no "
         f"model can find more than {most} of the cancers."
     )
 
@@ -105,6 +107,7 @@ def list_warnings(run: Run, evaluation: Evaluation, histories: dict[int, pd.Data
     """Says what stands between these figures and what they seem to promise."""
     sentences = [
         describe_selection(run, histories),
+        describe_pooling(evaluation.breasts.pooled),
         describe_ties(evaluation),
         *describe_prevalence(evaluation.breasts.pooled),
     ]
@@ -113,6 +116,18 @@ def list_warnings(run: Run, evaluation: Evaluation, histories: dict[int, pd.Data
         f"The probabilities are the models' raw output, not calibrated risks: read them as a ranking{advice}."
     )
     return [sentence for sentence in sentences if sentence]
+
+
+def describe_pooling(pooled: Estimate) -> str:
+    """Says that the folds' probabilities are on different scales; empty where it makes no difference."""
+    within, together = pooled.metrics.auc, pooled.metrics.auc_pooled
+    if within is None or together is None or abs(within - together) < LARGEST_POOLED_DIFFERENCE:
+        return ""
+    return (
+        f"The folds' models give probabilities on different scales: within folds the AUC is {within:.3f}, with "
+        f"all folds in one ranking {together:.3f}. Figures that rank are taken within folds. One threshold for "
+        f"all, as of {FIGURE_NAMES['pf1_best']}, does not treat the folds alike."
+    )
 
 
 def describe_prevalence(pooled: Estimate) -> list[str]:

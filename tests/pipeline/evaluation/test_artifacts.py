@@ -92,7 +92,7 @@ def test_slices_are_written_with_counts_intervals_and_reasons(tmp_path):
     for _, kind in of_breasts[of_breasts["figure"] == "auc"].groupby("slice"):
         assert kind["num_breasts"].sum() == 120
         assert kind["num_cancers"].sum() == 15
-    mlo = of_images[(of_images["value"] == "MLO") & (of_images["figure"] == "auc")].iloc[0]
+    mlo = of_images[(of_images["value"] == "MLO") & (of_images["figure"] == "auc_pooled")].iloc[0]
     part = oof[oof["view"] == "MLO"]
     assert mlo["estimate"] == pytest.approx(roc_auc_score(part["cancer"], part["probability"]))
     assert mlo["low"] < mlo["estimate"] < mlo["high"]

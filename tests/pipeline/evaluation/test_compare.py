@@ -28,7 +28,8 @@ def test_the_difference_is_that_of_the_runs_own_figures():
     aucs = []
     for oof in (first, second):
         means = oof.groupby(["patient_id", "laterality"])[["cancer", "probability"]].mean()
-        aucs.append(measure(means["cancer"], means["probability"]).auc)
+        folds = oof.groupby(["patient_id", "laterality"])["fold"].first()
+        aucs.append(measure(means["cancer"], means["probability"], folds=folds).auc)
     assert (found["auc"].reference_value, found["auc"].value) == pytest.approx(tuple(aucs))
     assert found["auc"].difference == pytest.approx(aucs[1] - aucs[0])
     assert found["auc"].interval.low < found["auc"].difference < found["auc"].interval.high

@@ -47,7 +47,11 @@ def test_a_slice_has_its_own_counts_and_the_figures_of_its_rows_alone():
     assert (found.num_patients, found.num_breasts, found.num_images) == (200, 200, 400)
     assert found.num_cancers == left["cancer"].sum()
     assert found.metrics == measure(
-        left["cancer"], left["probability"], patients=left["patient_id"], thresholds=left["threshold"]
+        left["cancer"],
+        left["probability"],
+        patients=left["patient_id"],
+        thresholds=left["threshold"],
+        folds=left["fold"],
     )
 
 
