@@ -3,8 +3,8 @@
 Each takes the sums of R weightings and returns a figure for each, [R]; NaN is undefined.
 
 What ranks predictions ranks within folds: the probabilities of different folds are of different models, and
-comparing them misjudges all (Parker, Guenter, Bedo 2007, doi:10.1186/1471-2105-8-326). Pairs are made within a
-fold, the highest are taken of each fold, and counts are summed over the folds.
+comparing them misjudges all (Parker, Guenter, Bedo 2007, doi:10.1186/1471-2105-8-326). Pairs are made within
+a fold, the highest are taken of each fold, and counts are summed over the folds.
 
 Shape suffixes: T thresholds, R weightings.
 """
