@@ -77,7 +77,7 @@ def tabulate_folds(evaluation: Evaluation) -> Table:
         "Figures per breast of each fold",
         ["fold", *(FIGURE_NAMES[name] for name in FOLD_FIGURES), "breasts", "cancers"],
         rows,
-        [["pooled", *_describe(pooled)], ["95 %", *intervals, "", ""]],
+        [["all folds", *_describe(pooled)], ["95 %", *intervals, "", ""]],
     )
 
 
