@@ -117,7 +117,7 @@ def test_train_predict_and_check_tell_what_they_wrote(
     run = Run(tmp_path / "run")
     trained = mammo("train", config, "--cache", cache.folder, "--run", run.folder)
     assert (trained.exit_code, trained.errors) == (0, "")
-    assert "pooled" in trained.output
+    assert "all folds" in trained.output
     assert f"report: {run.report}" in trained.output
     assert results(run)["fold_1/oof.csv"] == results(unbroken)["fold_1/oof.csv"]
     assert run.metrics.exists()
@@ -309,12 +309,12 @@ def test_predict_answers_by_the_runs_threshold(mammo: Mammo, finished: Run, data
     assert read()["cancer"].to_dict() == (mean >= threshold).astype(int).to_dict()
     highest = mammo(*arguments, "--probabilities", "--views", "max")
     assert highest.exit_code == 0
-    assert "use --views mean" not in highest.output
+    assert "use --views mean" not in highest.errors
     assert (read()["cancer"] > mean).all()
     finished.metrics.write_text(json.dumps({"shortcut_audit": {"counting_tells_the_label": True}}))
     warned = mammo(*arguments, "--probabilities", "--views", "max")
     assert warned.exit_code == 0
-    assert "use --views mean" in warned.output
+    assert "use --views mean" in warned.errors
     assert mammo(*arguments, "--probabilities", "--flip").exit_code == 0
     assert (read()["cancer"] != mean).all()
 
