@@ -43,7 +43,7 @@ def test_twelve_patients_become_a_report_and_a_valid_submission(tmp_path: Path) 
         *TINY,
         folder=tmp_path,
     )
-    assert "pooled" in printed
+    assert "all folds" in printed
     exams = pd.read_csv(data / "train.csv")
     oof = pd.read_csv(tmp_path / "run/oof.csv")
     assert sorted(oof["image_id"]) == sorted(exams["image_id"])

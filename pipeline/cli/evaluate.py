@@ -21,8 +21,8 @@ RunArguments = Annotated[
     list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders; the first is the reference.")
 ]
 
-COMPARISON_WIDTH = 90  # characters, also where there are 80: a log shows each figure on one line then
-SHOWN_FIGURES = ["auc", "average_precision", "pf1", "pf1_transferred", "pf1_best"]
+COMPARISON_WIDTH = 108  # characters, also where there are 80: a log shows each figure on one line then
+SHOWN_FIGURES = ["auc", "auc_pooled", "average_precision", "pf1", "pf1_transferred", "pf1_best"]
 
 
 def evaluate(run: RunArgument) -> None:
@@ -48,8 +48,9 @@ def compare(
 ) -> None:
     """Say whether runs are better than the first one.
 
-    Takes the differences of the figures per breast, with 95 % intervals from a bootstrap that draws the same
-    patients for all runs, which must be of the same patients and labels.
+    Takes the differences of the figures per breast, with 95 % intervals that count the same patients for all
+    runs, which must be of the same patients and labels. The AUC decides; all other figures are judged with
+    Holm's correction, since of many one differs by chance now and then.
     """
     from data_prep.storage.atomic import require_replaceable, require_writable, write_csv
     from pipeline.evaluation.compare import COMPARISON_COLUMNS, tabulate_differences
@@ -70,13 +71,13 @@ def compare(
 
 def show_evaluation(run: "Run", evaluation: "Evaluation") -> None:
     """Prints the breasts' figures of each fold and of all, and where the rest stands."""
-    from pipeline.evaluation.metrics import SEVERAL_THRESHOLDS
     from pipeline.reporting.formatting import FIGURE_NAMES, format_figure, format_interval
+    from pipeline.reporting.shortcut_text import describe_shortcuts
 
     pooled = evaluation.breasts.pooled
     estimates = {
         **{str(fold): estimate for fold, estimate in evaluation.breasts.folds.items()},
-        "pooled": pooled,
+        "all folds": pooled,
     }
     table = Table(Column("per breast, fold", no_wrap=True), *estimates, box=None, padding=(0, 2, 0, 0))
     for count in ("breasts", "cancers"):
@@ -85,36 +86,58 @@ def show_evaluation(run: "Run", evaluation: "Evaluation") -> None:
         figures = (format_figure(estimate.metrics.figures[name]) for estimate in estimates.values())
         table.add_row(FIGURE_NAMES[name], *figures)
     console.print(table)
-    for name in ("pf1_transferred", "auc"):
-        if interval := format_interval(pooled.intervals.get(name)):
-            figure = format_figure(pooled.metrics.figures[name])
+    lead, of_lead = evaluation.lead
+    for name, estimate in {"pf1_transferred": pooled, lead: of_lead}.items():
+        if interval := format_interval(estimate.intervals.get(name)):
+            figure = format_figure(estimate.figures[name])
             say(f"{FIGURE_NAMES[name]} {figure}, 95 % interval {interval}")
-    for reason in dict.fromkeys(pooled.metrics.undefined.values()):
-        names = [FIGURE_NAMES[name] for name, why in pooled.metrics.undefined.items() if why == reason]
-        if reason != SEVERAL_THRESHOLDS:
-            say(f"undefined, since {reason}: {', '.join(names)}")
+    _say_undefined(pooled.undefined)
+    for sentence in describe_shortcuts(evaluation.audit):
+        say(f"warning: {sentence}")
     if evaluation.missing_slices:
         say(f"no slices by {', '.join(evaluation.missing_slices)}: the predictions have no such column")
     say(f"all figures, also per image and slice: {run.metrics}")
     say(f"report: {run.report}")
 
 
+def _say_undefined(undefined: dict[str, str]) -> None:
+    from pipeline.evaluation.metrics import SEVERAL_THRESHOLDS
+    from pipeline.reporting.formatting import FIGURE_NAMES
+
+    for reason in dict.fromkeys(undefined.values()):
+        names = [FIGURE_NAMES[name] for name, why in undefined.items() if why == reason]
+        if reason != SEVERAL_THRESHOLDS:
+            say(f"undefined, since {reason}: {', '.join(names)}")
+
+
 def _show_differences(differences: list["Difference"]) -> None:
-    from pipeline.reporting.formatting import FIGURE_NAMES, format_figure
+    from pipeline.reporting.formatting import format_figure
 
     for run in dict.fromkeys(found.run for found in differences):
         of_run = [found for found in differences if found.run == run]
-        say(f"{run} compared with {of_run[0].reference}, per breast:")
+        say(f"{run} compared with {of_run[0].reference}, per breast; {_name(of_run[0])} decides:")
         table = Table(
-            *("figure", "first", "this", "difference (95 %)", "this is"),
+            *("figure", "first", "this", "difference (95 %)", "p", "this is"),
             box=None,
             padding=(0, 2, 0, 0),
             width=COMPARISON_WIDTH,
         )
         for found in of_run:
             values = map(format_figure, [found.reference_value, found.value])
-            table.add_row(FIGURE_NAMES[found.figure], *values, _show_difference(found), found.verdict)
+            p = "" if found.p_holm is None else f"{found.p_holm:.3f}"
+            table.add_row(_name(found), *values, _show_difference(found), p, found.verdict)
         console.print(table)
+        for reason in dict.fromkeys(found.reason for found in of_run if found.reason):
+            of_reason = [_name(found) for found in of_run if found.reason == reason]
+            names = "all" if len(of_reason) == len(of_run) else ", ".join(of_reason)
+            say(f"unclear, since {reason}: {names}")
+    say("p: of no difference; of all but the first figure with Holm's correction")
+
+
+def _name(found: "Difference") -> str:
+    from pipeline.reporting.formatting import FIGURE_NAMES
+
+    return FIGURE_NAMES[found.figure]
 
 
 def _show_difference(found: "Difference") -> str:

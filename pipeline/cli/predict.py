@@ -42,7 +42,7 @@ def predict(
     views: Annotated[
         Literal["mean", "max"],
         typer.Option(
-            help="A breast's probability: the mean of its images', or with --probabilities the max."
+            help="A breast's probability: its images' mean (on the logit), or with --probabilities the max."
         ),
     ] = "mean",
     workers: Workers = None,

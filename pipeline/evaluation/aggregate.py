@@ -2,16 +2,22 @@
 
 from typing import Literal
 
+import numpy as np
 import pandas as pd
+from scipy.special import expit, logit
 
 from data_prep.rsna.exam_table import BREAST, sort_by_id
+from pipeline.evaluation.formulas import clip_probabilities
 
 Views = Literal["mean", "max"]
-"""What a breast's probability is of those of its images."""
+"""What a breast's probability is of those of its images: the mean on the logit, or the highest."""
 
 
 def to_breasts(images: pd.DataFrame, views: Views = "mean") -> pd.DataFrame:
-    """Joins the probabilities of each breast's images, to their mean unless the highest is asked for.
+    """Joins the probabilities of each breast's images, by default to their mean on the logit.
+
+    A mean of small probabilities themselves follows the highest, and more images have a higher highest:
+    random numbers would tell the number of images, and what that tells.
 
     Args:
         images: one row per image: patient_id, laterality, probability, and fold and cancer where known. An
@@ -29,11 +35,19 @@ def to_breasts(images: pd.DataFrame, views: Views = "mean") -> pd.DataFrame:
     for name in constant:
         _require_constant(images, name)
     ordered = images.sort_values([*BREAST, "probability"])  # a mean of floats depends on their order
+    ordered["logit"] = logit(clip_probabilities(ordered["probability"].to_numpy(np.float64)))
     breasts = ordered.groupby(BREAST, as_index=False).agg(
         **{name: (name, "first") for name in constant},
         num_images=("probability", "count"),
-        probability=("probability", views),
+        lowest=("probability", "min"),
+        highest=("probability", "max"),
+        probability=("logit", "mean"),
     )
+    joined = expit(breasts["probability"]).clip(
+        breasts["lowest"], breasts["highest"]
+    )  # of one image, its own
+    breasts["probability"] = breasts["highest"] if views == "max" else joined
+    breasts = breasts.drop(columns=["lowest", "highest"])
     breasts.insert(0, "prediction_id", breasts["patient_id"] + "_" + breasts["laterality"])
     return sort_by_id(breasts, ["prediction_id"])
 

@@ -5,14 +5,21 @@ from typing import Any
 
 import pandas as pd
 
+from data_prep.errors import UserError
 from data_prep.storage.atomic import write_csv, write_json
+from pipeline.evaluation.audit.flow import Flow, describe_flow
+from pipeline.evaluation.audit.shortcuts import ShortcutAudit, tabulate_audit
+from pipeline.evaluation.audit.traits import find_cache, read_file_traits
 from pipeline.evaluation.bootstrap import NUM_REPLICATES, SEED
-from pipeline.evaluation.estimates import Estimate
+from pipeline.evaluation.estimates import AUC_WEIGHTED, Estimate
 from pipeline.evaluation.evaluate_oof import Evaluation, UnitEvaluation, evaluate_oof
 from pipeline.evaluation.metrics import FIGURES
 from pipeline.evaluation.oof import collect_oof
+from pipeline.evaluation.operating_point import SCREENING_PREVALENCE, OperatingPoint
 from pipeline.runs.run_folder import Run
 
+MEAN_OF_LOGITS = "mean of logits"
+"""What `metrics.json` says a breast's probability is of its images'; its threshold is for that alone."""
 COUNTS = ["num_images", "num_breasts", "num_cancers"]
 FIRST_FIGURES = ["pf1", "pf1_best", "threshold_best", "auc", "average_precision"]
 FURTHER_FIGURES = [name for name in FIGURES if name not in FIRST_FIGURES]
@@ -23,11 +30,11 @@ FOLD_METRICS_COLUMNS = [
     "num_patients",
     *FURTHER_FIGURES,
     "num_cancer_images",
-    *(f"image_{name}" for name in FIGURES),
+    *(f"image_{name}" for name in [*FIGURES, AUC_WEIGHTED]),
 ]
 SLICES_COLUMNS = [
     *("level", "slice", "value", "num_patients", *COUNTS),
-    *("figure", "estimate", "low", "high", "num_undefined", "undefined"),
+    *("figure", "estimate", "low", "high", "num_undefined", "undefined", "no_interval", "few_cancers"),
 ]
 
 
@@ -37,7 +44,13 @@ def evaluate_run(run: Run) -> Evaluation:
     Raises:
         UserError: if a fold is missing, or its predictions do not fit the run.
     """
-    return evaluate_oof(collect_oof(run))
+    oof = collect_oof(run)
+    try:
+        cache = find_cache(run)
+        files, flow = read_file_traits(cache), describe_flow(oof, cache)
+    except UserError as error:  # a run may outlive its cache
+        return evaluate_oof(oof, no_cache=f"the run's cache is not at hand ({error})")
+    return evaluate_oof(oof, files, flow)
 
 
 def write_evaluation(run: Run, evaluation: Evaluation) -> None:
@@ -47,6 +60,7 @@ def write_evaluation(run: Run, evaluation: Evaluation) -> None:
     write_csv(run.table("slices"), tabulate_slice_metrics(evaluation))
     write_csv(run.table("calibration"), evaluation.calibration.bins)
     write_csv(run.table("threshold_stability"), evaluation.stability)
+    write_csv(run.table("shortcut_audit"), tabulate_audit(evaluation.audit))
     write_csv(run.fold_metrics, tabulate_fold_metrics(evaluation))
     write_json(run.metrics, evaluation_to_json(evaluation))
 
@@ -57,7 +71,7 @@ def tabulate_fold_metrics(evaluation: Evaluation) -> pd.DataFrame:
     for fold, of_breasts in evaluation.breasts.folds.items():
         of_images = evaluation.images.folds[fold]
         counts = {name: getattr(of_breasts, name) for name in ["num_patients", *COUNTS]}
-        images = {f"image_{name}": value for name, value in of_images.metrics.figures.items()}
+        images = {f"image_{name}": value for name, value in of_images.figures.items()}
         row = {"fold": fold, **counts, **of_breasts.metrics.figures, **images}
         rows.append({**row, "num_cancer_images": of_images.num_cancers})
     return pd.DataFrame(rows)[FOLD_METRICS_COLUMNS]
@@ -70,18 +84,19 @@ def tabulate_slice_metrics(evaluation: Evaluation) -> pd.DataFrame:
         for part in level.slices:
             counts = {count: getattr(part.estimate, count) for count in ["num_patients", *COUNTS]}
             slice_of = {"level": name, "slice": part.kind, "value": part.value, **counts}
+            slice_of["few_cancers"] = part.estimate.has_few_cancers
             rows += [{**slice_of, **row} for row in list_figures(part.estimate)]
     return pd.DataFrame(rows, columns=SLICES_COLUMNS)
 
 
 def list_figures(estimate: Estimate) -> list[dict[str, Any]]:
-    """Returns each figure with its interval and the reason if it is undefined; None where there is none."""
+    """Returns each figure with its interval, and why either is lacking; None where there is none."""
     rows = []
-    for name, value in estimate.metrics.figures.items():
+    for name, value in estimate.figures.items():
         interval = estimate.intervals.get(name)
         found = asdict(interval) if interval else dict.fromkeys(("low", "high", "num_undefined"))
-        reason = estimate.metrics.undefined.get(name)
-        rows.append({"figure": name, "estimate": value, **found, "undefined": reason})
+        reasons = {"undefined": estimate.undefined.get(name), "no_interval": estimate.no_interval.get(name)}
+        rows.append({"figure": name, "estimate": value, **found, **reasons})
     return rows
 
 
@@ -91,9 +106,13 @@ def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
     return {
         **_level_to_json(evaluation.breasts),
         "threshold": evaluation.threshold,
+        "breast_is": MEAN_OF_LOGITS,
         "largest_sensitivity_at_recall_rate": evaluation.ceilings,
         "images": _level_to_json(evaluation.images),
         "missing_slices": evaluation.missing_slices,
+        "operating_point": _operating_point_to_json(evaluation.operating_point),
+        "flow": _flow_to_json(evaluation.flow),
+        "shortcut_audit": _audit_to_json(evaluation.audit),
         "calibration": {
             "methods": {name: _estimate_to_json(estimate) for name, estimate in calibration.methods.items()},
             "parameters": calibration.parameters,
@@ -106,6 +125,7 @@ def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
             "replicates": NUM_REPLICATES,
             "unit": "patient",
             "interval": "percentile",
+            "not_of": ["auc", "auc_pooled", AUC_WEIGHTED],
         },
     }
 
@@ -118,19 +138,54 @@ def _level_to_json(level: UnitEvaluation) -> dict[str, Any]:
             {"slice": part.kind, "value": part.value, **_estimate_to_json(part.estimate)}
             for part in level.slices
         ],
+        "heterogeneity": level.heterogeneity,
+    }
+
+
+def _operating_point_to_json(point: OperatingPoint) -> dict[str, Any]:
+    tables = {
+        table.unit: {
+            **table.cells,
+            **table.figures,
+            "interval_95": {name: [found.low, found.high] for name, found in table.intervals.items()},
+        }
+        for table in point.tables
+    }
+    return {
+        "threshold": "the other folds' best",
+        "screening_prevalence": SCREENING_PREVALENCE,
+        **tables,
+        "undefined": point.undefined or None,
+    }
+
+
+def _flow_to_json(flow: Flow) -> dict[str, Any]:
+    return {
+        "steps": _table_to_json(flow.steps),
+        "share_not_recorded": flow.missing,
+        "unknown": flow.unknown or None,
+    }
+
+
+def _audit_to_json(audit: ShortcutAudit) -> dict[str, Any]:
+    return {
+        "traits": _table_to_json(tabulate_audit(audit)),
+        "not_looked_at": audit.not_looked_at,
+        "counting_tells_the_label": audit.counting_tells,
     }
 
 
 def _estimate_to_json(estimate: Estimate) -> dict[str, Any]:
     intervals = estimate.intervals
-    left_out = {
-        name: interval.num_undefined for name, interval in intervals.items() if interval.num_undefined
-    }
+    left_out = {name: found.num_undefined for name, found in intervals.items() if found.num_undefined}
     return {
         **{name: getattr(estimate, name) for name in ["num_patients", *COUNTS]},
-        **estimate.metrics.figures,
-        "undefined": estimate.metrics.undefined,
-        "interval_95": {name: [interval.low, interval.high] for name, interval in intervals.items()},
+        **estimate.figures,
+        "undefined": estimate.undefined,
+        "interval_95": {name: [found.low, found.high] for name, found in intervals.items()}
+        | dict.fromkeys(estimate.no_interval),
+        "no_interval": estimate.no_interval,
+        "few_cancers": estimate.has_few_cancers,
         "undefined_replicates": left_out,
     }
 

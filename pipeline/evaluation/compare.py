@@ -1,26 +1,42 @@
 """Whether one run is better than another: paired differences of their figures.
 
 All runs are judged on the same breasts, and every bootstrap draw of patients counts for all of them, so that
-what makes a draw hard or easy cancels out.
+what makes a draw hard or easy cancels out. One figure was named before anything was seen; the others are
+many, and one of them differs by chance now and then, so theirs is Holm's correction (1979, Scand. J. Statist.
+6:65).
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from data_prep.errors import UserError
+from pipeline.evaluation.audit.shortcuts import does_counting_tell
 from pipeline.evaluation.bootstrap import NUM_REPLICATES, SEED, Interval, find_interval, replicate
-from pipeline.evaluation.estimates import add_up_patients, transfer_thresholds
+from pipeline.evaluation.estimates import (
+    AUC_WEIGHTED,
+    FEW_CANCERS,
+    add_up_patients,
+    estimate_auc_of,
+    number_patients,
+    transfer_thresholds,
+    weigh_images,
+)
 from pipeline.evaluation.evaluate_oof import require_breasts
 from pipeline.evaluation.metrics import FIGURES, LOWER_IS_BETTER, NOT_RANKED, measure_sums
+from pipeline.evaluation.patient_stats import Floats
+from pipeline.evaluation.uncertainty.auc_variance import AucEstimate, find_difference
 
-COMPARED = [name for name in FIGURES if name not in NOT_RANKED]
+COMPARED = [*(name for name in FIGURES if name not in NOT_RANKED), AUC_WEIGHTED]
 COMPARISON_COLUMNS = [
     *("run", "reference", "figure", "value", "reference_value"),
-    *("difference", "low", "high", "num_undefined", "verdict"),
+    *("difference", "low", "high", "num_undefined", "role", "p", "p_holm", "verdict", "reason"),
 ]
+MOST_UNDEFINED = 0.05
+"""Share of replicates without a difference above which an interval tells nothing."""
+LARGEST_P = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +45,11 @@ class Difference:
 
     Attributes:
         difference: value minus reference value; None if one of them is undefined.
-        interval: its 95 % interval; None without a difference.
+        interval: its 95 % interval; None where nothing tells how wide it is.
+        is_primary: whether this is the figure that was named beforehand.
+        p: two-sided, of there being no difference; None without an interval.
+        p_holm: the same with Holm's correction for the secondary figures; as it is for the primary one.
+        reason: why there is no verdict, or empty.
     """
 
     run: str
@@ -39,21 +59,31 @@ class Difference:
     reference_value: float | None
     difference: float | None
     interval: Interval | None
+    is_primary: bool
+    p: float | None
+    p_holm: float | None = None
+    reason: str = ""
 
     @property
     def verdict(self) -> str:
-        """`better` or `worse` where the interval excludes 0, else `unclear`; `undefined` without one."""
-        if self.interval is None:
+        """`better` or `worse` beyond chance, else `unclear`; `undefined` without a difference."""
+        if self.difference is None:
             return "undefined"
-        if self.interval.low <= 0 <= self.interval.high:
+        if self.reason or self.p_holm is None or self.p_holm > LARGEST_P:
             return "unclear"
-        return "better" if (self.interval.low > 0) != (self.figure in LOWER_IS_BETTER) else "worse"
+        return "better" if (self.difference > 0) != (self.figure in LOWER_IS_BETTER) else "worse"
 
 
 def compare(
-    oofs: Mapping[str, pd.DataFrame], *, seed: int = SEED, num_replicates: int = NUM_REPLICATES
+    oofs: Mapping[str, pd.DataFrame],
+    *,
+    seed: int = SEED,
+    num_replicates: int = NUM_REPLICATES,
 ) -> list[Difference]:
-    """Compares each run with the first, figure by figure, per breast.
+    """Compares each run with the first, figure by figure, per breast; the primary figure comes first.
+
+    That is the AUC; where the label can be told by counting a breast's images, it is the weighted one of
+    images. Which of them depends on the data and not on what the runs predict.
 
     Args:
         oofs: out-of-fold image predictions by name of the run, as `collect_oof` gives them.
@@ -72,23 +102,22 @@ def compare(
     sums = add_up_patients(tables)
     replicates = replicate(sums, seed=seed, num_replicates=num_replicates)
     figures = {run: measure_sums(sums[run], tables[run]["threshold"].to_numpy()).figures for run in tables}
+    aucs = _estimate_aucs(tables, oofs)
+    primary = AUC_WEIGHTED if does_counting_tell(oofs[reference], tables[reference]) else "auc"
+    num_cancers = int(tables[reference]["cancer"].sum())
     differences = []
     for run in others:
-        for name in COMPARED:
-            value, reference_value = figures[run][name], figures[reference][name]
-            paired_R = replicates[run][name] - replicates[reference][name]
-            difference = None if value is None or reference_value is None else value - reference_value
-            differences.append(
-                Difference(
-                    run=run,
-                    reference=reference,
-                    figure=name,
-                    value=value,
-                    reference_value=reference_value,
-                    difference=difference,
-                    interval=None if difference is None else find_interval(paired_R),
-                )
-            )
+        found = []
+        for name in [primary, *(name for name in COMPARED if name != primary)]:
+            if name in aucs[run]:
+                first, second = aucs[run][name], aucs[reference][name]
+                values, (interval, p) = (first.auc, second.auc), find_difference(first, second)
+            else:
+                values = figures[run][name], figures[reference][name]
+                interval, p = _judge(replicates[run][name] - replicates[reference][name])
+            difference = _make_difference(name, *values, interval, p, is_primary=name == primary)
+            found.append(replace(difference, run=run, reference=reference))
+        differences += _correct([_doubt(each, num_cancers, num_replicates) for each in found])
     return differences
 
 
@@ -96,9 +125,95 @@ def tabulate_differences(differences: list[Difference]) -> pd.DataFrame:
     """Makes a table of them; what is undefined is an empty cell."""
     rows = []
     for found in differences:
-        interval = found.interval or Interval(np.nan, np.nan, 0)
-        rows.append({**asdict(found), **asdict(interval), "verdict": found.verdict})
+        interval = asdict(found.interval) if found.interval else {"low": None, "high": None}
+        role = "primary" if found.is_primary else "secondary"
+        rows.append({**asdict(found), **interval, "role": role, "verdict": found.verdict})
     return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
+
+
+def correct_by_holm(p_values: Sequence[float]) -> list[float]:
+    """Returns p values that may each be held against 5 %, however many there are (Holm 1979)."""
+    order = np.argsort(p_values, kind="stable")
+    factors = len(p_values) - np.arange(len(p_values))
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(1, np.maximum.accumulate(factors * np.asarray(p_values)[order]))
+    return corrected.tolist()
+
+
+def _estimate_aucs(
+    tables: Mapping[str, pd.DataFrame], oofs: Mapping[str, pd.DataFrame]
+) -> dict[str, dict[str, AucEstimate]]:
+    """Returns the AUCs of each run, of which the patients' parts tell how sure their differences are."""
+    numbers, num_patients = number_patients(tables)
+    of_images, _ = number_patients(oofs)
+    return {
+        run: {
+            "auc": estimate_auc_of(breasts, numbers[run], num_patients),
+            "auc_pooled": estimate_auc_of(breasts.assign(fold=0), numbers[run], num_patients),
+            AUC_WEIGHTED: estimate_auc_of(
+                oofs[run], of_images[run], num_patients, weights=weigh_images(oofs[run])
+            ),
+        }
+        for run, breasts in tables.items()
+    }
+
+
+def _judge(paired_R: Floats) -> tuple[Interval | None, float | None]:
+    """Returns interval and two-sided p value of a difference; neither where the replicates do not differ."""
+    interval = find_interval(paired_R)
+    if interval is None or not interval.has_width:
+        return None, None
+    known_R = paired_R[~np.isnan(paired_R)]
+    rarer = min((known_R <= 0).sum(), (known_R >= 0).sum())
+    return interval, float(min(1.0, 2 * (rarer + 1) / (len(known_R) + 1)))
+
+
+def _make_difference(
+    figure: str,
+    value: float | None,
+    reference_value: float | None,
+    interval: Interval | None,
+    p: float | None,
+    *,
+    is_primary: bool,
+) -> Difference:
+    is_known = value is not None and reference_value is not None
+    return Difference(
+        run="",
+        reference="",
+        figure=figure,
+        value=value,
+        reference_value=reference_value,
+        difference=value - reference_value if value is not None and reference_value is not None else None,
+        interval=interval if is_known else None,
+        is_primary=is_primary,
+        p=p if is_known else None,
+    )
+
+
+def _doubt(found: Difference, num_cancers: int, num_replicates: int) -> Difference:
+    """Adds why a difference cannot be judged."""
+    if found.difference is None:
+        return found
+    if num_cancers < FEW_CANCERS:
+        return replace(found, reason=f"fewer than {FEW_CANCERS} cancers")
+    if found.interval is None:
+        return replace(found, reason="nothing tells how wide its interval is")
+    share = found.interval.num_undefined / num_replicates
+    if share > MOST_UNDEFINED:
+        return replace(found, reason=f"undefined in {share:.0%} of the replicates")
+    return found
+
+
+def _correct(differences: list[Difference]) -> list[Difference]:
+    """Adds Holm's p values to the secondary figures of one run that can be judged."""
+    secondary = [found for found in differences if not (found.is_primary or found.reason or found.p is None)]
+    corrected = correct_by_holm([found.p for found in secondary if found.p is not None])
+    by_figure = {found.figure: p for found, p in zip(secondary, corrected, strict=True)}
+    return [
+        replace(found, p_holm=found.p if found.is_primary else by_figure.get(found.figure))
+        for found in differences
+    ]
 
 
 def _require_same_breasts(first: str, expected: pd.DataFrame, second: str, found: pd.DataFrame) -> None:

@@ -1,6 +1,6 @@
 """Counts, figures and intervals of sets of predictions, such as a fold or a slice.
 
-A table of predictions has a row per breast or per image: `patient_id, laterality, cancer, probability`,
+A table of predictions has a row per breast or per image: `fold, patient_id, laterality, cancer, probability`,
 `num_images` of breasts, and `threshold`, the transferred one (NaN where there is none).
 """
 
@@ -12,9 +12,17 @@ import pandas as pd
 
 from data_prep.rsna.exam_table import BREAST
 from pipeline.evaluation.aggregate import to_breasts
-from pipeline.evaluation.bootstrap import NUM_REPLICATES, SEED, Interval, SetKey, find_interval, replicate
+from pipeline.evaluation.bootstrap import NUM_REPLICATES, SEED, Interval, SetKey, replicate
 from pipeline.evaluation.metrics import Metrics, Unit, apply_thresholds, measure, measure_sums
-from pipeline.evaluation.patient_stats import PatientSums
+from pipeline.evaluation.patient_stats import Integers, PatientSums
+from pipeline.evaluation.uncertainty.auc_variance import AucEstimate, estimate_auc
+from pipeline.evaluation.uncertainty.intervals import find_intervals
+
+AUC_WEIGHTED = "auc_weighted"
+"""The AUC per image where each counts as one over the number of its breast's images (Williamson, Datta,
+Satten 2003, "Marginal analyses of clustered data when cluster size is informative", Biometrics 59:36)."""
+FEW_CANCERS = 20
+"""A slice with fewer is marked, and two runs with fewer cannot be told apart."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +32,11 @@ class Estimate:
     Attributes:
         num_cancers: predictions with cancer: breasts at breast level, images at image level.
         metrics: its figures; None is undefined and has a reason in `metrics.undefined`.
+        auc: its AUC with each patient's part in it.
+        auc_weighted: of images, the same with each weighted by one over its breast's number of images in
+            the set (the inverse size of its cluster); None for breasts.
         intervals: 95 % intervals by figure; an undefined figure has none.
+        no_interval: why a defined figure has none.
     """
 
     num_patients: int
@@ -32,7 +44,28 @@ class Estimate:
     num_breasts: int
     num_cancers: int
     metrics: Metrics
+    auc: AucEstimate
+    auc_weighted: AucEstimate | None
     intervals: dict[str, Interval]
+    no_interval: dict[str, str]
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """All figures by name, in order; those of images end with the weighted AUC."""
+        weighted = {} if self.auc_weighted is None else {AUC_WEIGHTED: self.auc_weighted.auc}
+        return self.metrics.figures | weighted
+
+    @property
+    def undefined(self) -> dict[str, str]:
+        """The reason for each figure that is None."""
+        reasons = self.metrics.undefined
+        is_lacking = self.auc_weighted is not None and self.auc_weighted.auc is None
+        return reasons | ({AUC_WEIGHTED: reasons["auc"]} if is_lacking else {})
+
+    @property
+    def has_few_cancers(self) -> bool:
+        """Whether there are too few for its differences from others to mean much."""
+        return self.num_cancers < FEW_CANCERS
 
 
 def estimate_all(
@@ -41,30 +74,62 @@ def estimate_all(
     """Computes figures and intervals of several sets, with the same bootstrap draws for all."""
     sums = add_up_patients(tables)
     replicates = replicate(sums, seed=seed, num_replicates=num_replicates)
+    numbers, num_patients = number_patients(tables)
     estimates = {}
     for key, table in tables.items():
         metrics = measure_sums(sums[key], table["threshold"].to_numpy(), unit=_find_unit(table))
-        found = {name: find_interval(values) for name, values in replicates[key].items()}
-        intervals = {
-            name: interval
-            for name, interval in found.items()
-            if interval is not None and name not in metrics.undefined
-        }
-        estimates[key] = Estimate(**_count(table), metrics=metrics, intervals=intervals)
+        aucs = {"auc": estimate_auc_of(table, numbers[key], num_patients)}
+        aucs["auc_pooled"] = estimate_auc_of(table.assign(fold=0), numbers[key], num_patients)
+        if _find_unit(table) == "image":
+            weights = weigh_images(table)
+            aucs[AUC_WEIGHTED] = estimate_auc_of(table, numbers[key], num_patients, weights=weights)
+        intervals, reasons = find_intervals(table, numbers[key], metrics, replicates[key], aucs)
+        estimates[key] = Estimate(
+            **_count(table),
+            metrics=metrics,
+            auc=aucs["auc"],
+            auc_weighted=aucs.get(AUC_WEIGHTED),
+            intervals=intervals,
+            no_interval=reasons,
+        )
     return estimates
+
+
+def estimate_auc_of(
+    table: pd.DataFrame,
+    patients: Integers,
+    num_patients: int,
+    *,
+    weights: "pd.Series[float] | None" = None,
+) -> AucEstimate:
+    """Computes the AUC of a table within folds, with each patient's part in it."""
+    columns = table["cancer"], table["probability"], patients
+    return estimate_auc(*columns, num_patients=num_patients, folds=table["fold"], weights=weights)
+
+
+def weigh_images(images: pd.DataFrame) -> "pd.Series[float]":
+    """Returns one over the number of its breast's images for each image, so that all breasts count alike."""
+    return 1 / images.groupby(BREAST)["cancer"].transform("size")
+
+
+def number_patients(tables: Mapping[SetKey, pd.DataFrame]) -> tuple[dict[SetKey, Integers], int]:
+    """Returns the number of each row's patient, the same in all tables, and how many patients there are."""
+    ids = np.unique(np.concatenate([table["patient_id"].to_numpy(np.str_) for table in tables.values()]))
+    numbers = pd.Index(ids)
+    return {key: numbers.get_indexer(table["patient_id"]) for key, table in tables.items()}, len(ids)
 
 
 def add_up_patients(tables: Mapping[SetKey, pd.DataFrame]) -> dict[SetKey, PatientSums]:
     """Adds all tables up by patient; a patient has the same number in each."""
-    ids = np.unique(np.concatenate([table["patient_id"].to_numpy(np.str_) for table in tables.values()]))
-    numbers = pd.Index(ids)
+    numbers, num_patients = number_patients(tables)
     return {
         key: PatientSums(
             table["cancer"],
             table["probability"],
-            numbers.get_indexer(table["patient_id"]),
-            num_patients=len(ids),
+            numbers[key],
+            num_patients=num_patients,
             recalled=apply_thresholds(table["probability"].to_numpy(), table["threshold"].to_numpy()),
+            folds=table["fold"],
         )
         for key, table in tables.items()
     }

@@ -6,12 +6,16 @@ import pandas as pd
 
 from data_prep.errors import UserError
 from pipeline.evaluation.aggregate import to_breasts
+from pipeline.evaluation.audit.flow import Flow, describe_flow
+from pipeline.evaluation.audit.shortcuts import ShortcutAudit, audit_shortcuts
 from pipeline.evaluation.calibration import Calibration, calibrate
-from pipeline.evaluation.estimates import Estimate, estimate_all, transfer_thresholds
+from pipeline.evaluation.estimates import AUC_WEIGHTED, Estimate, estimate_all, transfer_thresholds
 from pipeline.evaluation.fold_summary import describe_folds
 from pipeline.evaluation.metrics import RECALL_RATES, largest_sensitivity
+from pipeline.evaluation.operating_point import OperatingPoint, describe_operating_point
 from pipeline.evaluation.slices import describe_breasts, describe_images, explain_missing, list_values
 from pipeline.evaluation.threshold_stability import sweep
+from pipeline.evaluation.uncertainty.auc_variance import find_p_of_heterogeneity
 
 POOLED = ("", "")
 
@@ -40,6 +44,8 @@ class UnitEvaluation:
         folds: by fold number.
         pooled: all folds together.
         slices: by kind and value, in the order to show them.
+        heterogeneity: by kind, the p value of one AUC for all its values that have cancers enough; None
+            where fewer than two have.
     """
 
     table: pd.DataFrame
@@ -47,6 +53,7 @@ class UnitEvaluation:
     folds: dict[int, Estimate]
     pooled: Estimate
     slices: list[Slice]
+    heterogeneity: dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,9 @@ class Evaluation:
         calibration: of breasts.
         stability: F1 of breasts around the best pooled threshold, see `threshold_stability`.
         missing_slices: why kinds of slices are not there.
+        audit: what tells the label without a look at a pixel.
+        flow: what became of the table's rows.
+        operating_point: what recalling by the other folds' thresholds does.
     """
 
     oof: pd.DataFrame
@@ -70,11 +80,21 @@ class Evaluation:
     calibration: Calibration
     stability: pd.DataFrame
     missing_slices: dict[str, str]
+    audit: ShortcutAudit
+    flow: Flow
+    operating_point: OperatingPoint
 
     @property
     def threshold(self) -> float | None:
         """The best threshold on the pooled predictions of breasts, which a submission may use."""
         return self.breasts.pooled.metrics.threshold_best
+
+    @property
+    def lead(self) -> tuple[str, Estimate]:
+        """The figure that stands first, and what it is of: breasts, or images if counting tells."""
+        if self.audit.counting_tells:
+            return AUC_WEIGHTED, self.images.pooled
+        return "auc", self.breasts.pooled
 
     @property
     def ceilings(self) -> dict[int, float]:
@@ -83,13 +103,25 @@ class Evaluation:
         if not breasts["cancer"].any():
             return {}
         return {
-            percent: largest_sensitivity(breasts["cancer"], breasts["patient_id"], rate)
+            percent: largest_sensitivity(breasts["cancer"], breasts["patient_id"], breasts["fold"], rate)
             for percent, rate in RECALL_RATES.items()
         }
 
 
-def evaluate_oof(oof: pd.DataFrame) -> Evaluation:
+def evaluate_oof(
+    oof: pd.DataFrame,
+    files: pd.DataFrame | None = None,
+    flow: Flow | None = None,
+    *,
+    no_cache: str = "there is no cache",
+) -> Evaluation:
     """Computes everything from out-of-fold image predictions, as `collect_oof` gives them.
+
+    Args:
+        oof: one row per image.
+        files: what a cache knows of them, as `read_file_traits` gives it; None where there is none.
+        flow: of cases, from the cache's tables; None where there is none.
+        no_cache: why not.
 
     Raises:
         UserError: if a breast's images differ in label.
@@ -105,6 +137,9 @@ def evaluate_oof(oof: pd.DataFrame) -> Evaluation:
         calibration=calibrate(breasts),
         stability=sweep(breasts, of_breasts.pooled.metrics.threshold_best),
         missing_slices=explain_missing(oof),
+        operating_point=describe_operating_point(breasts),
+        audit=audit_shortcuts(oof, breasts, files, no_files="" if files is not None else no_cache),
+        flow=flow or describe_flow(oof, None, unknown=no_cache),
     )
 
 
@@ -116,13 +151,21 @@ def estimate_level(table: pd.DataFrame, kinds: pd.DataFrame) -> UnitEvaluation:
     tables |= {("fold", str(fold)): part for fold, part in folds.items()}
     tables |= {(kind, value): table[kinds[kind] == value] for kind, value in values}
     estimates = estimate_all(tables)
+    slices = [Slice(kind, value, estimates[kind, value]) for kind, value in values]
     return UnitEvaluation(
         table=table,
         kinds=kinds,
         folds={fold: estimates["fold", str(fold)] for fold in folds},
         pooled=estimates[POOLED],
-        slices=[Slice(kind, value, estimates[kind, value]) for kind, value in values],
+        slices=slices,
+        heterogeneity={str(kind): _find_p([part for part in slices if part.kind == kind]) for kind in kinds},
     )
+
+
+def _find_p(slices: list[Slice]) -> float | None:
+    """Returns the p value of one AUC for all slices that have cancers enough to tell."""
+    enough = [part.estimate.auc for part in slices if not part.estimate.has_few_cancers]
+    return find_p_of_heterogeneity(enough)
 
 
 def require_breasts(oof: pd.DataFrame) -> pd.DataFrame:

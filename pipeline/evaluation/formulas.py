@@ -2,6 +2,10 @@
 
 Each takes the sums of R weightings and returns a figure for each, [R]; NaN is undefined.
 
+What ranks predictions ranks within folds: the probabilities of different folds are of different models, and
+comparing them misjudges all (Parker, Guenter, Bedo 2007, doi:10.1186/1471-2105-8-326). Pairs are made within
+a fold, the highest are taken of each fold, and counts are summed over the folds.
+
 Shape suffixes: T thresholds, R weightings.
 """
 
@@ -31,12 +35,11 @@ def pf1(totals: Totals) -> Floats:
     """The competition's pF1; equals F1 where probabilities are 0 or 1.
 
     With cP = ctp / (ctp + cfp) and cR = ctp / positives, its 2 cP cR / (cP + cR) is
-    2 ctp / (ctp + cfp + positives), and 0 where ctp is 0. Undefined without a cancer and where every
-    probability is 0: there the official code divides by zero.
+    2 ctp / (ctp + cfp + positives), and 0 where ctp is 0, also where every probability is: the official code
+    then compares NaN with 0 and returns 0. Without a cancer it divides two Python integers, and fails.
     """
     ctp, ctp_and_cfp = totals.scalars["probability_of_cancers"], totals.scalars["probability"]
-    is_defined = (totals.num_cancers > 0) & (ctp_and_cfp > 0)
-    return np.where(is_defined, f1(ctp, ctp_and_cfp, totals.num_cancers), np.nan)
+    return np.where(totals.num_cancers > 0, f1(ctp, ctp_and_cfp, totals.num_cancers), np.nan)
 
 
 def f1_by_threshold(totals: Totals) -> Floats:
@@ -65,17 +68,21 @@ def find_best(totals: Totals) -> int | None:
 
 
 def sensitivity_at_specificity(totals: Totals, rate: float) -> Floats:
-    """The share of cancers found where at most that share of the negatives is recalled."""
-    num_negatives_R = totals.num_negatives
-    return _sensitivity(
-        totals, totals.negatives_through, rate * num_negatives_R, is_known_R=num_negatives_R > 0
-    )
+    """The share of cancers found where at most that share of each fold's negatives is recalled."""
+    found_R, known_R = np.zeros((2, len(totals.num_cancers)))
+    for fold in totals.by_fold:
+        is_known_R = fold.num_negatives > 0  # without negatives there is no specificity
+        found_R += is_known_R * _count_found(fold, fold.negatives_through, rate * fold.num_negatives)
+        known_R += is_known_R * fold.num_cancers
+    return _divide(found_R, known_R, known_R > 0)
 
 
 def sensitivity_at_recall_rate(totals: Totals, rate: float) -> Floats:
-    """The share of cancers found where at most that share of the women is recalled."""
-    num_patients_R = totals.num_patients
-    return _sensitivity(totals, totals.patients_through, rate * num_patients_R, is_known_R=num_patients_R > 0)
+    """The share of cancers found where at most that share of each fold's women is recalled."""
+    found_R = np.zeros_like(totals.num_cancers)
+    for fold in totals.by_fold:
+        found_R += _count_found(fold, fold.patients_through, rate * fold.num_patients)
+    return _divide(found_R, totals.num_cancers, totals.num_cancers > 0)
 
 
 def transferred_f1(totals: Totals) -> Floats:
@@ -85,15 +92,30 @@ def transferred_f1(totals: Totals) -> Floats:
 
 
 def auc(totals: Totals) -> Floats:
-    """The area under the ROC curve, ties counting one half."""
-    level_TR = (totals.negatives_above + totals.negatives_through) / 2
-    below_TR = totals.num_negatives - level_TR
+    """The share of the pairs within folds in which the cancer is higher, ties counting one half."""
+    won_R = np.sum([_count_won(fold) for fold in totals.by_fold], axis=0)
+    pairs_R = _count_pairs(totals)
+    return _divide(won_R, pairs_R, pairs_R > 0)
+
+
+def pooled_auc(totals: Totals) -> Floats:
+    """The area under the ROC curve of all folds' predictions in one ranking."""
     pairs_R = totals.num_cancers * totals.num_negatives
-    return _divide((totals.cancers * below_TR).sum(axis=0), pairs_R, pairs_R > 0)
+    return _divide(_count_won(totals), pairs_R, pairs_R > 0)
 
 
 def partial_auc(totals: Totals) -> Floats:
     """The area over specificity 0.9 to 1, standardised: McClish 1989, doi:10.1177/0272989X8900900307.
+
+    The mean over the folds, each counting by its pairs.
+    """
+    pairs_R = _count_pairs(totals)
+    parts = [_count_pairs(fold) * np.nan_to_num(_partial_auc_of_one_fold(fold)) for fold in totals.by_fold]
+    return _divide(np.sum(parts, axis=0), pairs_R, pairs_R > 0)
+
+
+def _partial_auc_of_one_fold(totals: Totals) -> Floats:
+    """Returns it for predictions of one ranking.
 
     Each cancer lifts the curve by the same height, along the stretch of its ties: from the false positive
     rate `left` to `right`. Its part of the area is what lies between there and the limit.
@@ -115,11 +137,12 @@ def partial_auc(totals: Totals) -> Floats:
 
 
 def average_precision(totals: Totals) -> Floats:
-    """The mean precision over the cancers."""
-    recalled_TR = totals.found + totals.negatives_through
-    precision_TR = totals.found / np.maximum(recalled_TR, 1)
-    found_R = (totals.cancers * precision_TR).sum(axis=0)
-    return _divide(found_R, totals.num_cancers, totals.num_cancers > 0)
+    """The mean precision over the cancers, each in its fold."""
+    precisions_R = np.zeros_like(totals.num_cancers)
+    for fold in totals.by_fold:
+        precision_TR = fold.found / np.maximum(fold.found + fold.negatives_through, 1)
+        precisions_R += (fold.cancers * precision_TR).sum(axis=0)
+    return _divide(precisions_R, totals.num_cancers, totals.num_cancers > 0)
 
 
 def brier(totals: Totals) -> Floats:
@@ -134,12 +157,20 @@ def calibration_error(totals: Totals) -> Floats:
     return _divide(np.abs(totals.excess).sum(axis=0), count_R, count_R > 0)
 
 
-def _sensitivity(
-    totals: Totals, recalled_TR: Floats, most_R: Floats, *, is_known_R: NDArray[np.bool_]
-) -> Floats:
-    """The share of cancers found by the lowest threshold that recalls no more than allowed."""
-    found_R = (totals.cancers * (recalled_TR <= most_R + ROUNDING)).sum(axis=0)
-    return _divide(found_R, totals.num_cancers, is_known_R & (totals.num_cancers > 0))
+def _count_found(totals: Totals, recalled_TR: Floats, most_R: Floats) -> Floats:
+    """Counts the cancers found by the lowest threshold that recalls no more than allowed."""
+    return (totals.cancers * (recalled_TR <= most_R + ROUNDING)).sum(axis=0)
+
+
+def _count_won(totals: Totals) -> Floats:
+    """Counts the pairs of one ranking in which the cancer is higher, ties as one half."""
+    level_TR = (totals.negatives_above + totals.negatives_through) / 2
+    return (totals.cancers * (totals.num_negatives - level_TR)).sum(axis=0)
+
+
+def _count_pairs(totals: Totals) -> Floats:
+    """Counts the pairs of a cancer and a negative of the same fold."""
+    return np.sum([fold.num_cancers * fold.num_negatives for fold in totals.by_fold], axis=0)
 
 
 def _divide(numerator: Floats, denominator: Floats, is_defined: NDArray[np.bool_]) -> Floats:

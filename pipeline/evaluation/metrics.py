@@ -26,7 +26,7 @@ RECALL_RATES = {2: 0.02, 5: 0.05, 10: 0.10}
 NO_PREDICTION = "there is no prediction"
 NO_CANCER = {unit: f"there is no {unit} with cancer" for unit in ("breast", "image")}
 ONLY_CANCER = {unit: f"there is no {unit} without cancer" for unit in ("breast", "image")}
-ALL_ZERO = "every probability is 0"
+NO_PAIR = {unit: f"no fold has {unit}s with and without cancer" for unit in ("breast", "image")}
 NO_TRANSFER = "the other folds have no threshold to give"
 SEVERAL_THRESHOLDS = "every fold has its own"
 
@@ -39,12 +39,15 @@ class Metrics:
         pf1: the competition's probabilistic F1 of the probabilities as they are.
         pf1_best: F1 of `probability >= threshold_best`, the largest that any threshold reaches on this set.
         pf1_transferred: F1 where each fold is recalled by the best threshold of the other folds.
-        auc: area under the ROC curve.
+        auc: area under the ROC curve, over the pairs of predictions within folds.
+        auc_pooled: the same over all pairs, as if all folds' models were one.
         partial_auc: over specificity 0.9 to 1, standardised after McClish: 0.5 is guessing, 1 perfect.
-        average_precision: mean precision over the cancers, each at the threshold that just finds it.
-        sensitivity_at_specificity_90: largest share of cancers found with specificity 90 % or more.
+        average_precision: mean precision over the cancers, each at the threshold that just finds it in its
+            fold.
+        sensitivity_at_specificity_90: largest share of cancers found with specificity 90 % or more in each
+            fold.
         sensitivity_at_recall_rate_2: largest share of cancers found by their own probability with at most 2 %
-            of the women recalled. A woman is recalled by the highest of her probabilities.
+            of each fold's women recalled. A woman is recalled by the highest of her probabilities.
         brier: mean squared difference between probability and label.
         calibration_error: mean over ten bins of equal size, of the difference between mean probability and
             share of cancers.
@@ -57,6 +60,7 @@ class Metrics:
     pf1_transferred: float | None
     threshold_transferred: float | None
     auc: float | None
+    auc_pooled: float | None
     partial_auc: float | None
     average_precision: float | None
     sensitivity_at_specificity_90: float | None
@@ -103,6 +107,7 @@ def measure(
     *,
     patients: ArrayLike | None = None,
     thresholds: ArrayLike | None = None,
+    folds: ArrayLike | None = None,
     unit: Unit = "breast",
 ) -> Metrics:
     """Computes all figures of a set of predictions.
@@ -112,6 +117,7 @@ def measure(
         probabilities: likewise.
         patients: ids; without them each prediction is a patient of her own.
         thresholds: the transferred threshold of each prediction, NaN where there is none.
+        folds: of each prediction; without them all are of one model.
         unit: what a prediction is of, for the reasons.
     """
     labels_N, probabilities_N = check_predictions(labels, probabilities)
@@ -124,6 +130,7 @@ def measure(
         patients_N,
         num_patients=len(unique),
         recalled=apply_thresholds(probabilities_N, thresholds_N),
+        folds=folds,
     )
     return measure_sums(sums, thresholds_N, unit=unit)
 
@@ -160,6 +167,7 @@ def compute_figures(totals: Totals, *, best: int | None) -> dict[str, Floats]:
         "threshold_best": formulas.best_thresholds(totals),
         "pf1_transferred": formulas.transferred_f1(totals),
         "auc": formulas.auc(totals),
+        "auc_pooled": formulas.pooled_auc(totals),
         "partial_auc": formulas.partial_auc(totals),
         "average_precision": formulas.average_precision(totals),
         "brier": formulas.brier(totals),
@@ -179,12 +187,15 @@ def all_ones_pf1(prevalence: float) -> float:
     return 2 * prevalence / (1 + prevalence)
 
 
-def largest_sensitivity(labels: ArrayLike, patients: ArrayLike, rate: float) -> float:
-    """The largest sensitivity that any model could have with that share of the women recalled."""
-    labels_N, ids_N = np.asarray(labels, np.float64), np.unique(np.asarray(patients), return_inverse=True)[1]
-    cancers_M = np.sort(np.bincount(ids_N, weights=labels_N))[::-1]
-    most = int(rate * len(cancers_M) + formulas.ROUNDING)
-    return float(cancers_M[:most].sum() / cancers_M.sum())
+def largest_sensitivity(labels: ArrayLike, patients: ArrayLike, folds: ArrayLike, rate: float) -> float:
+    """The largest sensitivity that any model could have with that share of each fold's women recalled."""
+    labels_N, patients_N, folds_N = np.asarray(labels, np.float64), np.asarray(patients), np.asarray(folds)
+    found = 0.0
+    for fold in np.unique(folds_N):
+        ids_N = np.unique(patients_N[folds_N == fold], return_inverse=True)[1]
+        cancers_M = np.sort(np.bincount(ids_N, weights=labels_N[folds_N == fold]))[::-1]
+        found += cancers_M[: int(rate * len(cancers_M) + formulas.ROUNDING)].sum()
+    return float(found / labels_N.sum())
 
 
 def find_operating_points(labels: ArrayLike, probabilities: ArrayLike) -> OperatingPoints:
@@ -209,4 +220,4 @@ def _explain(name: str, totals: Totals, unit: Unit) -> str:
         return NO_CANCER[unit]
     if name == "pf1_transferred":
         return NO_TRANSFER
-    return ALL_ZERO if name == "pf1" else ONLY_CANCER[unit]
+    return NO_PAIR[unit] if totals.num_negatives[0] else ONLY_CANCER[unit]

@@ -33,11 +33,12 @@ class Totals:
         cancers: cancers with exactly that probability, [T, R].
         negatives_above: negatives with a higher one, [T, R].
         negatives_through: negatives with that or a higher one, [T, R].
-        patients_through: patients of whom any prediction reaches it, [T, R].
-        num_patients: patients with a prediction, [R].
+        patients_through: patients of whom any prediction reaches it, [T, R]; parts alone have it, if any.
+        num_patients: patients with a prediction, [R]; likewise.
         excess: probability minus label, summed over each bin, [B, R].
         scalars: by name of `SCALARS`, each [R]; `probability` counts as at most 1 and at least 0,
             `recalled` and `found` (of them) are NaN where it is not known who is recalled.
+        parts: the same of each fold; empty where all predictions are of one fold.
     """
 
     thresholds: Floats
@@ -48,6 +49,12 @@ class Totals:
     num_patients: Floats
     excess: Floats
     scalars: dict[str, Floats]
+    parts: "tuple[Totals, ...]" = ()
+
+    @property
+    def by_fold(self) -> "tuple[Totals, ...]":
+        """The sums of each fold; a fold is one model, and only its own probabilities can be ranked."""
+        return self.parts or (self,)
 
     @cached_property
     def found(self) -> Floats:
@@ -74,6 +81,8 @@ class PatientSums:
         patients: number of each prediction's patient.
         num_patients: of whom some may have no prediction here.
         recalled: whether each prediction is recalled; None where that is not known.
+        folds: of each prediction; None where all are of one model.
+        ranks_only: leaves out bins and all scalars but the first, which a ranking does without.
 
     Raises:
         ValueError: if lengths differ, a label is not 0 or 1, or a probability is NaN.
@@ -87,6 +96,8 @@ class PatientSums:
         *,
         num_patients: int,
         recalled: ArrayLike | None = None,
+        folds: ArrayLike | None = None,
+        ranks_only: bool = False,
     ) -> None:
         labels_N, probabilities_N = check_predictions(labels, probabilities)
         patients_N = np.asarray(patients)
@@ -98,9 +109,22 @@ class PatientSums:
         self.num_patients = num_patients
         self.thresholds_T = np.unique(self.probabilities_N[self.labels_N == 1])[::-1]
         self._patients_N = patients_N[order_N].astype(np.int64)
+        folds_N = np.zeros(len(labels_N)) if folds is None else np.asarray(folds)
+        distinct = np.unique(folds_N)
+        self._has_parts, self._ranks_only = len(distinct) > 1, ranks_only
         blocks = self._make_blocks(recalled_N[order_N].astype(np.float64))
         self._ends = np.cumsum([block.shape[0] for block in blocks])[:-1]
         self._sums_KM = sparse.vstack(blocks, format="csr")
+        self._parts = [
+            PatientSums(
+                labels_N[own],
+                probabilities_N[own],
+                patients_N[own],
+                num_patients=num_patients,
+                ranks_only=True,
+            )
+            for own in (folds_N == fold for fold in distinct if self._has_parts)
+        ]
 
     def add_up(self, weights_MR: Floats | None = None) -> Totals:
         """Returns the sums where each patient counts as often as the weights say, by default once."""
@@ -114,9 +138,10 @@ class PatientSums:
             negatives_above=cumulative[:-1:2],
             negatives_through=cumulative[1::2],
             patients_through=reached[:-1],
-            num_patients=reached[-1],
+            num_patients=reached[-1:].sum(axis=0),
             excess=excess_BR,
-            scalars=dict(zip(SCALARS, scalars, strict=True)),
+            scalars=dict(zip(SCALARS[: len(scalars)], scalars, strict=True)),
+            parts=tuple(part.add_up(weights_MR) for part in self._parts),
         )
 
     def _make_blocks(self, recalled_N: Floats) -> list[sparse.csr_matrix]:
@@ -125,6 +150,8 @@ class PatientSums:
         higher_N, is_level_N = self._place(self.probabilities_N)
         places_N = 2 * higher_N + is_level_N  # even between two thresholds, odd level with one
         own_M, highest_M = self._find_highest()
+        if self._has_parts:  # women are recalled within folds
+            own_M, highest_M = own_M[:0], highest_M[:0]
         values = {
             "predictions": np.ones_like(labels_N),
             "probability": clipped_N,
@@ -137,7 +164,19 @@ class PatientSums:
         return [
             self._block(higher_N[is_cancer_N], everyone_N[is_cancer_N], num_thresholds),
             self._block(places_N[~is_cancer_N], everyone_N[~is_cancer_N], 2 * num_thresholds + 1),
-            self._block(self._place(highest_M)[0], own_M, num_thresholds + 1),
+            self._block(self._place(highest_M)[0], own_M, 0 if self._has_parts else num_thresholds + 1),
+            *self._make_other_blocks(values),
+        ]
+
+    def _make_other_blocks(self, values: dict[str, Floats]) -> list[sparse.csr_matrix]:
+        """Returns the blocks of bins and scalars, which do not depend on the ranking."""
+        labels_N, everyone_N = self.labels_N, self._patients_N
+        if self._ranks_only:
+            return [
+                self._block(everyone_N[:0], everyone_N[:0], 0),
+                self._block(0 * everyone_N, everyone_N, 1),
+            ]
+        return [
             self._block(
                 find_bins(self.probabilities_N), everyone_N, NUM_BINS, self.probabilities_N - labels_N
             ),

@@ -18,7 +18,7 @@ from data_prep.errors import UserError
 from data_prep.parallel.executor import Executor, map_unordered
 from data_prep.rsna.exam_table import read_prediction_ids
 from data_prep.storage.atomic import Journal, require_replaceable, require_writable, write_csv
-from data_prep.storage.files import parse_json, read_input, read_own
+from data_prep.storage.files import read_input
 from data_prep.storage.places import Place
 from pipeline.evaluation.aggregate import Views
 from pipeline.inference.predict_test_set import (
@@ -28,6 +28,7 @@ from pipeline.inference.predict_test_set import (
     predict_folder,
     predict_locally,
 )
+from pipeline.inference.run_metrics import does_counting_tell, read_threshold
 from pipeline.runs.run_folder import Run
 from pipeline.runtime.gpu_memory import WAY_OUT_OF_PREDICTION, explain_out_of_memory
 from pipeline.runtime.progress import Reporter
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     from data_prep.parallel.ray_cluster import Cluster
 
 SUBMISSION_COLUMNS = ["prediction_id", "cancer"]
+COUNTING_SPOILS = (
+    "the highest of a breast's images grows with their number, which alone tells the label in the run's "
+    "data: use --views mean"
+)
 BREASTS_OF_AN_EXAM = 2  # these may well have equal values; more of them should not
 
 
@@ -49,7 +54,7 @@ class Submission:
         threshold: from which probability on a breast is given 1; None where its probability is written.
         failures: patient_id, image_id, reason, message of images that could not be used.
         failures_path: where these stand, if there are any.
-        problems: what `check_submission` would say of it.
+        problems: what `check_submission` would say of it, and that counting spoils `--views max`.
     """
 
     path: Path
@@ -135,31 +140,9 @@ def predict_submission(
             failures_path.unlink(missing_ok=True)
         journal.remove()
     problems = find_problems(path, required_ids)
+    if views == "max" and does_counting_tell(run):
+        problems.append(COUNTING_SPOILS)
     return Submission(path, table, threshold, predictions.failures, failures_path, problems)
-
-
-def read_threshold(run: Run) -> float:
-    """Reads the threshold that the run's evaluation found best for a breast's mean probability.
-
-    Raises:
-        UserError: if the run has not been evaluated, or has no threshold.
-    """
-    again = f"give `mammo evaluate {run.folder}` first, or ask for --probabilities"
-    if not run.metrics.exists():
-        raise UserError(f"{run.folder} has no {run.metrics.name} and thus no threshold: {again}")
-    try:
-        threshold = parse_json(read_own(run.metrics))["threshold"]
-        if threshold is None:
-            raise UserError(
-                f"the evaluation of {run.folder} found no threshold, since none of its breasts has cancer: "
-                "ask for --probabilities"
-            )
-        number = float(threshold)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{run.metrics} is damaged: {again}") from error
-    if not 0 <= number <= 1:
-        raise UserError(f"{run.metrics} is damaged, its threshold is {number}: {again}")
-    return number
 
 
 def make_submission(

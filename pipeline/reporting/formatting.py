@@ -7,6 +7,8 @@ from pipeline.evaluation.metrics import RECALL_RATES, SPECIFICITIES
 
 FIGURE_NAMES = {
     "auc": "AUC",
+    "auc_pooled": "AUC, all folds in one ranking",
+    "auc_weighted": "AUC, each breast's images counting as one",
     "partial_auc": "partial AUC, specificity 90 to 100\u00a0%",
     "average_precision": "average precision",
     "pf1": "pF1 of the raw probabilities",

@@ -11,7 +11,6 @@ import pandas as pd
 
 from data_prep.storage.atomic import write_text
 from pipeline.evaluation.artifacts import write_evaluation
-from pipeline.evaluation.bootstrap import NUM_REPLICATES
 from pipeline.evaluation.calibration import RAW
 from pipeline.evaluation.evaluate_oof import Evaluation
 from pipeline.evaluation.slices import list_values
@@ -21,6 +20,19 @@ from pipeline.reporting.gallery import show_cases
 from pipeline.reporting.plots import calibration_plots, curves
 from pipeline.reporting.plots.svg import fold_line
 from pipeline.reporting.rendering import Filters, Picture, render_markdown, render_page
+from pipeline.reporting.shortcut_text import (
+    AUDIT_NOTE,
+    describe_heterogeneity,
+    explain_not_looked_at,
+    tabulate_shortcuts,
+)
+from pipeline.reporting.standard_tables import (
+    RATES_NOTE,
+    describe_flow,
+    tabulate_cells,
+    tabulate_flow,
+    tabulate_rates,
+)
 from pipeline.reporting.tables import (
     tabulate_calibration,
     tabulate_cases,
@@ -33,6 +45,7 @@ from pipeline.reporting.tables import (
     to_markdown,
 )
 from pipeline.reporting.text import (
+    INTERVALS,
     ONE_PROBABILITY,
     RECALL,
     describe_ceilings,
@@ -101,7 +114,7 @@ def collect_content(run: Run, evaluation: Evaluation, selection: CaseSelection) 
     )
     return {
         "evaluation": evaluation,
-        "num_replicates": NUM_REPLICATES,
+        "interval_note": INTERVALS,
         "histories": histories,
         "headlines": list_headlines(evaluation),
         "warnings": list_warnings(run, evaluation, histories),
@@ -117,6 +130,15 @@ def collect_content(run: Run, evaluation: Evaluation, selection: CaseSelection) 
         "folds": tabulate_folds(evaluation),
         "people": tabulate_patients(evaluation),
         "slices": tabulate_slices(evaluation),
+        "heterogeneity": describe_heterogeneity(evaluation),
+        "shortcuts": tabulate_shortcuts(evaluation.audit),
+        "two_by_two": tabulate_cells(evaluation.operating_point),
+        "rates": tabulate_rates(evaluation.operating_point),
+        "rates_note": RATES_NOTE,
+        "flow": tabulate_flow(evaluation.flow),
+        "flow_note": describe_flow(evaluation.flow),
+        "audit_note": AUDIT_NOTE,
+        "not_looked_at": explain_not_looked_at(evaluation.audit),
         "calibration": tabulate_calibration(evaluation),
         "stability": tabulate_stability(evaluation),
         "cases": tabulate_cases(selection),

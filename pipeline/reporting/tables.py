@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.evaluation.bootstrap import Interval
-from pipeline.evaluation.estimates import Estimate
+from pipeline.evaluation.estimates import FEW_CANCERS, Estimate
 from pipeline.evaluation.evaluate_oof import Evaluation
 from pipeline.evaluation.metrics import SEVERAL_THRESHOLDS
 from pipeline.reporting.case_selection import CaseSelection
@@ -62,11 +62,10 @@ def tabulate_figures(evaluation: Evaluation) -> Table:
     for name, title in FIGURE_NAMES.items():
         cells = [title]
         for estimate in levels:
-            cells += [_show(estimate, name), format_interval(estimate.intervals.get(name))]
+            shown = [_show(estimate, name), format_interval(estimate.intervals.get(name))]
+            cells += shown if name in estimate.figures else ["", ""]
         rows.append(cells)
-    return Table(
-        "All figures, pooled over the folds", ["figure", "per breast", "95 %", "per image", "95 %"], rows
-    )
+    return Table("All figures, of all folds", ["figure", "per breast", "95 %", "per image", "95 %"], rows)
 
 
 def tabulate_folds(evaluation: Evaluation) -> Table:
@@ -78,7 +77,7 @@ def tabulate_folds(evaluation: Evaluation) -> Table:
         "Figures per breast of each fold",
         ["fold", *(FIGURE_NAMES[name] for name in FOLD_FIGURES), "breasts", "cancers"],
         rows,
-        [["pooled", *_describe(pooled)], ["95 %", *intervals, "", ""]],
+        [["all folds", *_describe(pooled)], ["95 %", *intervals, "", ""]],
     )
 
 
@@ -115,8 +114,7 @@ def tabulate_slices(evaluation: Evaluation) -> Table:
         estimate for _, pooled, parts in groups for estimate in (pooled, *(part.estimate for part in parts))
     ]
     lows = [estimate.intervals["auc"].low for estimate in estimates if "auc" in estimate.intervals]
-    start = min([0.5, *(int(5 * low) / 5 for low in lows if low < 0.5)])
-    step = 0.1 if start == 0.5 else 0.2
+    start, axis = choose_axis(lows)
     rows, bars = [], []
     for title, pooled, parts in groups:
         unit = title.removeprefix("all")
@@ -125,14 +123,21 @@ def tabulate_slices(evaluation: Evaluation) -> Table:
         bars += [
             make_bar(estimate, start, pooled) for estimate in (pooled, *(part.estimate for part in parts))
         ]
-    ticks = [start + step * number for number in range(round((1 - start) / step) + 1)]
     return Table(
         "AUC by kind of breast",
         ["kind", "value", "breasts", "cancers", "AUC", "95 %", "AUC with interval"],
         rows,
         bars=bars,
-        axis={_place(tick, start): f"{tick:.1f}" for tick in ticks},
+        axis=axis,
     )
+
+
+def choose_axis(lows: list[float]) -> tuple[float, dict[float, str]]:
+    """Returns where an axis of AUCs up to 1 starts, so that it shows these, and its labels by their place."""
+    start = min([0.5, *(int(5 * low) / 5 for low in lows if low < 0.5)])
+    step = 0.1 if start == 0.5 else 0.2
+    ticks = [start + step * number for number in range(round((1 - start) / step) + 1)]
+    return start, {place_on_axis(tick, start): f"{tick:.1f}" for tick in ticks}
 
 
 def to_markdown(table: Table) -> Verbatim:
@@ -145,9 +150,9 @@ def to_markdown(table: Table) -> Verbatim:
 def make_bar(estimate: Estimate, start: float, pooled: Estimate) -> Bar | None:
     """Returns the AUC's interval on an axis from `start` to 1, beside the pooled AUC; None without one."""
     auc, interval, guide = estimate.metrics.auc, estimate.intervals.get("auc"), pooled.metrics.auc
-    if auc is None or interval is None or guide is None or not interval.has_width:
+    if auc is None or interval is None or guide is None:
         return None
-    ends = [_place(value, start) for value in (interval.low, auc, interval.high, guide)]
+    ends = [place_on_axis(value, start) for value in (interval.low, auc, interval.high, guide)]
     return Bar(f"AUC {auc:.3f}, {format_interval(interval)}", *ends)
 
 
@@ -237,11 +242,9 @@ def _describe(estimate: Estimate) -> list[str]:
 
 def _describe_slice(estimate: Estimate) -> list[str]:
     interval = estimate.intervals.get("auc")
-    why = "no replicate has both classes" if interval is None else ""
-    if interval and not interval.has_width:
-        why = "too few cancers for an interval"
-    reason = estimate.metrics.undefined.get("auc", why)
+    reason = estimate.undefined.get("auc", estimate.no_interval.get("auc", ""))
     counts = _count([estimate.num_breasts, estimate.num_cancers])
+    counts[1] += f" (under {FEW_CANCERS})" if estimate.has_few_cancers else ""
     return [*counts, _show(estimate, "auc"), format_interval(interval), reason]
 
 
@@ -261,12 +264,13 @@ def _describe_parameters(parameters: dict[str, Any]) -> str:
 def _show(estimate: Estimate, name: str) -> str:
     if estimate.metrics.undefined.get(name) == SEVERAL_THRESHOLDS:
         return "one per fold"
-    return format_figure(estimate.metrics.figures[name])
+    return format_figure(estimate.figures.get(name))
 
 
 def _count(numbers: list[int]) -> list[str]:
     return [f"{number:,}" for number in numbers]
 
 
-def _place(value: float, start: float) -> float:
+def place_on_axis(value: float, start: float) -> float:
+    """Returns where a value stands on an axis from `start` to 1, in per cent."""
     return round(100 * (value - start) / (1 - start), 2)

@@ -3,17 +3,35 @@
 import pandas as pd
 
 from data_prep.errors import UserError
+from pipeline.evaluation.bootstrap import NUM_REPLICATES
 from pipeline.evaluation.estimates import Estimate
 from pipeline.evaluation.evaluate_oof import Evaluation
 from pipeline.evaluation.metrics import RECALL_RATES, SEVERAL_THRESHOLDS, all_ones_pf1
 from pipeline.reporting.formatting import FIGURE_NAMES, format_figure, format_interval, format_percent
+from pipeline.reporting.shortcut_text import describe_shortcuts
+from pipeline.reporting.standard_tables import describe_lost_cancers
 from pipeline.runs.recipe import load_recipe
 from pipeline.runs.run_folder import Run, describe_groups
 
+LARGEST_POOLED_DIFFERENCE = 0.01
+"""Between the AUC within folds and that of all folds in one ranking; above it a report warns."""
 FEW_CANCERS = 100
 """Below this number of cancers a report warns that intervals are wide."""
 MANY_TIES = 0.1
 """From this share of breasts on, a report warns that their probabilities are those of other breasts."""
+INTERVALS = (
+    "Intervals are 95 %. Those of AUCs come from Obuchowski's variance, on the logit; those of all other "
+    "figures "
+    f"are the 2.5th to 97.5th percentile of {NUM_REPLICATES:,} bootstrap replicates. Both count a patient "
+    "once, "
+    "however many images she has. They hold the models fixed: trained again, with another seed or on other "
+    "patients, the models would give figures that differ more. The best and the other folds' thresholds "
+    "are held "
+    "fixed too, while that of a sensitivity is found anew in each replicate, as it is in use. A share of 0 "
+    "or 1 "
+    "has the exact interval of so many patients with cancer."
+)
+"""What intervals are, wherever they stand."""
 RECALL = (
     "A woman is recalled if she is invited for further examination, and the recall rate is the share of the "
     "women who are. It is not the recall of a classifier, which is called sensitivity here."
@@ -34,13 +52,17 @@ def list_headlines(evaluation: Evaluation) -> list[str]:
 
 
 def describe_auc(evaluation: Evaluation) -> str:
-    """Says in plain words what the pooled AUC means."""
-    pooled, interval = evaluation.breasts.pooled.metrics, evaluation.breasts.pooled.intervals.get("auc")
-    if pooled.auc is None or interval is None:
-        return f"The AUC is undefined: {pooled.undefined.get('auc', 'no replicate has both classes')}."
+    """Says in plain words what the AUC means."""
+    name, estimate = evaluation.lead
+    auc, interval = estimate.figures[name], estimate.intervals.get(name)
+    if auc is None:
+        return f"The AUC is undefined: {estimate.undefined[name]}."
+    if interval is None:
+        return f"The AUC is {auc:.3f}, and nothing tells how sure that is: {estimate.no_interval[name]}."
+    one = "breast" if name == "auc" else "image"
     sentence = (
-        "Shown one breast with cancer and one without, the models give the higher probability to the one "
-        f"with cancer in {format_percent(pooled.auc)} of cases (95\u00a0% interval "
+        f"Shown one {one} with cancer and one without, of patients it never saw, a model gives the higher "
+        f"probability to the one with cancer in {format_percent(auc)} of cases (95\u00a0% interval "
         f"{format_percent(interval.low)} to {format_percent(interval.high)})"
     )
     if interval.low > 0.5:
@@ -56,12 +78,16 @@ def describe_recall(evaluation: Evaluation) -> str:
     rate = max(RECALL_RATES)
     name = f"sensitivity_at_recall_rate_{rate}"
     value, interval = pooled.metrics.figures[name], pooled.intervals.get(name)
-    if value is None or interval is None:
+    if value is None:
         return ""
+    spread = (
+        f" ({format_percent(interval.low)} to {format_percent(interval.high)})"
+        if interval is not None
+        else ""
+    )
     sentence = (
-        f"If at most {rate}\u00a0% of the women were recalled, those with the highest probabilities, "
-        f"{format_percent(value)} of the cancers would be found ({format_percent(interval.low)} to "
-        f"{format_percent(interval.high)})."
+        f"If at most {rate}\u00a0% of each fold's women were recalled, those with the highest probabilities, "
+        f"{format_percent(value)} of the cancers would be found{spread}."
     )
     ceiling = evaluation.ceilings[rate]
     if ceiling == 1:
@@ -78,7 +104,8 @@ def describe_ceilings(evaluation: Evaluation) -> str:
     rates = ", ".join(f"{rate}\u00a0%" for rate in ceilings)
     most = ", ".join(map(format_percent, ceilings.values()))
     return (
-        f"{format_percent(share)} of these women have cancer. So with {rates} of the women recalled no "
+        f"{format_percent(share)} of these women have cancer. So with {rates} of each fold's women "
+        "recalled no "
         f"model can find more than {most} of the cancers."
     )
 
@@ -104,7 +131,10 @@ def describe_pf1(evaluation: Evaluation) -> str:
 def list_warnings(run: Run, evaluation: Evaluation, histories: dict[int, pd.DataFrame]) -> list[str]:
     """Says what stands between these figures and what they seem to promise."""
     sentences = [
+        *describe_shortcuts(evaluation.audit),
+        describe_lost_cancers(evaluation.flow),
         describe_selection(run, histories),
+        describe_pooling(evaluation.breasts.pooled),
         describe_ties(evaluation),
         *describe_prevalence(evaluation.breasts.pooled),
     ]
@@ -113,6 +143,20 @@ def list_warnings(run: Run, evaluation: Evaluation, histories: dict[int, pd.Data
         f"The probabilities are the models' raw output, not calibrated risks: read them as a ranking{advice}."
     )
     return [sentence for sentence in sentences if sentence]
+
+
+def describe_pooling(pooled: Estimate) -> str:
+    """Says that the folds' probabilities are on different scales; empty where it makes no difference."""
+    within, together = pooled.metrics.auc, pooled.metrics.auc_pooled
+    if within is None or together is None or abs(within - together) < LARGEST_POOLED_DIFFERENCE:
+        return ""
+    return (
+        f"The folds' models give probabilities on different scales: within folds the AUC is {within:.3f}, "
+        "with "
+        f"all folds in one ranking {together:.3f}. Figures that rank are taken within folds. One threshold "
+        "for "
+        f"all, as of {FIGURE_NAMES['pf1_best']}, does not treat the folds alike."
+    )
 
 
 def describe_prevalence(pooled: Estimate) -> list[str]:
@@ -196,8 +240,8 @@ def explain_undefined(evaluation: Evaluation) -> list[str]:
     """Says which figures have no value, where and why, and what the intervals leave out."""
     sets = {
         **{f"Fold {fold}": estimate.metrics for fold, estimate in evaluation.breasts.folds.items()},
-        "Pooled": evaluation.breasts.pooled.metrics,
-        "Pooled, per image": evaluation.images.pooled.metrics,
+        "All folds": evaluation.breasts.pooled.metrics,
+        "All folds, per image": evaluation.images.pooled.metrics,
     }
     sentences = []
     for where, metrics in sets.items():

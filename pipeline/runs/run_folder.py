@@ -19,7 +19,7 @@ OOF_EXAM_COLUMNS = ["view", "site_id", "machine_id", "age", "density", "implant"
 Kind = Literal["cross_validation", "classification"]
 START_TABLES: dict[Kind, str] = {"cross_validation": "folds.csv", "classification": "images.csv"}
 """What a run of each kind was started with; a run has one of these tables."""
-EvaluationTable = Literal["fold_table", "slices", "calibration", "threshold_stability"]
+EvaluationTable = Literal["fold_table", "slices", "calibration", "threshold_stability", "shortcut_audit"]
 ID_TYPES = {"patient_id": "str", "image_id": "str", GROUP: "str"}
 OOF_TYPES = ID_TYPES | {name: "str" for name in OOF_EXAM_COLUMNS if name != "age"}
 

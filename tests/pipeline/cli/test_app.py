@@ -117,7 +117,7 @@ def test_train_predict_and_check_tell_what_they_wrote(
     run = Run(tmp_path / "run")
     trained = mammo("train", config, "--cache", cache.folder, "--run", run.folder)
     assert (trained.exit_code, trained.errors) == (0, "")
-    assert "pooled" in trained.output
+    assert "all folds" in trained.output
     assert f"report: {run.report}" in trained.output
     assert results(run)["fold_1/oof.csv"] == results(unbroken)["fold_1/oof.csv"]
     assert run.metrics.exists()
@@ -303,12 +303,18 @@ def test_predict_answers_by_the_runs_threshold(mammo: Mammo, finished: Run, data
     assert set(finished.folder.iterdir()) - before == {finished.submission}
     mean = read()["cancer"]
     threshold = float(mean.sort_values().iloc[1])
-    finished.metrics.write_text(json.dumps({"threshold": threshold}))
+    finished.metrics.write_text(json.dumps({"threshold": threshold, "breast_is": "mean of logits"}))
     ended = mammo(*arguments)
     assert f"{finished.submission}: 4 rows, 3 of them 1 (threshold {threshold:.4g})" in ended.output
     assert read()["cancer"].to_dict() == (mean >= threshold).astype(int).to_dict()
-    assert mammo(*arguments, "--probabilities", "--views", "max").exit_code == 0
+    highest = mammo(*arguments, "--probabilities", "--views", "max")
+    assert highest.exit_code == 0
+    assert "use --views mean" not in highest.errors
     assert (read()["cancer"] > mean).all()
+    finished.metrics.write_text(json.dumps({"shortcut_audit": {"counting_tells_the_label": True}}))
+    warned = mammo(*arguments, "--probabilities", "--views", "max")
+    assert warned.exit_code == 0
+    assert "use --views mean" in warned.errors
     assert mammo(*arguments, "--probabilities", "--flip").exit_code == 0
     assert (read()["cancer"] != mean).all()
 

@@ -34,7 +34,7 @@ def runs(tmp_path: Path) -> list[Path]:
     """Two runs on the same breasts, the second with more skill."""
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder, skill in zip(folders, (0.0, 3.0), strict=True):
-        write_run(folder, make_oof(num_folds=5, skill=skill))
+        write_run(folder, make_oof(num_folds=5, num_cancers=25, skill=skill))
     return folders
 
 
@@ -43,7 +43,7 @@ def test_evaluate_prints_folds_intervals_and_where_the_rest_stands(runs: list[Pa
     assert shown.exit_code == 0, shown.output
     assert re.search(r"^AUC 0\.\d{3}, 95 % interval 0\.\d{3} to ", shown.stdout, re.MULTILINE)
     lines = [re.split(r"  +", line.strip()) for line in shown.stdout.splitlines()]
-    start = lines.index(["per breast, fold", "0", "1", "2", "3", "4", "pooled"])
+    start = lines.index(["per breast, fold", "0", "1", "2", "3", "4", "all folds"])
     table = lines[start : start + 3 + len(SHOWN_FIGURES)]
     content = json.loads((runs[1] / "metrics.json").read_text())
     for name, *cells in table[3:]:
@@ -70,9 +70,11 @@ def test_compare_prints_a_verdict_per_figure_and_writes_the_table(
     shown = mammo("compare", *runs, "--out", out)
     assert shown.exit_code == 0, shown.output
     assert f"{runs[1]} compared with {runs[0]}, per breast" in shown.stdout
-    verdicts = {line.split("  ")[0].strip(): line.split()[-1] for line in shown.stdout.splitlines()[2:-1]}
+    lines = [line for line in shown.stdout.splitlines() if line.startswith(tuple(FIGURE_NAMES.values()))]
+    verdicts = {line.split("  ")[0].strip(): line.split()[-1] for line in lines}
     assert set(verdicts) == {FIGURE_NAMES[name] for name in COMPARED}
     assert verdicts["AUC"] == "better"
+    assert "AUC decides" in shown.stdout
     table = pd.read_csv(out)
     assert list(table) == COMPARISON_COLUMNS
     assert table.set_index("figure").loc["auc", "verdict"] == "better"

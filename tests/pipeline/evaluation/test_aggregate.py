@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit, logit
+from sklearn.metrics import roc_auc_score
 
 from pipeline.evaluation.aggregate import to_breasts
 
@@ -21,12 +23,12 @@ def make_images(num_patients=12, seed=0):
     return pd.DataFrame(rows).assign(probability=generator.random(len(rows)))
 
 
-def test_a_breast_is_the_mean_of_its_images():
+def test_a_breast_is_the_mean_of_its_images_on_the_logit():
     images = make_images()
     breasts = to_breasts(images).set_index("prediction_id")
     for (patient_id, laterality), views in images.groupby(["patient_id", "laterality"]):
         breast = breasts.loc[f"{patient_id}_{laterality}"]
-        assert breast["probability"] == pytest.approx(views["probability"].mean())
+        assert breast["probability"] == pytest.approx(expit(logit(views["probability"]).mean()))
         assert breast["num_images"] == len(views)
         assert breast["cancer"] == views["cancer"].iloc[0]
         assert breast["fold"] == views["fold"].iloc[0]
@@ -79,3 +81,37 @@ def test_a_breast_with_two_values_is_refused(name):
     images.loc[0, name] += 1
     with pytest.raises(ValueError, match=f"breast 0_L has images of different {name}"):
         to_breasts(images)
+
+
+def test_random_numbers_do_not_tell_how_many_images_a_breast_has():
+    """As in a set where breasts with cancer have more images: a mean of small probabilities does tell."""
+    generator = np.random.default_rng(0)
+    sizes = np.tile([1, 4], 2_000)
+    breast = np.repeat(np.arange(len(sizes)), sizes)
+    images = pd.DataFrame(
+        {
+            "patient_id": breast.astype(str),
+            "laterality": "L",
+            "probability": expit(generator.normal(-4, 1.5, len(breast))),
+        }
+    )
+    breasts = to_breasts(images)
+    has_four = breasts["num_images"] == 4
+    plain = images.groupby("patient_id")["probability"].mean()[breasts["patient_id"]].to_numpy()
+    assert roc_auc_score(has_four, breasts["probability"]) == pytest.approx(0.5, abs=0.03)
+    assert roc_auc_score(has_four, plain) > 0.6
+
+
+def test_a_breast_lies_between_its_images_and_one_image_is_its_breast():
+    images = make_images().assign(probability=np.tile([0.0, 1.0, 0.3, 0.3], 100)[: len(make_images())])
+    breasts = to_breasts(images)
+    by_breast = images.groupby(["patient_id", "laterality"])["probability"]
+    ids = pd.MultiIndex.from_frame(breasts[["patient_id", "laterality"]])
+    assert (breasts["probability"].to_numpy() >= by_breast.min()[ids].to_numpy()).all()
+    assert (breasts["probability"].to_numpy() <= by_breast.max()[ids].to_numpy()).all()
+    single = images.drop_duplicates(["patient_id", "laterality"])
+    alone = to_breasts(single).set_index(["patient_id", "laterality"])["probability"]
+    assert (
+        alone[pd.MultiIndex.from_frame(single[["patient_id", "laterality"]])]
+        == single["probability"].to_numpy()
+    ).all()

@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit, logit
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from data_prep.errors import UserError
+from pipeline.evaluation.aggregate import to_breasts
 from pipeline.evaluation.artifacts import FOLD_METRICS_COLUMNS, SLICES_COLUMNS, evaluate_run, write_evaluation
 from pipeline.evaluation.metrics import FIGURES, NO_CANCER, SEVERAL_THRESHOLDS, measure
 from pipeline.evaluation.oof import collect_oof
@@ -36,10 +38,9 @@ def test_the_figures_are_those_of_breast_means(tmp_path):
     assert list(table) == FOLD_METRICS_COLUMNS
     assert table["fold"].tolist() == [0, 1, 2]
     for row in table.itertuples():
-        breasts = oof[oof["fold"] == row.fold].groupby(["patient_id", "laterality"])[
-            ["cancer", "probability"]
-        ]
-        cancer, probability = breasts.mean()["cancer"], breasts.mean()["probability"]
+        logits = oof.assign(probability=logit(oof["probability"]))[oof["fold"] == row.fold]
+        means = logits.groupby(["patient_id", "laterality"])[["cancer", "probability"]].mean()
+        cancer, probability = means["cancer"], expit(means["probability"])
         assert (row.num_images, row.num_breasts, row.num_cancers) == (80, 40, cancer.sum())
         assert row.auc == pytest.approx(roc_auc_score(cancer, probability))
         assert row.average_precision == pytest.approx(average_precision_score(cancer, probability))
@@ -55,6 +56,16 @@ def test_metrics_json_holds_folds_pooled_intervals_and_threshold(tmp_path):
     for name in ("auc", "average_precision", "pf1", "pf1_best", "pf1_transferred", "partial_auc"):
         low, high = content["pooled"]["interval_95"][name]
         assert low <= content["pooled"][name] <= high
+    assert content["pooled"]["few_cancers"]
+    assert content["images"]["pooled"]["auc_weighted"] is not None
+    for name, reason in content["pooled"]["no_interval"].items():
+        assert content["pooled"]["interval_95"][name] is None
+        assert reason
+    assert set(content["heterogeneity"]) == {"views", "laterality"}
+    audited = {(row["level"], row["trait"]) for row in content["shortcut_audit"]["traits"]}
+    assert audited >= {("breast", "images per breast"), ("image", "order of image ids")}
+    assert "file size" in content["shortcut_audit"]["not_looked_at"]
+    assert content["shortcut_audit"]["counting_tells_the_label"] is False
     assert content["images"]["pooled"]["num_cancers"] == 30
     assert content["pooled"]["undefined"] == {"threshold_transferred": SEVERAL_THRESHOLDS}
     assert set(content["calibration"]["parameters"]) == {"platt", "isotonic", "temperature"}
@@ -73,7 +84,7 @@ def test_both_levels_of_fold_metrics_are_measured_on_the_fold_alone(tmp_path):
         assert row[f"image_{name}"] == pytest.approx(getattr(expected, name))
     others = collect_oof(run)
     others = others[others["fold"] != 1]
-    breasts = others.groupby(["patient_id", "laterality"])[["cancer", "probability"]].mean()
+    breasts = to_breasts(others)
     threshold = measure(breasts["cancer"], breasts["probability"]).threshold_best
     assert row["threshold_transferred"] == pytest.approx(threshold)
 
@@ -92,7 +103,7 @@ def test_slices_are_written_with_counts_intervals_and_reasons(tmp_path):
     for _, kind in of_breasts[of_breasts["figure"] == "auc"].groupby("slice"):
         assert kind["num_breasts"].sum() == 120
         assert kind["num_cancers"].sum() == 15
-    mlo = of_images[(of_images["value"] == "MLO") & (of_images["figure"] == "auc")].iloc[0]
+    mlo = of_images[(of_images["value"] == "MLO") & (of_images["figure"] == "auc_pooled")].iloc[0]
     part = oof[oof["view"] == "MLO"]
     assert mlo["estimate"] == pytest.approx(roc_auc_score(part["cancer"], part["probability"]))
     assert mlo["low"] < mlo["estimate"] < mlo["high"]

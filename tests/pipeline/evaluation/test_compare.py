@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from data_prep.errors import UserError
-from pipeline.evaluation.compare import COMPARED, COMPARISON_COLUMNS, compare, tabulate_differences
+from pipeline.evaluation.aggregate import to_breasts
+from pipeline.evaluation.compare import (
+    COMPARED,
+    COMPARISON_COLUMNS,
+    compare,
+    correct_by_holm,
+    tabulate_differences,
+)
+from pipeline.evaluation.estimates import AUC_WEIGHTED
 from pipeline.evaluation.metrics import LOWER_IS_BETTER, measure
 from tests.pipeline.synthetic_run import make_oof
 
@@ -24,11 +32,12 @@ def test_the_difference_is_that_of_the_runs_own_figures():
     first = make_oof(num_patients=300, num_cancers=80)
     second = blur(first, 2.0)
     found = by_figure(compare({"a": first, "b": second}, num_replicates=200))
-    assert list(found) == COMPARED
+    assert list(found) == ["auc", *(name for name in COMPARED if name != "auc")]
+    assert [name for name in found if found[name].is_primary] == ["auc"]
     aucs = []
     for oof in (first, second):
-        means = oof.groupby(["patient_id", "laterality"])[["cancer", "probability"]].mean()
-        aucs.append(measure(means["cancer"], means["probability"]).auc)
+        breasts = to_breasts(oof)
+        aucs.append(measure(breasts["cancer"], breasts["probability"], folds=breasts["fold"]).auc)
     assert (found["auc"].reference_value, found["auc"].value) == pytest.approx(tuple(aucs))
     assert found["auc"].difference == pytest.approx(aucs[1] - aucs[0])
     assert found["auc"].interval.low < found["auc"].difference < found["auc"].interval.high
@@ -38,8 +47,7 @@ def test_the_verdict_turns_with_the_order_of_the_runs():
     good = make_oof(num_patients=300, num_cancers=80, skill=2.0)
     bad = blur(good, 3.0)
     forth, back = (
-        by_figure(compare(runs, num_replicates=300))
-        for runs in ({"good": good, "bad": bad}, {"bad": bad, "good": good})
+        by_figure(compare(runs)) for runs in ({"good": good, "bad": bad}, {"bad": bad, "good": good})
     )
     assert forth["auc"].verdict == "worse"
     assert back["auc"].verdict == "better"
@@ -49,13 +57,13 @@ def test_the_verdict_turns_with_the_order_of_the_runs():
     assert back["brier"].verdict == "better"
     for name in COMPARED:
         assert back[name].interval.low == pytest.approx(-forth[name].interval.high)
+        assert back[name].p == pytest.approx(forth[name].p)
 
 
 def test_a_run_cannot_be_told_apart_from_its_copy():
-    oof = make_oof()
+    oof = make_oof(num_cancers=30)
     for found in compare({"a": oof, "b": oof.copy()}, num_replicates=50):
-        assert (found.difference, found.interval.low, found.interval.high) == (0, 0, 0)
-        assert found.verdict == "unclear"
+        assert (found.difference, found.interval, found.p_holm, found.verdict) == (0, None, None, "unclear")
 
 
 def test_pairing_makes_the_interval_narrower_than_two_independent_ones():
@@ -90,7 +98,7 @@ def test_an_undefined_figure_has_no_difference():
     differences = compare({"a": oof, "b": blur(oof, 1)}, num_replicates=5)
     found = by_figure(differences)
     assert (found["auc"].difference, found["auc"].verdict) == (None, "undefined")
-    assert found["brier"].verdict != "undefined"
+    assert (found["brier"].verdict, found["brier"].reason) == ("unclear", "fewer than 20 cancers")
     table = tabulate_differences(differences).set_index("figure")
     assert table.reset_index()[COMPARISON_COLUMNS].shape == (len(COMPARED), len(COMPARISON_COLUMNS))
     assert table.loc["auc", ["value", "difference", "low", "high"]].isna().all()
@@ -124,3 +132,62 @@ def test_extra_patients_are_refused_too():
 def test_one_run_is_no_comparison():
     with pytest.raises(UserError, match="needs two different runs or more"):
         compare({"a": make_oof()})
+
+
+def test_holms_correction_of_an_example_by_hand():
+    """The smallest of four times 4, the next times 3, ..., and none below the one before it."""
+    assert correct_by_holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert correct_by_holm([0.6, 0.7]) == [1, 1]
+    assert correct_by_holm([]) == []
+
+
+@pytest.mark.parametrize(("num_cancers", "is_judged"), [(1, False), (19, False), (20, True)])
+def test_below_20_cancers_nothing_is_better(num_cancers, is_judged):
+    """The good run puts every cancer above everything."""
+    bad = make_oof(num_patients=150, num_cancers=num_cancers, skill=0.0)
+    good = bad.assign(probability=np.where(bad["cancer"] == 1, 0.99, bad["probability"] / 2))
+    found = by_figure(compare({"bad": bad, "good": good}, num_replicates=200))
+    verdicts = {each.verdict for each in found.values()}
+    if is_judged:
+        assert found["auc"].verdict == "better"
+    else:
+        assert verdicts <= {"unclear", "undefined"}
+        assert found["auc"].reason == found["brier"].reason == "fewer than 20 cancers"
+
+
+def test_a_figure_that_many_replicates_lack_is_unclear():
+    """Only two patients have healthy breasts: one replicate in seven has nobody to tell cancers from."""
+    oof = make_oof(num_patients=30, num_cancers=0, num_folds=1).assign(cancer=1)
+    oof.loc[oof["patient_id"].isin(["3", "7"]), "cancer"] = 0
+    worse = oof.assign(probability=np.where(oof["cancer"] == 1, 0.1, 0.9))
+    found = by_figure(compare({"a": oof, "b": blur(worse, 1)}, num_replicates=500))
+    assert found["partial_auc"].verdict == "unclear"
+    assert found["partial_auc"].reason.startswith("undefined in 1")
+
+
+def test_secondary_figures_are_held_to_a_higher_standard():
+    first = make_oof(num_patients=300, num_cancers=60)
+    found = compare({"a": first, "b": blur(first, 1.2)}, num_replicates=500)
+    assert found[0].is_primary
+    assert found[0].p_holm == found[0].p
+    for each in found[1:]:
+        assert not each.is_primary
+        assert each.p_holm >= each.p
+        assert (each.verdict == "unclear") == (each.p_holm > 0.05)
+    table = tabulate_differences(found)
+    assert table["role"].tolist() == ["primary", *["secondary"] * (len(COMPARED) - 1)]
+
+
+def test_where_counting_tells_the_label_images_decide():
+    """Breasts with cancer have two images, the others one; a run that only counts is not better then."""
+    oof = make_oof(num_patients=200, num_cancers=60)
+    is_second = oof.duplicated(["patient_id", "laterality"])
+    oof = oof[(oof["cancer"] == 1) | ~is_second].reset_index(drop=True)
+    noise = np.random.default_rng(2).random(len(oof)) / 100
+    size = oof.groupby(["patient_id", "laterality"])["image_id"].transform("size")
+    counting = oof.assign(probability=0.2 * size + noise)
+    random = oof.assign(probability=0.2 + noise[::-1])
+    found = compare({"random": random, "counting": counting}, num_replicates=50)
+    assert (found[0].figure, found[0].is_primary) == (AUC_WEIGHTED, True)
+    again = compare({"random": random, "other": oof.assign(probability=0.2 + noise)}, num_replicates=50)
+    assert again[0].verdict == "unclear"

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.evaluation.aggregate import to_breasts
 from pipeline.evaluation.estimates import estimate_all, measure_levels, transfer_thresholds
 from pipeline.evaluation.metrics import NO_TRANSFER, measure
 from tests.pipeline.synthetic_run import make_oof
@@ -47,7 +48,11 @@ def test_a_slice_has_its_own_counts_and_the_figures_of_its_rows_alone():
     assert (found.num_patients, found.num_breasts, found.num_images) == (200, 200, 400)
     assert found.num_cancers == left["cancer"].sum()
     assert found.metrics == measure(
-        left["cancer"], left["probability"], patients=left["patient_id"], thresholds=left["threshold"]
+        left["cancer"],
+        left["probability"],
+        patients=left["patient_id"],
+        thresholds=left["threshold"],
+        folds=left["fold"],
     )
 
 
@@ -57,15 +62,19 @@ def test_the_order_of_the_rows_changes_no_bit_of_figures_and_intervals(seed):
     breasts = make_breasts(num_patients=40, num_cancers=9)
     tables = {"all": breasts, "left": breasts[breasts["laterality"] == "L"]}
     shuffled = {key: shuffle(table, seed) for key, table in tables.items()}
-    assert estimate_all(tables, num_replicates=20) == estimate_all(shuffled, num_replicates=20)
+    found, again = (estimate_all(sets, num_replicates=20) for sets in (tables, shuffled))
+    assert found == again
+    for key, estimate in found.items():
+        assert (estimate.auc.of_cancers == again[key].auc.of_cancers).all()
+        assert (estimate.auc.of_negatives == again[key].auc.of_negatives).all()
 
 
 def test_a_validation_gets_both_levels_without_intervals():
     oof = make_oof()
     of_breasts, of_images = measure_levels(oof)
     assert of_images.auc == measure(oof["cancer"], oof["probability"]).auc
-    means = oof.groupby(["patient_id", "laterality"])[["cancer", "probability"]].mean()
-    assert of_breasts.auc == pytest.approx(measure(means["cancer"], means["probability"]).auc)
+    breasts = to_breasts(oof)
+    assert of_breasts.auc == pytest.approx(measure(breasts["cancer"], breasts["probability"]).auc)
     assert of_breasts.pf1_transferred is None
 
 

@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,10 +39,38 @@ def test_pf1_is_the_competitions_formula(case):
     """Computed in exact fractions, with probabilities outside [0, 1] clipped."""
     labels, probabilities = case
     found = metrics.measure(labels, probabilities).pf1
-    if not (probabilities > 0).any():
-        assert found is None
-    else:
-        assert found == pytest.approx(float(pf1_in_fractions(labels, probabilities)))
+    expected = pf1_in_fractions(labels, probabilities) if (probabilities > 0).any() else 0
+    assert found == pytest.approx(float(expected))
+
+
+def official_pf1(labels, predictions):
+    """The competition's code as it was published, on pandas columns as its scorer calls it."""
+    y_true_count = ctp = cfp = 0
+    for idx in range(len(labels)):
+        prediction = min(max(predictions[idx], 0), 1)
+        if labels[idx]:
+            y_true_count += 1
+            ctp += prediction
+        else:
+            cfp += prediction
+    c_precision = ctp / (ctp + cfp)
+    c_recall = ctp / y_true_count
+    if c_precision > 0 and c_recall > 0:
+        return 2 * (c_precision * c_recall) / (c_precision + c_recall)
+    return 0
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # it divides 0.0 by 0.0
+@pytest.mark.parametrize("labels", [[1, 0, 1], [1, 1, 1], [0, 0, 0]])
+@pytest.mark.parametrize("probabilities", [[0.0, 0.0, 0.0], [0.25, 0.0, 0.5], [0.0, 0.5, 0.0]])
+def test_pf1_is_what_the_official_code_says_and_undefined_where_that_fails(labels, probabilities):
+    found = metrics.measure(labels, probabilities).pf1
+    try:
+        expected = official_pf1(pd.Series(labels), pd.Series(probabilities))
+    except ZeroDivisionError:
+        expected = None
+    assert found == (None if expected is None else pytest.approx(expected))
+    assert (expected is None) == (not any(labels))
 
 
 @given(predictions(st.sampled_from([0.0, 1.0])))
@@ -186,7 +215,8 @@ def test_the_order_of_the_rows_changes_no_bit(case, random, num_patients):
 
 
 NEEDS_CANCER = set(metrics.FIGURES) - {"brier", "calibration_error", "threshold_transferred"}
-NEEDS_OTHERS = {"auc", "partial_auc", *(f"sensitivity_at_specificity_{n}" for n in metrics.SPECIFICITIES)}
+NEEDS_OTHERS = {"auc", "auc_pooled", "partial_auc"}
+NEEDS_OTHERS |= {f"sensitivity_at_specificity_{n}" for n in metrics.SPECIFICITIES}
 
 
 @pytest.mark.parametrize(
@@ -194,12 +224,11 @@ NEEDS_OTHERS = {"auc", "partial_auc", *(f"sensitivity_at_specificity_{n}" for n 
     [
         ([0, 0], [0.1, 0.2], dict.fromkeys(NEEDS_CANCER, metrics.NO_CANCER["breast"])),
         ([1, 1], [0.1, 0.2], dict.fromkeys(NEEDS_OTHERS, metrics.ONLY_CANCER["breast"])),
-        ([1, 0], [0.0, 0.0], {"pf1": metrics.ALL_ZERO}),
-        ([1, 0], [0.0, -1.0], {"pf1": metrics.ALL_ZERO}),
+        ([1, 0], [0.0, 0.0], {}),
         (
             [1, 1],
             [0.0, 0.0],
-            dict.fromkeys(NEEDS_OTHERS, metrics.ONLY_CANCER["breast"]) | {"pf1": metrics.ALL_ZERO},
+            dict.fromkeys(NEEDS_OTHERS, metrics.ONLY_CANCER["breast"]),
         ),
         ([1, 0], [0.3, 0.4], {}),
     ],
@@ -237,3 +266,50 @@ def test_operating_points_count_what_each_threshold_calls_back():
 def test_malformed_input_is_refused(labels, probabilities):
     with pytest.raises(ValueError, match="must"):
         metrics.measure(labels, probabilities)
+
+
+@given(predictions(st.floats(0, 1), max_size=60), st.integers(2, 4))
+def test_pairs_are_made_within_folds_alone(case, num_folds):
+    """Counted one by one."""
+    labels, probabilities = case
+    folds = np.arange(len(labels)) % num_folds
+    won = pairs = 0.0
+    for one in np.flatnonzero(labels == 1):
+        for other in np.flatnonzero((labels == 0) & (folds == folds[one])):
+            pairs += 1
+            won += np.sign(probabilities[one] - probabilities[other]) / 2 + 0.5
+    found = metrics.measure(labels, probabilities, folds=folds)
+    assert found.auc == (pytest.approx(won / pairs) if pairs else None)
+    assert found.auc_pooled == pytest.approx(roc_auc_score(labels, probabilities))
+    if not pairs:
+        assert found.undefined["auc"] == metrics.NO_PAIR["breast"]
+
+
+WITHIN_FOLDS = {"auc", "partial_auc", "average_precision"}
+WITHIN_FOLDS |= {f"sensitivity_at_specificity_{n}" for n in metrics.SPECIFICITIES}
+WITHIN_FOLDS |= {f"sensitivity_at_recall_rate_{n}" for n in metrics.RECALL_RATES}
+
+
+def test_a_fold_on_another_scale_changes_no_ranking():
+    """The model of fold 1 is twice as sure of everything; who is ranked where in each fold stays."""
+    generator = np.random.default_rng(0)
+    labels, folds = np.arange(600) % 6 == 0, np.arange(600) // 6 % 3
+    scores = generator.normal(size=600) + labels
+    before, after = (
+        metrics.measure(labels, 1 / (1 + np.exp(-moved)), folds=folds)
+        for moved in (scores, np.where(folds == 1, 2 * scores - 3, scores))
+    )
+    for name in WITHIN_FOLDS:
+        assert getattr(after, name) == pytest.approx(getattr(before, name)), name
+    assert after.auc_pooled < before.auc_pooled - 0.05
+
+
+def test_of_each_fold_the_same_share_of_women_is_recalled():
+    """All of fold 1 is above all of fold 0; a tenth of both is recalled, and finds the first of each."""
+    probabilities = np.concatenate([np.linspace(0.1, 0.2, 20), np.linspace(0.8, 0.9, 20)])
+    labels, folds = np.zeros(40), np.repeat([0, 1], 20)
+    labels[[19, 39, 25]] = 1
+    found = metrics.measure(labels, probabilities, folds=folds)
+    assert found.sensitivity_at_recall_rate_10 == pytest.approx(2 / 3)
+    assert metrics.largest_sensitivity(labels, np.arange(40), folds, 0.05) == pytest.approx(2 / 3)
+    assert metrics.largest_sensitivity(labels, np.arange(40), folds, 0.10) == 1

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from data_prep.errors import UserError
 from data_prep.storage.atomic import require_replaceable
+from pipeline.inference.run_metrics import read_threshold
 from pipeline.inference.submission import (
     SUBMISSION_COLUMNS,
     check_submission,
     make_submission,
-    read_threshold,
     write_submission,
 )
 from pipeline.runs.run_folder import Run
@@ -97,7 +97,7 @@ def test_answers_are_written_as_whole_numbers(folder: Path) -> None:
 
 def test_the_threshold_is_that_of_the_evaluation(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.metrics.write_text('{"threshold": 0.125, "folds": []}')
+    run.metrics.write_text('{"threshold": 0.125, "breast_is": "mean of logits", "folds": []}')
     assert read_threshold(run) == 0.125
 
 
@@ -110,6 +110,7 @@ def test_the_threshold_is_that_of_the_evaluation(tmp_path: Path) -> None:
         ("[]", r"metrics\.json is damaged: give `mammo evaluate"),
         ('{"threshold": ', r"metrics\.json is damaged: give `mammo evaluate"),
         ('{"threshold": NaN}', "is damaged, its threshold is nan: give `mammo evaluate"),
+        ('{"threshold": 0.5}', r"is of an older mammo, .* of images: give `mammo evaluate"),
         ('{"threshold": 7}', "is damaged, its threshold is 7.0: give `mammo evaluate"),
     ],
 )

@@ -1,0 +1,1 @@
+"""The shortcut audit: what tells the label without a look at a pixel."""

@@ -1,0 +1,156 @@
+"""How well each trait alone tells cancer from none, out of fold.
+
+Each prediction is scored by the share of cancers among the other folds' predictions with the same value,
+drawn towards the share of all. Numbers are cut at the other folds' deciles, so that a trait may tell the
+label in any direction, and from the middle as from the ends. What tells nothing scores 0.5 or a little less.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.evaluation.audit.traits import (
+    AGE,
+    BOTH_VIEWS,
+    NUM_IMAGES,
+    describe_breast_traits,
+    describe_image_traits,
+    explain_missing_traits,
+)
+from pipeline.evaluation.bootstrap import Interval
+from pipeline.evaluation.patient_stats import Floats, Integers
+from pipeline.evaluation.uncertainty.auc_variance import estimate_auc, find_auc_interval
+
+LARGEST_AUC = 0.60
+"""What more than this can tell without a pixel is a shortcut."""
+NUM_BINS = 10
+PRIOR_STRENGTH = 10.0
+"""Predictions with the share of all that each value starts with."""
+COUNTING = {NUM_IMAGES, BOTH_VIEWS}
+AUDIT_COLUMNS = ["level", "trait", "auc", "low", "high", "is_shortcut"]
+
+
+@dataclass(frozen=True)
+class TraitAuc:
+    """How well a trait alone tells cancer from none.
+
+    Attributes:
+        level: `breast` or `image`.
+        auc: out of fold, over the pairs within folds; None where a class is missing.
+        interval: of 95 %.
+    """
+
+    level: str
+    trait: str
+    auc: float | None
+    interval: Interval | None
+
+    @property
+    def is_shortcut(self) -> bool:
+        """Whether it tells too much, beyond chance. Age may: older women have more cancers everywhere."""
+        if self.auc is None or self.interval is None or self.trait == AGE:
+            return False
+        return self.auc > LARGEST_AUC and self.interval.low > 0.5
+
+
+@dataclass(frozen=True)
+class ShortcutAudit:
+    """What tells the label without a look at a pixel.
+
+    Attributes:
+        traits: breasts' first.
+        not_looked_at: why some traits are not there.
+    """
+
+    traits: list[TraitAuc]
+    not_looked_at: dict[str, str]
+
+    @property
+    def shortcuts(self) -> list[TraitAuc]:
+        """The traits that tell too much, the best first."""
+        return sorted((each for each in self.traits if each.is_shortcut), key=lambda each: -(each.auc or 0))
+
+    @property
+    def counting_tells(self) -> bool:
+        """Whether counting a breast's images tells, which spoils what they give together."""
+        return any(each.trait in COUNTING and each.level == "breast" for each in self.shortcuts)
+
+
+def audit_shortcuts(
+    oof: pd.DataFrame, breasts: pd.DataFrame, files: pd.DataFrame | None = None, *, no_files: str = ""
+) -> ShortcutAudit:
+    """Judges each trait of breasts and of images.
+
+    Args:
+        oof: one row per image.
+        breasts: the same as breasts.
+        files: as `read_file_traits` gives them; None where there are none.
+        no_files: why not.
+    """
+    of_images = describe_image_traits(oof, files)
+    of_breasts = describe_breast_traits(oof, of_images, breasts)
+    levels: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]] = {
+        "breast": (breasts, of_breasts),
+        "image": (oof, of_images),
+    }
+    judged = [
+        _judge(level, str(trait), table, traits[trait])
+        for level, (table, traits) in levels.items()
+        for trait in traits
+    ]
+    return ShortcutAudit(judged, explain_missing_traits(oof, of_images, no_files))
+
+
+def does_counting_tell(oof: pd.DataFrame, breasts: pd.DataFrame) -> bool:
+    """Whether the number of a breast's images, or which views are there, tells the label."""
+    of_images = describe_image_traits(oof, None)
+    of_images = of_images[[trait for trait in of_images if trait in COUNTING]]
+    of_breasts = describe_breast_traits(oof, of_images, breasts)
+    judged = [_judge("breast", str(trait), breasts, of_breasts[trait]) for trait in of_breasts]
+    return ShortcutAudit(judged, {}).counting_tells
+
+
+def tabulate_audit(audit: ShortcutAudit) -> pd.DataFrame:
+    """Makes the table of `shortcut_audit.csv`."""
+    rows = []
+    for each in audit.traits:
+        low, high = (each.interval.low, each.interval.high) if each.interval else (None, None)
+        rows.append((each.level, each.trait, each.auc, low, high, each.is_shortcut))
+    return pd.DataFrame(rows, columns=AUDIT_COLUMNS)
+
+
+def score_out_of_fold(trait: "pd.Series[float] | pd.Series[str]", labels: Floats, folds: Floats) -> Floats:
+    """Returns the drawn-in share of cancers in the other folds with each prediction's value, 0 to 1."""
+    scores = np.zeros(len(labels))
+    for fold in np.unique(folds):
+        own = folds == fold
+        codes = _cut(trait, ~own)
+        prior = float(labels[~own].mean()) if (~own).any() else 0.0
+        sizes = np.bincount(codes[~own], minlength=codes.max() + 1)
+        cancers = np.bincount(codes[~own], weights=labels[~own], minlength=codes.max() + 1)
+        shares = (cancers + PRIOR_STRENGTH * prior) / (sizes + PRIOR_STRENGTH)
+        scores[own] = shares[codes[own]]
+    return scores
+
+
+def _cut(trait: "pd.Series[float] | pd.Series[str]", others: NDArray[np.bool_]) -> Integers:
+    """Numbers a trait's values from 0, many different numbers by the deciles of the others."""
+    if not pd.api.types.is_numeric_dtype(trait):
+        return pd.factorize(trait)[0]
+    values = trait.to_numpy(np.float64)
+    known = values[others & ~np.isnan(values)]
+    edges = np.unique(known)
+    if len(edges) > NUM_BINS:
+        edges = np.unique(np.quantile(known, np.linspace(0, 1, NUM_BINS + 1)[1:-1]))
+    return np.where(np.isnan(values), len(edges) + 1, np.searchsorted(edges, values, side="left"))
+
+
+def _judge(level: str, trait: str, table: pd.DataFrame, values: "pd.Series[float]") -> TraitAuc:
+    labels, folds = table["cancer"].to_numpy(np.float64), table["fold"].to_numpy()
+    patients = pd.factorize(table["patient_id"])[0]
+    scores = score_out_of_fold(values, labels, folds)
+    found = estimate_auc(labels, scores, patients, num_patients=int(patients.max()) + 1, folds=folds)
+    return TraitAuc(level, trait, found.auc, find_auc_interval(found))

@@ -1,0 +1,150 @@
+"""What recalling by the other folds' thresholds does: the two-by-two tables and what follows from them.
+
+A woman is recalled if one of her breasts is, and has cancer if one of them has. The words are those of the
+ACR's audit (BI-RADS, "Auditing screening mammography"); re-weighted figures are what the same sensitivity and
+specificity give where cancer is as common as in screening.
+
+Shape suffixes: M patients, R weightings; a table's four cells come first, in the order of `CELLS`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from pipeline.evaluation.bootstrap import NUM_REPLICATES, SEED, Interval, draw_weights, find_interval
+from pipeline.evaluation.patient_stats import Floats, Integers
+from pipeline.evaluation.uncertainty.intervals import find_exact_interval
+
+SCREENING_PREVALENCE = 0.005
+"""Of women in whom screening finds cancer: 5 of 1,000."""
+CELLS = ["true_positives", "false_positives", "false_negatives", "true_negatives"]
+SHARES = {
+    "sensitivity": [0, 2],
+    "specificity": [1, 3],
+    "ppv": [0, 1],
+    "npv": [2, 3],
+    "recall_rate": [0, 1, 2, 3],
+}
+"""The cells that these are shares of."""
+NO_THRESHOLD = "the other folds of a fold have no threshold to give"
+
+
+@dataclass(frozen=True)
+class TwoByTwo:
+    """The table of one unit and what follows from it.
+
+    Attributes:
+        unit: `breast` or `woman`.
+        cells: by name of `CELLS`.
+        figures: by name; None where a denominator is 0.
+        intervals: of 95 %, drawn by patient. A share of 0 or 1 has the exact one of so many patients, another
+            figure whose replicates do not differ has none.
+    """
+
+    unit: str
+    cells: dict[str, int]
+    figures: dict[str, float | None]
+    intervals: dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What the other folds' thresholds recall.
+
+    Attributes:
+        tables: of breasts and of women; empty where a fold has no threshold.
+        undefined: why not.
+    """
+
+    tables: list[TwoByTwo]
+    undefined: str = ""
+
+
+def describe_operating_point(
+    breasts: pd.DataFrame, *, seed: int = SEED, num_replicates: int = NUM_REPLICATES
+) -> OperatingPoint:
+    """Counts who is recalled and has cancer.
+
+    Args:
+        breasts: a table of predictions with `threshold`.
+        seed: of the bootstrap.
+        num_replicates: draws.
+    """
+    if breasts["threshold"].isna().any():
+        return OperatingPoint([], NO_THRESHOLD)
+    patients_N = pd.factorize(breasts["patient_id"], sort=True)[0]
+    table = pd.DataFrame(
+        {
+            "recalled": breasts["probability"].to_numpy() >= breasts["threshold"].to_numpy(),
+            "cancer": breasts["cancer"].to_numpy() == 1,
+        }
+    )
+    women = table.groupby(patients_N).max()
+    counts = {
+        "breast": _count_cells(table, patients_N),
+        "woman": _count_cells(women, women.index.to_numpy()),
+    }
+    draws = list(draw_weights(len(women), seed=seed, num_replicates=num_replicates)) if len(women) else []
+    return OperatingPoint([_tabulate(unit, cells_4M, draws) for unit, cells_4M in counts.items()])
+
+
+def find_rates(cells: Mapping[str, Floats], *, prevalence: float = SCREENING_PREVALENCE) -> dict[str, Floats]:
+    """Returns all that follows from a table's cells, [R] each; NaN where a denominator is 0.
+
+    Args:
+        cells: by name of `CELLS`, [R] each.
+        prevalence: of the re-weighted figures.
+    """
+    tp, fp, fn, tn = (np.asarray(cells[name], np.float64) for name in CELLS)
+    everyone = tp + fp + fn + tn
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sensitivity, specificity = tp / (tp + fn), tn / (tn + fp)
+        found, wrong = prevalence * sensitivity, (1 - prevalence) * (1 - specificity)
+        rates = {
+            "sensitivity": sensitivity,
+            "specificity": specificity,
+            "ppv": tp / (tp + fp),
+            "npv": tn / (tn + fn),
+            "likelihood_ratio_positive": sensitivity / (1 - specificity),
+            "likelihood_ratio_negative": (1 - sensitivity) / specificity,
+            "recall_rate": (tp + fp) / everyone,
+            "cancers_found_per_1000": 1000 * tp / everyone,
+            "recalled_per_cancer_found": (tp + fp) / tp,
+            "screening_recall_rate": found + wrong,
+            "screening_ppv": found / (found + wrong),
+            "screening_cancers_found_per_1000": 1000 * found,
+            "screening_recalled_per_cancer_found": (found + wrong) / found,
+        }
+    return {name: np.where(np.isfinite(rate), rate, np.nan) for name, rate in rates.items()}
+
+
+def _count_cells(table: pd.DataFrame, patients_N: Integers) -> Floats:
+    """Counts each patient's predictions in each cell, [4, M]."""
+    recalled_N, cancer_N = table["recalled"].to_numpy(), table["cancer"].to_numpy()
+    members = (recalled_N & cancer_N, recalled_N & ~cancer_N, ~recalled_N & cancer_N, ~recalled_N & ~cancer_N)
+    num_patients = int(patients_N.max()) + 1
+    return np.stack([np.bincount(patients_N, weights=each, minlength=num_patients) for each in members])
+
+
+def _tabulate(unit: str, cells_4M: Floats, draws: list[Floats]) -> TwoByTwo:
+    totals = dict(zip(CELLS, cells_4M.sum(axis=1, keepdims=True), strict=True))
+    drawn_4R = np.concatenate([cells_4M @ weights_MR for weights_MR in draws], axis=1)
+    replicates = find_rates(dict(zip(CELLS, drawn_4R, strict=True)))
+    figures = {name: float(rate[0]) for name, rate in find_rates(totals).items()}
+    intervals = {name: find_interval(values) for name, values in replicates.items()}
+    for name, members in SHARES.items():
+        if figures[name] in {0.0, 1.0}:
+            num_patients = int(cells_4M[members].any(axis=0).sum())
+            intervals[name] = find_exact_interval(figures[name], num_patients)
+    return TwoByTwo(
+        unit,
+        {name: int(cell[0]) for name, cell in totals.items()},
+        {name: None if np.isnan(value) else value for name, value in figures.items()},
+        {
+            name: interval
+            for name, interval in intervals.items()
+            if interval is not None and interval.has_width and not np.isnan(figures[name])
+        },
+    )

@@ -1,0 +1,1 @@
+"""How sure the figures are: variances of AUCs, and the interval that each figure gets."""

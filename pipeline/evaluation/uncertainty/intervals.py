@@ -1,0 +1,106 @@
+"""Which interval each figure gets, or why it has none.
+
+AUCs have one by their patients' variance, all others by the bootstrap. A share of 0 or 1, which no draw
+moves, reaches as far as the exact interval of so many independent cancers.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from scipy.stats import beta
+
+from pipeline.evaluation.bootstrap import Interval, find_interval
+from pipeline.evaluation.metrics import RECALL_RATES, SPECIFICITIES, Metrics, largest_sensitivity
+from pipeline.evaluation.patient_stats import Floats, Integers
+from pipeline.evaluation.uncertainty.auc_variance import TAIL, AucEstimate, find_auc_interval
+
+HELD_FIXED = "it is held fixed"
+NO_REPLICATE = "no replicate has both classes"
+ONE_PATIENT = "only one patient has, or lacks, cancer, and one alone has no spread"
+NO_SPREAD = "every patient's pairs say the same"
+NO_CHANCE = "no model can find a cancer with so few women recalled"
+SHARES = [f"sensitivity_at_specificity_{percent}" for percent in SPECIFICITIES]
+CAPPED = {f"sensitivity_at_recall_rate_{percent}": rate for percent, rate in RECALL_RATES.items()}
+
+
+def find_intervals(
+    table: pd.DataFrame,
+    patients: Integers,
+    metrics: Metrics,
+    replicates: Mapping[str, Floats],
+    aucs: Mapping[str, AucEstimate],
+) -> tuple[dict[str, Interval], dict[str, str]]:
+    """Returns the 95 % intervals of a set's figures, and the reason for each defined figure without one.
+
+    Args:
+        table: of the predictions.
+        patients: number of each row's patient.
+        metrics: the figures.
+        replicates: of each figure but `threshold_transferred`, [R].
+        aucs: those that have an interval by their patients' variance.
+    """
+    defined = {name: value for name, value in metrics.figures.items() if value is not None}
+    defined |= {name: estimate.auc for name, estimate in aucs.items() if estimate.auc is not None}
+    num_cancer_patients = len(np.unique(patients[table["cancer"].to_numpy() == 1]))
+    intervals, reasons = {}, {}
+    for name, value in defined.items():
+        if name in aucs:
+            found, reason = find_auc_interval(aucs[name]), _explain_auc(aucs[name])
+        elif name == "threshold_transferred":
+            found, reason = None, HELD_FIXED
+        else:
+            found = find_interval(replicates[name])
+            reason = NO_REPLICATE if found is None else _explain_width(int(table["cancer"].sum()))
+        if name in CAPPED:
+            ceiling = largest_sensitivity(table["cancer"], patients, table["fold"], CAPPED[name])
+            found = _cap(_widen_share(found, value, num_cancer_patients), ceiling)
+            reason = reason if ceiling else NO_CHANCE
+        elif name in SHARES:
+            found = _widen_share(found, value, num_cancer_patients)
+        if found is None or not found.has_width:
+            reasons[name] = reason
+        else:
+            intervals[name] = found
+    return intervals, reasons
+
+
+def find_exact_interval(share: float, num_independent: int) -> Interval:
+    """Returns Clopper's and Pearson's 95 % interval (1934) of a share of so many independent observations.
+
+    Args:
+        share: observed, 0 to 1.
+        num_independent: what the observations amount to; patients, where several are of one.
+    """
+    found, missed = share * num_independent, (1 - share) * num_independent
+    low = 0.0 if found == 0 else float(beta.ppf(TAIL, found, missed + 1))
+    high = 1.0 if missed == 0 else float(beta.ppf(1 - TAIL, found + 1, missed))
+    return Interval(low, high, 0)
+
+
+def _widen_share(found: Interval | None, share: float, num_independent: int) -> Interval | None:
+    """Returns an interval that holds its share; one of 0 or 1 reaches as far as the exact one.
+
+    A share of few recalled women jumps, and a draw that doubles the one who is recalled recalls nobody.
+    """
+    if found and found.has_width and share not in {0.0, 1.0}:
+        return Interval(min(found.low, share), max(found.high, share), found.num_undefined)
+    exact = find_exact_interval(share, num_independent)
+    if found is None:
+        return exact
+    return Interval(min(found.low, exact.low), max(found.high, exact.high), found.num_undefined)
+
+
+def _cap(found: Interval | None, ceiling: float) -> Interval | None:
+    if found is None:
+        return None
+    return Interval(min(found.low, ceiling), min(found.high, ceiling), found.num_undefined)
+
+
+def _explain_auc(estimate: AucEstimate) -> str:
+    return ONE_PATIENT if estimate.num_independent == 1 else NO_SPREAD
+
+
+def _explain_width(num_cancers: int) -> str:
+    cancers = "1 cancer" if num_cancers == 1 else f"{num_cancers:,} cancers"
+    return f"every replicate gives the same: there are too few predictions ({cancers}), or none differ"

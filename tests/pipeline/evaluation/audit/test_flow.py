@@ -1,0 +1,75 @@
+"""The flow of cases: every row of the table is accounted for."""
+
+import pandas as pd
+import pytest
+
+from data_prep.cache.folder import Cache, CacheSettings
+from data_prep.preprocessing.settings import PrepareSettings
+from pipeline.evaluation.audit.flow import FLOW_COLUMNS, describe_flow
+from pipeline.evaluation.audit.traits import CROP_ASPECT, CROP_SIZE, FILE_SIZE, OF_CACHE, read_file_traits
+from tests.data_prep.cache_folder import STAGES
+from tests.pipeline.synthetic_run import make_oof
+
+
+def make_cache(folder, oof, failed):
+    """A cache of these images, of which some could not be prepared; its tables without the pictures."""
+    cache = Cache(folder)
+    cache.open_for(CacheSettings(split="train", prepare=PrepareSettings()))
+    records = {}
+    for number, (patient_id, image_id) in enumerate(zip(oof["patient_id"], oof["image_id"], strict=True)):
+        ids = {"patient_id": patient_id, "image_id": image_id}
+        if image_id in failed:
+            records[image_id] = {**ids, "reason": failed[image_id], "message": "it is so"}
+        else:
+            sources = {
+                "source_bytes": 1_000 + number,
+                "bytes_read": 10,
+                "source_sha256": "a",
+                "image_sha256": "b",
+            }
+            records[image_id] = {**ids, **sources, **STAGES, "laterality": "L", "patches": 5}
+    cache.write_tables(records)
+    cache.write_exams(oof.drop(columns=["fold", "probability"]))
+    return cache
+
+
+def test_every_image_is_predicted_failed_or_lost(tmp_path):
+    oof = make_oof(num_patients=20, num_cancers=6).assign(view="CC", age=50.0)
+    oof.loc[:9, "age"] = None
+    by_breast = oof.groupby(["patient_id", "laterality"])["image_id"]
+    sick = oof[oof["cancer"] == 1].iloc[0]
+    both = by_breast.get_group((sick["patient_id"], sick["laterality"]))
+    single = oof[oof["cancer"] == 0]["image_id"].iloc[0]
+    failed = dict.fromkeys(both, "truncated") | {single: "not_dicom"}
+    cache = make_cache(tmp_path / "cache", oof, failed)
+    flow = describe_flow(oof[~oof["image_id"].isin(failed)], cache)
+    assert list(flow.steps) == FLOW_COLUMNS
+    assert flow.steps.to_numpy().tolist() == [
+        ["in the table", 80, 40, 6],
+        ["failed: not_dicom", 1, 1, 0],
+        ["failed: truncated", 2, 1, 1],
+        ["predicted", 77, 39, 5],
+        ["lost", 2, 1, 1],
+    ]
+    assert flow.num_lost_cancers == 1
+    assert flow.missing["view"] == 0
+    assert flow.missing["age"] == pytest.approx(oof[~oof["image_id"].isin(failed)]["age"].isna().mean())
+    assert flow.unknown == ""
+
+
+def test_without_a_cache_only_what_was_predicted_is_known():
+    oof = make_oof(num_patients=20, num_cancers=6)
+    flow = describe_flow(oof, None, unknown="it is gone")
+    assert flow.steps.to_numpy().tolist() == [["predicted", 80, 40, 6]]
+    assert (flow.num_lost_cancers, flow.missing, flow.unknown) == (0, {}, "it is gone")
+
+
+def test_the_traits_of_files_are_those_of_the_manifest(tmp_path):
+    oof = make_oof(num_patients=4, num_cancers=2)
+    files = read_file_traits(make_cache(tmp_path / "cache", oof, {oof["image_id"].iloc[0]: "truncated"}))
+    assert list(files) == ["image_id", *OF_CACHE]
+    known = files[files["image_id"] != oof["image_id"].iloc[0]]
+    assert (known[CROP_SIZE] == 32 * 64).all()
+    assert (known[CROP_ASPECT] == 0.5).all()
+    assert set(known[FILE_SIZE]) == set(range(1_001, 1_016))
+    assert files[pd.isna(files[FILE_SIZE])]["image_id"].tolist() == [oof["image_id"].iloc[0]]

@@ -1,0 +1,71 @@
+"""Each figure's interval, and why it has none."""
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from pipeline.evaluation.estimates import estimate_all
+from pipeline.evaluation.metrics import largest_sensitivity
+from pipeline.evaluation.uncertainty.intervals import (
+    HELD_FIXED,
+    NO_CHANCE,
+    ONE_PATIENT,
+    find_exact_interval,
+)
+from tests.pipeline.synthetic_tables import make_breasts
+
+
+def estimate(breasts):
+    return estimate_all({"all": breasts}, num_replicates=200)["all"]
+
+
+@pytest.mark.parametrize("found", [0, 1, 7, 19, 20])
+def test_the_exact_interval_is_scipys(found):
+    expected = binomtest(found, 20).proportion_ci(method="exact")
+    interval = find_exact_interval(found / 20, 20)
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.parametrize("num_cancers", [0, 1, 2, 8, 60])
+@pytest.mark.parametrize("skill", [0.0, 9.0])
+def test_an_interval_has_width_and_holds_its_figure_or_a_reason_stands_there(num_cancers, skill):
+    found = estimate(make_breasts(num_cancers=num_cancers, skill=skill))
+    assert set(found.intervals).isdisjoint(found.no_interval)
+    for name, value in found.figures.items():
+        if value is None:
+            assert name not in found.intervals | found.no_interval
+            continue
+        assert (name in found.intervals) != (name in found.no_interval), name
+        if name in found.intervals and name != "calibration_error":  # whose replicates have more noise
+            assert found.intervals[name].low < found.intervals[name].high
+            assert found.intervals[name].low <= value <= found.intervals[name].high, name
+    assert found.no_interval["threshold_transferred"] == HELD_FIXED
+
+
+def test_one_cancer_says_nothing_of_how_sure_an_auc_is():
+    found = estimate(make_breasts(num_cancers=1, skill=0.0))
+    assert 0 < found.metrics.auc < 1
+    assert found.no_interval["auc"] == ONE_PATIENT
+
+
+def test_all_cancers_found_is_no_certainty():
+    breasts = make_breasts(num_patients=200, num_cancers=6, num_folds=1)
+    breasts["probability"] = np.where(breasts["cancer"] == 1, 0.9, breasts["probability"] / 2)
+    found = estimate(breasts)
+    num_women = breasts.loc[breasts["cancer"] == 1, "patient_id"].nunique()
+    for name in ("sensitivity_at_specificity_90", "sensitivity_at_recall_rate_10", "auc"):
+        assert found.figures[name] == 1
+        assert found.intervals[name].low == pytest.approx(0.025 ** (1 / num_women), abs=1e-9)
+        assert found.intervals[name].high == 1
+
+
+def test_no_interval_passes_what_no_model_could_find():
+    breasts = make_breasts(num_patients=100, num_cancers=60, skill=3.0, num_folds=2)
+    found = estimate(breasts)
+    for percent in (2, 5, 10):
+        columns = breasts["cancer"], breasts["patient_id"], breasts["fold"]
+        ceiling = largest_sensitivity(*columns, percent / 100)
+        assert ceiling < 0.5
+        assert found.intervals[f"sensitivity_at_recall_rate_{percent}"].high <= ceiling
+    few = make_breasts(num_patients=100, num_cancers=60, num_folds=4)  # 2 % of 25 women is none
+    assert estimate(few).no_interval["sensitivity_at_recall_rate_2"] == NO_CHANCE
