@@ -12,6 +12,7 @@ from data_prep.rsna.exam_table import Split
 from data_prep.rsna.folds import make_folds
 from data_prep.settings import differences
 from data_prep.storage.locks import require_unlocked
+from pipeline.data.kept_patches import describe_kept_patches
 from pipeline.runs.recipe import Recipe
 from pipeline.runs.run_folder import FOLDS_COLUMNS, GROUP, Run, describe_groups
 from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup
@@ -19,7 +20,6 @@ from pipeline.runtime.gpu_memory import explain_full_training
 from pipeline.runtime.progress import Reporter
 from pipeline.runtime.signals import StopRequest
 from pipeline.training.fold_task import FoldImages, FoldTask
-from pipeline.training.kept_patches import describe_kept_patches
 from pipeline.training.run_setup import (
     locked_by_group,
     require_space_for,

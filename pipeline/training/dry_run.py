@@ -11,12 +11,12 @@ import pandas as pd
 import torch
 
 from data_prep.cache.folder import Cache
+from pipeline.data.kept_patches import describe_kept_patches
 from pipeline.runs.recipe import Recipe
 from pipeline.runs.run_folder import FoldFolder
 from pipeline.runtime.gpu_memory import explain_full_training
 from pipeline.runtime.progress import Reporter
 from pipeline.training.cross_validate import make_fold_tasks
-from pipeline.training.kept_patches import describe_kept_patches
 from pipeline.training.run_setup import resolve
 from pipeline.training.throughput import Meter, say_if_peak_unknown
 from pipeline.training.trainer import Trainer

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
+from pipeline.data.kept_patches import describe_kept_patches, suggest_kept_patches
 from pipeline.runs.recipe import ModelSettings
-from pipeline.training.kept_patches import describe_kept_patches, suggest_kept_patches
 
 
 def make_manifest(counts: list[int | None]) -> pd.DataFrame:
