@@ -77,7 +77,7 @@ def show_evaluation(run: "Run", evaluation: "Evaluation") -> None:
     pooled = evaluation.breasts.pooled
     estimates = {
         **{str(fold): estimate for fold, estimate in evaluation.breasts.folds.items()},
-        "all folds": pooled,
+        "all": pooled,
     }
     table = Table(Column("per breast, fold", no_wrap=True), *estimates, box=None, padding=(0, 2, 0, 0))
     for count in ("breasts", "cancers"):

@@ -43,7 +43,7 @@ def test_evaluate_prints_folds_intervals_and_where_the_rest_stands(runs: list[Pa
     assert shown.exit_code == 0, shown.output
     assert re.search(r"^AUC 0\.\d{3}, 95 % interval 0\.\d{3} to ", shown.stdout, re.MULTILINE)
     lines = [re.split(r"  +", line.strip()) for line in shown.stdout.splitlines()]
-    start = lines.index(["per breast, fold", "0", "1", "2", "3", "4", "all folds"])
+    start = lines.index(["per breast, fold", "0", "1", "2", "3", "4", "all"])
     table = lines[start : start + 3 + len(SHOWN_FIGURES)]
     content = json.loads((runs[1] / "metrics.json").read_text())
     for name, *cells in table[3:]:

@@ -19,6 +19,7 @@ from torch._dynamo.testing import CompileCounter
 from data_prep.cache.folder import Cache
 from data_prep.cache.images import open_images
 from data_prep.errors import TrainingStopped, UserError
+from pipeline.evaluation.aggregate import to_breasts
 from pipeline.models.weights_file import load_weights
 from pipeline.runs.recipe import AugmentSettings, Recipe
 from pipeline.runs.run_folder import Run, read_oof
@@ -664,7 +665,7 @@ def test_an_untrained_model_predicts_the_share_of_cancers_in_its_training_images
 def test_the_history_tells_what_the_predictions_show(unbroken: Run) -> None:
     for fold in (0, 1):
         history, oof = pd.read_csv(unbroken.fold(fold).history), read_oof(unbroken.fold(fold).oof)
-        breasts = oof.groupby(["patient_id", "laterality"])[["cancer", "probability"]].mean()
+        breasts = to_breasts(oof)
         last = history.iloc[-1]
         assert history["epoch"].tolist() == [1, 2, 3]
         assert history["step"].tolist() == [NUM_BATCHES, 2 * NUM_BATCHES, 3 * NUM_BATCHES]
