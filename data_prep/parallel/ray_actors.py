@@ -52,7 +52,7 @@ def map_in_actors(
     try:
         while waiting or crew.is_working:
             if waiting:
-                crew.hire()
+                crew.hire(len(waiting))
                 crew.give(waiting)
             for reference in ray.wait(list(crew.calls), timeout=POLL_S)[0]:
                 yield from crew.take(reference, waiting)
@@ -85,12 +85,12 @@ class _Crew(Generic[Item]):
         """Whether any actor has an item."""
         return any(task.items for _, task in self.calls.values())
 
-    def hire(self) -> None:
-        """Starts as many as there is room for, and one more that waits for a machine to join."""
+    def hire(self, num_waiting: int) -> None:
+        """Starts as many as there is room and work for, and one more that waits for a machine to join."""
         if time.monotonic() - self._counted > SECONDS_BETWEEN_COUNTS:
             self._counted, self._machines = time.monotonic(), list_machines()
             self._most = 1 + self._cluster.count_room(self._needs)
-        while len(self._actors) < self._most:
+        while len(self._actors) < min(self._most, num_waiting):
             actor = self._create.remote(self._sent)
             self._actors[actor] = self._machines
             self._call(actor, Chunk([], machines=self._machines))

@@ -6,7 +6,7 @@ many, and one of them differs by chance now and then, so theirs is Holm's correc
 6:65).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -28,6 +28,7 @@ from pipeline.evaluation.evaluate_oof import require_breasts
 from pipeline.evaluation.metrics import FIGURES, LOWER_IS_BETTER, NOT_RANKED, measure_sums
 from pipeline.evaluation.patient_stats import Floats
 from pipeline.evaluation.uncertainty.auc_variance import AucEstimate, find_difference
+from pipeline.evaluation.uncertainty.intervals import correct_by_holm
 
 COMPARED = [*(name for name in FIGURES if name not in NOT_RANKED), AUC_WEIGHTED]
 COMPARISON_COLUMNS = [
@@ -131,15 +132,6 @@ def tabulate_differences(differences: list[Difference]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
 
 
-def correct_by_holm(p_values: Sequence[float]) -> list[float]:
-    """Returns p values that may each be held against 5 %, however many there are (Holm 1979)."""
-    order = np.argsort(p_values, kind="stable")
-    factors = len(p_values) - np.arange(len(p_values))
-    corrected = np.empty(len(p_values))
-    corrected[order] = np.minimum(1, np.maximum.accumulate(factors * np.asarray(p_values)[order]))
-    return corrected.tolist()
-
-
 def _estimate_aucs(
     tables: Mapping[str, pd.DataFrame], oofs: Mapping[str, pd.DataFrame]
 ) -> dict[str, dict[str, AucEstimate]]:
@@ -206,12 +198,12 @@ def _doubt(found: Difference, num_cancers: int, num_replicates: int) -> Differen
 
 
 def _correct(differences: list[Difference]) -> list[Difference]:
-    """Adds Holm's p values to the secondary figures of one run that can be judged."""
-    secondary = [found for found in differences if not (found.is_primary or found.reason or found.p is None)]
-    corrected = correct_by_holm([found.p for found in secondary if found.p is not None])
+    """Adds Holm's p values to the secondary figures of one run; those that nothing is known of count as 1."""
+    secondary = [found for found in differences if not found.is_primary]
+    corrected = correct_by_holm([1.0 if found.p is None else found.p for found in secondary])
     by_figure = {found.figure: p for found, p in zip(secondary, corrected, strict=True)}
     return [
-        replace(found, p_holm=found.p if found.is_primary else by_figure.get(found.figure))
+        replace(found, p_holm=found.p if found.is_primary or found.p is None else by_figure[found.figure])
         for found in differences
     ]
 

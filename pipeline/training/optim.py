@@ -23,8 +23,8 @@ EMBEDDING = ("patch_embed.", *TOKENS)
 def make_optimizer(model: VisionTransformer, settings: TrainSettings) -> torch.optim.Optimizer:
     """Returns the optimizer of the settings over all parameters that are to be trained.
 
-    Fused where torch has it: one kernel for all tensors, which also leaves out an overflow of fp16 on the
-    device.
+    Fused where torch has it: one kernel for all tensors, which also skips a step that overflowed in fp16
+    without asking the host.
     """
     options = {"fused": True} if settings.optimizer in FUSED else {}
     return create_optimizer_v2(

@@ -51,6 +51,11 @@ class TrainingState:
         """Goes back to the moment of a checkpoint."""
         self.model.load_state_dict(checkpoint["model"])
         self.average.module.load_state_dict(checkpoint["average"])
+        for saved, group in zip(
+            checkpoint["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True
+        ):
+            if "fused" in group:  # whatever it was: the scaler of fp16 goes by how the optimizer was made
+                saved["fused"] = group["fused"]
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.scaler.load_state_dict(checkpoint["scaler"])
         counters = checkpoint["counters"]

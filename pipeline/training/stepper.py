@@ -42,7 +42,7 @@ class _Unread:
 class Stepper:
     """Takes the steps of a training; several ranks each compute a part of every batch.
 
-    Loss and gradient's norm of a step are read, and added up over the ranks, once the next step is under way:
+    A step's loss and gradient norm are read, and added up over the ranks, once the next step is under way:
     until then the state may have taken in a number that is not finite. So `settle` comes before anything
     that keeps the state.
     """
@@ -82,8 +82,8 @@ class Stepper:
         """Takes the step over the batch's next parts.
 
         The losses of all ranks' parts add up to the mean over the batch, however it is split. One small sum
-        over the ranks carries all that they tell one another, and stands before that of the gradients: who
-        has ended by then is missed here, not by a GPU in the midst of a sum.
+        over the ranks carries all that they tell one another, and stands before that of the gradients: a
+        rank that has ended is noticed here, not by a GPU in the midst of a sum.
 
         Args:
             parts: of this rank.

@@ -6,7 +6,7 @@ label in any direction, and from the middle as from the ends. What tells nothing
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,12 @@ from pipeline.evaluation.audit.traits import (
 )
 from pipeline.evaluation.bootstrap import Interval
 from pipeline.evaluation.patient_stats import Floats, Integers
-from pipeline.evaluation.uncertainty.auc_variance import estimate_auc, find_auc_interval
+from pipeline.evaluation.uncertainty.auc_variance import (
+    estimate_auc,
+    find_auc_interval,
+    find_p_of_guessing,
+)
+from pipeline.evaluation.uncertainty.intervals import correct_by_holm
 
 LARGEST_AUC = 0.60
 """What more than this can tell without a pixel is a shortcut."""
@@ -30,7 +35,8 @@ NUM_BINS = 10
 PRIOR_STRENGTH = 10.0
 """Predictions with the share of all that each value starts with."""
 COUNTING = {NUM_IMAGES, BOTH_VIEWS}
-AUDIT_COLUMNS = ["level", "trait", "auc", "low", "high", "is_shortcut"]
+AUDIT_COLUMNS = ["level", "trait", "auc", "low", "high", "p", "is_shortcut"]
+LARGEST_P = 0.05
 
 
 @dataclass(frozen=True)
@@ -41,19 +47,19 @@ class TraitAuc:
         level: `breast` or `image`.
         auc: out of fold, over the pairs within folds; None where a class is missing.
         interval: of 95 %.
+        p: one-sided, of its telling nothing; by Holm's correction for all traits, or for those that count.
     """
 
     level: str
     trait: str
     auc: float | None
     interval: Interval | None
+    p: float
 
     @property
     def is_shortcut(self) -> bool:
         """Whether it tells too much, beyond chance. Age may: older women have more cancers everywhere."""
-        if self.auc is None or self.interval is None or self.trait == AGE:
-            return False
-        return self.auc > LARGEST_AUC and self.interval.low > 0.5
+        return self.trait != AGE and self.auc is not None and self.auc > LARGEST_AUC and self.p <= LARGEST_P
 
 
 @dataclass(frozen=True)
@@ -75,8 +81,8 @@ class ShortcutAudit:
 
     @property
     def counting_tells(self) -> bool:
-        """Whether counting a breast's images tells, which spoils what they give together."""
-        return any(each.trait in COUNTING and each.level == "breast" for each in self.shortcuts)
+        """Whether counting a breast's images tells, which spoils all but the images' weighted figures."""
+        return any(each.trait in COUNTING for each in self.shortcuts)
 
 
 def audit_shortcuts(
@@ -101,7 +107,7 @@ def audit_shortcuts(
         for level, (table, traits) in levels.items()
         for trait in traits
     ]
-    return ShortcutAudit(judged, explain_missing_traits(oof, of_images, no_files))
+    return ShortcutAudit(_correct(judged), explain_missing_traits(oof, of_images, no_files))
 
 
 def does_counting_tell(oof: pd.DataFrame, breasts: pd.DataFrame) -> bool:
@@ -110,7 +116,8 @@ def does_counting_tell(oof: pd.DataFrame, breasts: pd.DataFrame) -> bool:
     of_images = of_images[[trait for trait in of_images if trait in COUNTING]]
     of_breasts = describe_breast_traits(oof, of_images, breasts)
     judged = [_judge("breast", str(trait), breasts, of_breasts[trait]) for trait in of_breasts]
-    return ShortcutAudit(judged, {}).counting_tells
+    judged += [_judge("image", str(trait), oof, of_images[trait]) for trait in of_images]
+    return ShortcutAudit(_correct(judged), {}).counting_tells
 
 
 def tabulate_audit(audit: ShortcutAudit) -> pd.DataFrame:
@@ -118,7 +125,7 @@ def tabulate_audit(audit: ShortcutAudit) -> pd.DataFrame:
     rows = []
     for each in audit.traits:
         low, high = (each.interval.low, each.interval.high) if each.interval else (None, None)
-        rows.append((each.level, each.trait, each.auc, low, high, each.is_shortcut))
+        rows.append((each.level, each.trait, each.auc, low, high, each.p, each.is_shortcut))
     return pd.DataFrame(rows, columns=AUDIT_COLUMNS)
 
 
@@ -153,4 +160,19 @@ def _judge(level: str, trait: str, table: pd.DataFrame, values: "pd.Series[float
     patients = pd.factorize(table["patient_id"])[0]
     scores = score_out_of_fold(values, labels, folds)
     found = estimate_auc(labels, scores, patients, num_patients=int(patients.max()) + 1, folds=folds)
-    return TraitAuc(level, trait, found.auc, find_auc_interval(found))
+    return TraitAuc(level, trait, found.auc, find_auc_interval(found), find_p_of_guessing(found))
+
+
+def _correct(judged: list[TraitAuc]) -> list[TraitAuc]:
+    """Corrects the p values: among many traits one tells something by chance.
+
+    Those that count images are corrected among themselves, so that they are judged alike where nothing else
+    is looked at.
+    """
+    corrected = []
+    for counts in (True, False):
+        family = [each for each in judged if (each.trait in COUNTING) == counts]
+        p_values = correct_by_holm([each.p for each in family])
+        corrected += [replace(each, p=p) for each, p in zip(family, p_values, strict=True)]
+    by_name = {(each.level, each.trait): each for each in corrected}
+    return [by_name[each.level, each.trait] for each in judged]

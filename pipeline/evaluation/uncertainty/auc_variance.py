@@ -144,6 +144,20 @@ def find_difference(first: AucEstimate, second: AucEstimate) -> tuple[Interval |
     return Interval(difference - reach, difference + reach, 0), p
 
 
+def find_p_of_guessing(estimate: AucEstimate) -> float:
+    """Returns the one-sided p value of an AUC of 0.5 or less; 1 where nothing tells how sure it is.
+
+    Of a perfect ranking it is exact: guessing puts all n independent cancers on top with 0.5 to the nth.
+    """
+    auc, number = estimate.auc, estimate.num_independent
+    if auc == 1.0:
+        return 0.5**number
+    variance = find_variance(estimate)
+    if not auc or np.isnan(variance) or variance == 0:
+        return 1.0
+    return float(t.sf(logit(auc) * auc * (1 - auc) / np.sqrt(variance), number - 1))
+
+
 def find_p_of_heterogeneity(estimates: Sequence[AucEstimate]) -> float | None:
     """Returns the p value of all AUCs being equal: Wald's test on the logit; None for fewer than two.
 

@@ -4,7 +4,7 @@ AUCs have one by their patients' variance, all others by the bootstrap. A share 
 moves, reaches as far as the exact interval of so many independent cancers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -104,3 +104,12 @@ def _explain_auc(estimate: AucEstimate) -> str:
 def _explain_width(num_cancers: int) -> str:
     cancers = "1 cancer" if num_cancers == 1 else f"{num_cancers:,} cancers"
     return f"every replicate gives the same: there are too few predictions ({cancers}), or none differ"
+
+
+def correct_by_holm(p_values: Sequence[float]) -> list[float]:
+    """Returns p values that may each be held against 5 %, however many there are (Holm 1979)."""
+    order = np.argsort(p_values, kind="stable")
+    factors = len(p_values) - np.arange(len(p_values))
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(1, np.maximum.accumulate(factors * np.asarray(p_values)[order]))
+    return corrected.tolist()

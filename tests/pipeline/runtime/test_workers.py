@@ -8,6 +8,7 @@ import pytest
 
 from data_prep.cache.folder import Cache
 from data_prep.errors import UserError
+from pipeline.inference.ensemble import BATCH_SIZE
 from pipeline.runs.recipe import Recipe, TrainSettings, load_recipe
 from pipeline.runs.run_folder import Run
 from pipeline.runtime import workers
@@ -61,22 +62,38 @@ def test_without_torchrun_all_cores_are_this_process_s(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("free_mb", "change", "number"),
     [
-        (64, {}, 1),  # what docker gives; a batch of the baseline has 8.4 MB
-        (32, {}, 0),
+        (67.1, {}, 0),  # what docker gives; a batch of the baseline has 8.4 MB, and so has one held out
+        (200, {}, 2),
         (8000, {}, 16),
         (64, {"batch_size": 256}, 0),
-        (600, {"batch_size": 256}, 2),
-        (600, {"batch_size": 256, "accumulation": 2}, 4),
+        (600, {"batch_size": 256}, 1),
+        (600, {"batch_size": 256, "accumulation": 2}, 3),
         (64, {"accumulation": 32}, 1),  # the batches of validation have no parts
     ],
     ids=str,
 )
 def test_no_more_batches_wait_than_half_of_the_shared_memory_can_hold(
-    monkeypatch: pytest.MonkeyPatch, free_mb: int, change: dict[str, int], number: int
+    monkeypatch: pytest.MonkeyPatch, free_mb: float, change: dict[str, int], number: int
 ) -> None:
+    """Those of both loaders, for each worker two that wait, and one that is used."""
     pretend(monkeypatch, cores=64, free_mb=free_mb)
     assert choose_workers(Recipe(train=TrainSettings(**change)), "cuda") == number
-    assert choose_workers(Recipe(train=TrainSettings(workers=9, **change)), "cuda") == 9
+
+
+def test_a_number_that_would_hang_for_want_of_shared_memory_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = Recipe(train=TrainSettings(workers=9))
+    pretend(monkeypatch, cores=2, free_mb=320)
+    assert choose_workers(recipe, "cuda") == 9
+    pretend(monkeypatch, cores=2, free_mb=67.1)
+    with pytest.raises(UserError, match=r"train\.workers 9 may need 319 MB of /dev/shm, which has 67 MB"):
+        choose_workers(recipe, "cuda")
+    assert choose_workers(Recipe(train=TrainSettings(workers=0)), "cuda") == 0
+
+
+def test_a_batch_of_held_out_images_is_that_of_predictions() -> None:
+    assert workers.BATCH_SIZE == BATCH_SIZE
 
 
 def test_without_such_a_folder_cores_alone_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -166,3 +166,9 @@ def test_the_average_starts_as_the_model_in_evaluation_mode() -> None:
 
 def test_a_warm_up_longer_than_the_training_does_not_reach_the_peak() -> None:
     assert learning_rate_at(3, num_steps=4, warmup_steps=9, peak=1.0) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_optimizers_that_torch_has_fused_are(optimizer: str) -> None:
+    groups = make_optimizer(VisionTransformer(MODEL), TRAIN.model_copy(update={"optimizer": optimizer}))
+    assert all(group["fused"] for group in groups.param_groups)

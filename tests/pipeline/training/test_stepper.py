@@ -54,8 +54,9 @@ class Crossings(TorchDispatchMode):
         del types
         result = func(*args, **(kwargs or {}))
         tensors = [each for each in (*args, result) if isinstance(each, Tensor)]
-        # A number that the device is given, such as a learning rate, is an argument of a kernel.
-        devices = {tensor.device.type for tensor in tensors if tensor.ndim}
+        # A number that arithmetic takes from here, such as a learning rate, is an argument of a kernel.
+        is_copy = "copy" in str(func)
+        devices = {tensor.device.type for tensor in tensors if tensor.ndim or is_copy}
         if len(devices) > 1:
             self.names.append(str(func))
         return result
@@ -112,7 +113,7 @@ def test_no_step_waits_for_the_device_or_copies_to_it_but_by_pinned_memory(
     assert state.average.module.head.weight.device.type == ACCELERATOR
 
 
-@pytest.mark.parametrize("name", ["item", "mask", "copy"])
+@pytest.mark.parametrize("name", ["item", "mask", "copy", "number"])
 def test_whatever_waits_is_found(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -125,8 +126,10 @@ def test_whatever_waits_is_found(
             float(logits_BK.sum())
         elif name == "mask":
             logits_BK[logits_BK > 0].sum()
-        else:
+        elif name == "copy":
             logits_BK = logits_BK + torch.zeros(4, 1).to(logits_BK.device)
+        else:
+            logits_BK = logits_BK + torch.tensor(1.0).to(logits_BK.device)
         return plain(task, logits_BK, targets_BN)
 
     monkeypatch.setattr(FoldTask, "losses", wait)

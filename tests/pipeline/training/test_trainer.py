@@ -513,6 +513,22 @@ def test_a_run_with_scaled_losses_goes_on_with_the_scale_that_it_had(
 
 
 @pytest.mark.usefixtures("scaled")
+def test_a_checkpoint_of_an_optimizer_that_was_not_fused_is_gone_on_with(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of runs begun before optimizers were."""
+    run = Run(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.training.optim.FUSED", set())
+        patch.setattr("pipeline.training.cross_validate.StopRequest", lambda: StopAfter(2))
+        with pytest.raises(Interrupted):
+            cross_validate(make_recipe(), cache, run, reporter=quiet(), folds=[0])
+    assert not load_checkpoint(run.fold(0))["optimizer"]["param_groups"][0]["fused"]
+    cross_validate(make_recipe(), cache, run, reporter=quiet(), folds=[0])
+    assert run.fold(0).is_finished
+
+
+@pytest.mark.usefixtures("scaled")
 def test_gradients_that_never_are_finite_stop_a_training_that_scales_its_losses(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
