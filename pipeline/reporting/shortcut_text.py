@@ -10,13 +10,11 @@ from pipeline.reporting.tables import Bar, Table, choose_axis, place_on_axis
 NOT_IN_PICTURES = {"order of patient ids", "order of image ids", FILE_SIZE, TRANSFER_SYNTAX}
 """Traits that no model sees; they tell that cancers and others came by different ways."""
 AUDIT_NOTE = (
-    "The AUC that each thing has alone, without a look at a pixel. A prediction is scored by the share of "
-    "cancers "
-    "among the other folds' predictions with the same value; numbers are cut at the deciles. A thing that "
-    "tells "
-    f"nothing has 0.5 or a little less. The dotted line is {LARGEST_AUC:.2f}: what lies above it, with an "
-    "interval "
-    "above 0.5, is a shortcut. Age may tell: older women have more cancers everywhere."
+    "The AUC that each trait has alone, without a look at a pixel. A prediction is scored by the share of "
+    "cancers among the other folds' predictions with the same value; numbers are cut at the deciles. A trait "
+    f"that tells nothing has 0.5 or a little less. The dotted line is {LARGEST_AUC:.2f}: what lies above it, "
+    "and above 0.5 beyond chance (5 %, Holm's correction), is a shortcut. Age may tell: older women have "
+    "more cancers everywhere."
 )
 
 
@@ -35,35 +33,37 @@ def tabulate_shortcuts(audit: ShortcutAudit) -> Table:
         for each in audit.traits
     ]
     bars = [_make_bar(each, start) for each in audit.traits]
-    columns = ["known alone", "AUC", "95 %", "verdict", "AUC with interval"]
+    columns = ["trait", "AUC", "95 %", "verdict", "AUC with interval"]
     return Table("What tells the label without a pixel", columns, rows, bars=bars, axis=ticks)
 
 
 def describe_shortcuts(audit: ShortcutAudit) -> list[str]:
     """Says which traits tell the label, and which figures that spoils; empty where none does."""
     sentences = []
-    counting = [each for each in audit.shortcuts if each.trait in COUNTING and each.level == "breast"]
+    counting = [each for each in audit.shortcuts if each.trait in COUNTING]
     if counting:
+        spoilt = {
+            "breast": "all figures per breast, a maximum over views above all",
+            "image": "figures per image that count a breast as often as it has images",
+        }
+        levels = {each.level for each in counting}
+        figures = "; ".join(text for level, text in spoilt.items() if level in levels)
         sentences.append(
-            f"The label can be told without a pixel: {_name(counting)}. Whatever a breast's images give "
-            "together may owe to their number: all figures per breast, a maximum over views above all. "
-            "Judge by "
-            f"the {FIGURE_NAMES[AUC_WEIGHTED]}, which leads here, and not by models of several views."
+            f"The label can be told by counting images: {_name(counting)}. That may raise {figures}. Judge "
+            f"by the {FIGURE_NAMES[AUC_WEIGHTED]}, which leads here, and not by models of several views."
         )
     others = [each for each in audit.shortcuts if each.trait not in COUNTING]
     seen = [each for each in others if each.trait not in NOT_IN_PICTURES]
     if seen:
         sentences.append(
-            f"The label can be told without a look at the tissue: {_name(seen)}. A model can see that in "
-            "the picture, so "
-            "every figure here may owe to it, per breast and per image: compare within its slices."
+            f"The label can be told without a look at the tissue: {_name(seen)}. A model can see that in the "
+            "picture, so every figure here may owe to it, per breast and per image."
         )
     hidden = [each for each in others if each.trait in NOT_IN_PICTURES]
     if hidden:
         sentences.append(
-            f"Cancers and others came by different ways: {_name(hidden)}. A model may see the way in the "
-            "picture, "
-            "and then every figure here, per breast and per image, is too good."
+            f"Cancers and others seem to have come by different ways: {_name(hidden)}. If a model can see "
+            "the way in the picture, every figure here, per breast and per image, is too good."
         )
     return sentences
 
@@ -84,13 +84,13 @@ def describe_heterogeneity(evaluation: Evaluation) -> str:
     of_images = {kind: p for kind, p in evaluation.images.heterogeneity.items() if kind not in level.kinds}
     shown = [*level.slices, *(part for part in evaluation.images.slices if part.kind in of_images)]
     number = sum("auc" in part.estimate.intervals for part in shown)
-    chance = f"Of {number} intervals some lie off the line by chance alone. " if number > 1 else ""
+    chance = f"Of {number} intervals about 1 in 20 lies off the line by chance alone. " if number > 1 else ""
     values = {**level.heterogeneity, **of_images}
     tested = ", ".join(f"{kind} {p:.3f}" for kind, p in values.items() if p is not None)
     if not tested:
         return (
-            f"{chance}No kind has two values with {FEW_CANCERS} cancers or more, so that none can be tested "
-            "for differences."
+            f"{chance}No kind has two values with {FEW_CANCERS} cancers or more and an AUC below 1, so that "
+            "none can be tested for differences."
         )
     return (
         f"{chance}The p values of one AUC for all values of a kind that have {FEW_CANCERS} cancers or more, "

@@ -146,16 +146,14 @@ def list_warnings(run: Run, evaluation: Evaluation, histories: dict[int, pd.Data
 
 
 def describe_pooling(pooled: Estimate) -> str:
-    """Says that the folds' probabilities are on different scales; empty where it makes no difference."""
+    """Says that the folds' probabilities may be on different scales; empty where it makes no difference."""
     within, together = pooled.metrics.auc, pooled.metrics.auc_pooled
     if within is None or together is None or abs(within - together) < LARGEST_POOLED_DIFFERENCE:
         return ""
     return (
-        f"The folds' models give probabilities on different scales: within folds the AUC is {within:.3f}, "
-        "with "
-        f"all folds in one ranking {together:.3f}. Figures that rank are taken within folds. One threshold "
-        "for "
-        f"all, as of {FIGURE_NAMES['pf1_best']}, does not treat the folds alike."
+        f"The folds' models may give probabilities on different scales: the AUC is {within:.3f} within folds "
+        f"and {together:.3f} with all folds in one ranking. Figures that rank are taken within folds. One "
+        f"threshold for all, as of {FIGURE_NAMES['pf1_best']}, need not treat the folds alike."
     )
 
 

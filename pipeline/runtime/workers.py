@@ -43,7 +43,7 @@ def choose_workers(recipe: Recipe, device: str, *, world_size: int = 1) -> int:
 
 
 def _count_bytes(recipe: Recipe, world_size: int) -> int:
-    """Returns the size of a part of a batch and of a batch of held-out images, whose loaders live together."""
+    """Returns the size of a part of a batch and of a held-out batch, whose loaders live together."""
     model, parts = recipe.model, world_size * recipe.train.accumulation
     num_images = -(-recipe.train.batch_size // parts) + BATCH_SIZE
     return num_images * model.in_channels * model.image_size**2 * recipe.prepare.bit_depth // 8

@@ -45,7 +45,11 @@ def counted():
 
 def judge(*traits):
     return ShortcutAudit(
-        [TraitAuc(level, name, auc, Interval(auc - 0.05, auc + 0.05, 0)) for level, name, auc in traits], {}
+        [
+            TraitAuc(level, name, auc, Interval(auc - 0.05, auc + 0.05, 0), 0.01)
+            for level, name, auc in traits
+        ],
+        {},
     )
 
 
@@ -65,9 +69,13 @@ def test_each_shortcut_is_named_once_with_what_it_spoils():
     counting, machine = describe_shortcuts(audit)
     assert "images per breast alone has an AUC of 0.900 (0.850 to 0.950), CC and MLO present" in counting
     assert "machine alone has an AUC of 0.700" in machine
-    assert "compare within its slices" in machine
+    assert "all figures per breast" in counting
+    assert "as often as it has images" not in counting
+    (per_image,) = describe_shortcuts(judge(("image", NUM_IMAGES, 0.7)))
+    assert "as often as it has images" in per_image
+    assert "all figures per breast" not in per_image
     (hidden,) = describe_shortcuts(judge(("image", FILE_SIZE, 0.9), ("image", "age", 0.9)))
-    assert hidden.startswith("Cancers and others came by different ways: file size")
+    assert hidden.startswith("Cancers and others seem to have come by different ways: file size")
     assert "age" not in hidden.split(":")[1].split("(")[0]
     assert describe_shortcuts(judge(("breast", "site", 0.6))) == []
 
@@ -85,7 +93,7 @@ def test_the_table_of_shortcuts_has_a_bar_where_there_is_an_interval(usual):
 
 def test_heterogeneity_is_tested_where_two_values_have_cancers_enough(usual):
     sentence = describe_heterogeneity(usual)
-    assert "lie off the line by chance alone" in sentence
+    assert "about 1 in 20 lies off the line by chance alone" in sentence
     for kind in ("laterality", "site", "view"):
         level = usual.images if kind == "view" else usual.breasts
         assert f"{kind} {level.heterogeneity[kind]:.3f}" in sentence
@@ -98,7 +106,7 @@ def test_a_difference_of_scale_between_folds_is_a_warning(usual):
     assert describe_pooling(usual.breasts.pooled) == ""
     pooled = usual.breasts.pooled
     apart = replace(pooled, metrics=replace(pooled.metrics, auc_pooled=pooled.metrics.auc - 0.04))
-    assert f"within folds the AUC is {pooled.metrics.auc:.3f}" in describe_pooling(apart)
+    assert f"the AUC is {pooled.metrics.auc:.3f} within folds" in describe_pooling(apart)
 
 
 def test_cancers_that_were_lost_are_a_warning():

@@ -127,6 +127,31 @@ def test_a_planted_leak_is_found_and_nothing_else(trait):
     assert does_counting_tell(oof, to_breasts(oof)) == found.counting_tells
 
 
+def test_on_clean_sets_with_few_cancers_shortcuts_are_seldom_seen():
+    """Some thirty traits, each with an AUC above 0.60 by chance now and then."""
+    num_false = 0
+    for seed in range(20):
+        oof = make_oof(num_patients=150, num_cancers=25, num_folds=5, seed=seed)
+        generator = np.random.default_rng(seed)
+        oof["image_id"] = (10_000 + generator.permutation(len(oof))).astype(str)
+        renamed = dict(zip(oof["patient_id"].unique(), generator.permutation(150).astype(str), strict=True))
+        oof["patient_id"] = oof["patient_id"].map(renamed)
+        num_false += bool(audit(add_exam_columns(oof, seed=seed)).shortcuts)
+    assert num_false <= 3
+
+
+def test_counting_that_tells_of_images_alone_counts():
+    """A few breasts with cancer have ten images each: their breasts are few, and their images many."""
+    oof = make_oof(num_patients=300, num_cancers=80, num_folds=5)
+    many = oof[(oof["cancer"] == 1) & (oof["patient_id"].astype(int) % 8 == 0)]
+    oof = pd.concat([oof, *4 * [many]], ignore_index=True)
+    oof["image_id"] = np.arange(len(oof)).astype(str)
+    found = audit(oof)
+    counting = {each.level for each in found.shortcuts if each.trait == NUM_IMAGES}
+    assert counting == {"image"}
+    assert found.counting_tells
+
+
 def test_age_may_tell_and_is_shown_without_a_warning():
     found = audit(*plant(AGE, *make_set()))
     (of_breasts,) = [each for each in found.traits if (each.trait, each.level) == (AGE, "breast")]

@@ -13,6 +13,7 @@ from pipeline.evaluation.uncertainty.auc_variance import (
     estimate_auc,
     find_auc_interval,
     find_difference,
+    find_p_of_guessing,
     find_p_of_heterogeneity,
     find_variance,
 )
@@ -170,3 +171,16 @@ def test_the_test_for_differences_keeps_its_level():
         ]
         p_values.append(find_p_of_heterogeneity(sets))
     assert np.mean(np.array(p_values) < 0.05) == pytest.approx(0.05, abs=0.04)
+
+
+def test_guessing_has_a_p_value_of_one_half_and_a_perfect_ranking_an_exact_one():
+    labels, scores, patients, folds = case = draw()
+    one_sided = find_p_of_guessing(estimate(case))
+    assert find_p_of_guessing(estimate((labels, -scores, patients, folds))) == pytest.approx(1 - one_sided)
+    assert one_sided < 1e-4
+    few = draw(num_patients=20, num_cancers=4)
+    perfect = estimate((few[0], few[0].astype(float), few[2], few[3]))
+    assert find_p_of_guessing(perfect) == 0.5**perfect.num_independent
+    assert find_p_of_guessing(estimate((labels, 0 * scores, patients, folds))) == 1.0
+    values = [find_p_of_guessing(estimate(draw(auc=0.5, seed=seed))) for seed in range(200)]
+    assert np.mean(np.array(values) < 0.05) == pytest.approx(0.05, abs=0.05)
