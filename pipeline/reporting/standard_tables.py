@@ -34,7 +34,7 @@ RATES_NOTE = (
 
 
 def tabulate_flow(flow: Flow) -> Table:
-    """Returns what became of the table's rows."""
+    """Returns what became of the images of the cache."""
     rows = [
         [str(row["step"]), *(f"{row[f'num_{name}']:,}" for name in ("images", "breasts", "cancers"))]
         for row in flow.steps.to_dict("records")
@@ -46,7 +46,7 @@ def describe_flow(flow: Flow) -> str:
     """Says what is not recorded of the predicted images, and what is not known of the others."""
     shares = ", ".join(f"{name} {format_percent(share)}" for name, share in flow.missing.items())
     missing = f"Not recorded, of the predicted images: {shares}. " if shares else ""
-    unknown = f"What was in the table and failed is not known: {flow.unknown}." if flow.unknown else ""
+    unknown = f"What was in the cache and failed is not known: {flow.unknown}." if flow.unknown else ""
     return f"{missing}{unknown}".strip()
 
 

@@ -1,4 +1,4 @@
-"""The flow of cases, from the rows of the table to what was predicted, and what is not recorded of it.
+"""The flow of cases, from the images of the cache to what was predicted, and what is not recorded of it.
 
 STARD and TRIPOD+AI ask for it: a cancer whose files all failed is in no figure.
 """
@@ -12,7 +12,7 @@ from data_prep.errors import UserError
 from data_prep.rsna.exam_table import BREAST
 from pipeline.runs.run_folder import OOF_EXAM_COLUMNS
 
-IN_TABLE, PREDICTED, NOT_IN_RUN, LOST = "in the table", "predicted", "not in this run", "lost"
+IN_CACHE, PREDICTED, NOT_IN_RUN, LOST = "in the cache", "predicted", "not in this run", "lost"
 OTHER_IMAGES = "the cache holds other images now"
 IMAGE = [*BREAST, "image_id"]
 FLOW_COLUMNS = ["step", "num_images", "num_breasts", "num_cancers"]
@@ -20,7 +20,7 @@ FLOW_COLUMNS = ["step", "num_images", "num_breasts", "num_cancers"]
 
 @dataclass(frozen=True)
 class Flow:
-    """What became of the table's rows.
+    """What became of the images that were to be prepared.
 
     Attributes:
         steps: a row per step: `step`, images, breasts and breasts with cancer. The first is what the cache's
@@ -28,7 +28,7 @@ class Flow:
             and what the run never had, as in a cache that has grown since. The last are the breasts all of
             whose images failed. Without a cache, only what was predicted.
         missing: by column of the exam table, the share of images of which it is not recorded.
-        unknown: why nothing is known of the table; empty where it is.
+        unknown: why nothing is known of the cache; empty where it is.
     """
 
     steps: pd.DataFrame
@@ -65,7 +65,7 @@ def describe_flow(oof: pd.DataFrame, cache: Cache | None, *, unknown: str = "") 
         raise UserError(OTHER_IMAGES)
     has_failed = exams["image_id"].isin(failures["image_id"])
     failed = exams[~is_predicted].merge(failures[["image_id", "reason"]], on="image_id")
-    rows = [_count(IN_TABLE, exams)]
+    rows = [_count(IN_CACHE, exams)]
     rows += [_count(f"failed: {reason}", part) for reason, part in failed.groupby("reason")]
     rows.append(predicted)
     others = exams[~is_predicted & ~has_failed]

@@ -48,7 +48,7 @@ def test_every_image_is_predicted_failed_or_lost(tmp_path):
     flow = describe_flow(oof[~oof["image_id"].isin(failed)], cache)
     assert list(flow.steps) == FLOW_COLUMNS
     assert flow.steps.to_numpy().tolist() == [
-        ["in the table", 80, 40, 6],
+        ["in the cache", 80, 40, 6],
         ["failed: not_dicom", 1, 1, 0],
         ["failed: truncated", 2, 1, 1],
         ["predicted", 77, 39, 5],
@@ -73,7 +73,7 @@ def test_what_a_cache_got_after_the_training_is_not_lost(tmp_path):
     in_run = int(every[trained]["cancer"].sum()) // 2
     assert 0 < in_run < 12
     assert flow.steps.to_numpy().tolist() == [
-        ["in the table", 120, 60, 12],
+        ["in the cache", 120, 60, 12],
         ["failed: truncated", 3, 2, 1],
         ["predicted", 80, 40, in_run],
         ["not in this run", 37, 19, 12 - in_run],
