@@ -29,7 +29,7 @@ CELL_NAMES = dict(
 )
 RATES_NOTE = (
     "A woman is recalled if one of her breasts is. In screening: at the same sensitivity and specificity "
-    f"where {1000 * SCREENING_PREVALENCE:.0f} of 1,000 have cancer."
+    f"per woman, where {1000 * SCREENING_PREVALENCE:.0f} of 1,000 women have cancer."
 )
 
 
@@ -66,12 +66,13 @@ def tabulate_cells(point: OperatingPoint) -> Table:
 
 
 def tabulate_rates(point: OperatingPoint) -> Table:
-    """Returns what follows from them, per breast and per woman, with intervals."""
+    """Returns what follows from them, per breast and per woman, with intervals; empty what a unit lacks."""
     rows = []
     for name, title in RATE_NAMES.items():
         cells = [title]
         for table in point.tables:
-            cells += [format_figure(table.figures[name]), format_interval(table.intervals.get(name))]
+            figure = format_figure(table.figures[name]) if name in table.figures else ""
+            cells += [figure, format_interval(table.intervals.get(name))]
         rows.append(cells)
     columns = ["figure", *(cell for table in point.tables for cell in (f"per {table.unit}", "95 %"))]
     return Table("What recalling by the other folds' threshold does", columns, rows if point.tables else [])
