@@ -48,7 +48,7 @@ def evaluate_run(run: Run) -> Evaluation:
     try:
         cache = find_cache(run)
         files, flow = read_file_traits(cache), describe_flow(oof, cache)
-    except UserError as error:  # a run may outlive its cache
+    except UserError as error:  # a run may outlive its cache, or the images in it
         return evaluate_oof(oof, no_cache=f"the run's cache is not at hand ({error})")
     return evaluate_oof(oof, files, flow)
 

@@ -2,7 +2,7 @@
 
 A woman is recalled if one of her breasts is, and has cancer if one of them has. The words are those of the
 ACR's audit (BI-RADS, "Auditing screening mammography"); re-weighted figures are what the same sensitivity and
-specificity give where cancer is as common as in screening.
+specificity give where as many women have cancer as in screening, so they are of women alone.
 
 Shape suffixes: M patients, R weightings; a table's four cells come first, in the order of `CELLS`.
 """
@@ -28,6 +28,8 @@ SHARES = {
     "recall_rate": [0, 1, 2, 3],
 }
 """The cells that these are shares of."""
+SCREENING = "screening_"
+"""How the names of re-weighted figures begin."""
 NO_THRESHOLD = "the other folds of a fold have no threshold to give"
 
 
@@ -38,7 +40,8 @@ class TwoByTwo:
     Attributes:
         unit: `breast` or `woman`.
         cells: by name of `CELLS`.
-        figures: by name; None where a denominator is 0.
+        figures: by name; None where a denominator is 0. Of breasts without the re-weighted ones, since nobody
+            counts how many breasts in 1,000 have cancer.
         intervals: of 95 %, drawn by patient. A share of 0 or 1 has the exact one of so many patients, another
             figure whose replicates do not differ has none.
     """
@@ -133,7 +136,9 @@ def _tabulate(unit: str, cells_4M: Floats, draws: list[Floats]) -> TwoByTwo:
     drawn_4R = np.concatenate([cells_4M @ weights_MR for weights_MR in draws], axis=1)
     replicates = find_rates(dict(zip(CELLS, drawn_4R, strict=True)))
     figures = {name: float(rate[0]) for name, rate in find_rates(totals).items()}
-    intervals = {name: find_interval(values) for name, values in replicates.items()}
+    if unit != "woman":
+        figures = {name: value for name, value in figures.items() if not name.startswith(SCREENING)}
+    intervals = {name: find_interval(replicates[name]) for name in figures}
     for name, members in SHARES.items():
         if figures[name] in {0.0, 1.0}:
             num_patients = int(cells_4M[members].any(axis=0).sum())

@@ -29,12 +29,12 @@ CELL_NAMES = dict(
 )
 RATES_NOTE = (
     "A woman is recalled if one of her breasts is. In screening: at the same sensitivity and specificity "
-    f"where {1000 * SCREENING_PREVALENCE:.0f} of 1,000 have cancer."
+    f"per woman, where {1000 * SCREENING_PREVALENCE:.0f} of 1,000 women have cancer."
 )
 
 
 def tabulate_flow(flow: Flow) -> Table:
-    """Returns what became of the table's rows."""
+    """Returns what became of the images of the cache."""
     rows = [
         [str(row["step"]), *(f"{row[f'num_{name}']:,}" for name in ("images", "breasts", "cancers"))]
         for row in flow.steps.to_dict("records")
@@ -46,7 +46,7 @@ def describe_flow(flow: Flow) -> str:
     """Says what is not recorded of the predicted images, and what is not known of the others."""
     shares = ", ".join(f"{name} {format_percent(share)}" for name, share in flow.missing.items())
     missing = f"Not recorded, of the predicted images: {shares}. " if shares else ""
-    unknown = f"What was in the table and failed is not known: {flow.unknown}." if flow.unknown else ""
+    unknown = f"What was in the cache and failed is not known: {flow.unknown}." if flow.unknown else ""
     return f"{missing}{unknown}".strip()
 
 
@@ -66,12 +66,13 @@ def tabulate_cells(point: OperatingPoint) -> Table:
 
 
 def tabulate_rates(point: OperatingPoint) -> Table:
-    """Returns what follows from them, per breast and per woman, with intervals."""
+    """Returns what follows from them, per breast and per woman, with intervals; empty what a unit lacks."""
     rows = []
     for name, title in RATE_NAMES.items():
         cells = [title]
         for table in point.tables:
-            cells += [format_figure(table.figures[name]), format_interval(table.intervals.get(name))]
+            figure = format_figure(table.figures[name]) if name in table.figures else ""
+            cells += [figure, format_interval(table.intervals.get(name))]
         rows.append(cells)
     columns = ["figure", *(cell for table in point.tables for cell in (f"per {table.unit}", "95 %"))]
     return Table("What recalling by the other folds' threshold does", columns, rows if point.tables else [])

@@ -1,4 +1,4 @@
-"""The flow of cases, from the rows of the table to what was predicted, and what is not recorded of it.
+"""The flow of cases, from the images of the cache to what was predicted, and what is not recorded of it.
 
 STARD and TRIPOD+AI ask for it: a cancer whose files all failed is in no figure.
 """
@@ -12,20 +12,23 @@ from data_prep.errors import UserError
 from data_prep.rsna.exam_table import BREAST
 from pipeline.runs.run_folder import OOF_EXAM_COLUMNS
 
-IN_TABLE, PREDICTED, LOST = "in the table", "predicted", "lost"
+IN_CACHE, PREDICTED, NOT_IN_RUN, LOST = "in the cache", "predicted", "not in this run", "lost"
+OTHER_IMAGES = "the cache holds other images now"
+IMAGE = [*BREAST, "image_id"]
 FLOW_COLUMNS = ["step", "num_images", "num_breasts", "num_cancers"]
 
 
 @dataclass(frozen=True)
 class Flow:
-    """What became of the table's rows.
+    """What became of the images that were to be prepared.
 
     Attributes:
         steps: a row per step: `step`, images, breasts and breasts with cancer. The first is what the cache's
-            table holds, then come images that failed by reason (with the breasts that they are of), what was
-            predicted, and the breasts of which nothing was. Without a cache, only what was predicted.
+            table holds: images that failed by reason (with the breasts that they are of), what was predicted,
+            and what the run never had, as in a cache that has grown since. The last are the breasts all of
+            whose images failed. Without a cache, only what was predicted.
         missing: by column of the exam table, the share of images of which it is not recorded.
-        unknown: why nothing is known of the table; empty where it is.
+        unknown: why nothing is known of the cache; empty where it is.
     """
 
     steps: pd.DataFrame
@@ -48,7 +51,7 @@ def describe_flow(oof: pd.DataFrame, cache: Cache | None, *, unknown: str = "") 
         unknown: why not.
 
     Raises:
-        UserError: if a table of the cache is damaged.
+        UserError: if a table of the cache is damaged, or a predicted image is not in it.
     """
     missing = {name: float(oof[name].isna().mean()) for name in OOF_EXAM_COLUMNS if name in oof}
     predicted = _count(PREDICTED, oof)
@@ -57,15 +60,24 @@ def describe_flow(oof: pd.DataFrame, cache: Cache | None, *, unknown: str = "") 
     exams, failures = cache.read_exams(prepared_only=False), cache.read_failures()
     if "cancer" not in exams:
         raise UserError(f"{cache.folder} is a cache of the test split and has no labels")
-    failed = exams.merge(failures[["image_id", "reason"]], on="image_id")
-    rows = [_count(IN_TABLE, exams)]
+    is_predicted = _find(exams, oof, IMAGE)
+    if is_predicted.sum() < len(oof):
+        raise UserError(OTHER_IMAGES)
+    has_failed = exams["image_id"].isin(failures["image_id"])
+    failed = exams[~is_predicted].merge(failures[["image_id", "reason"]], on="image_id")
+    rows = [_count(IN_CACHE, exams)]
     rows += [_count(f"failed: {reason}", part) for reason, part in failed.groupby("reason")]
     rows.append(predicted)
-    known = pd.MultiIndex.from_frame(oof[BREAST])
-    lost = exams[~pd.MultiIndex.from_frame(exams[BREAST]).isin(known)]
-    if len(lost):
-        rows.append(_count(LOST, lost))
+    others = exams[~is_predicted & ~has_failed]
+    lost = exams[~_find(exams, pd.concat([oof, others]), BREAST)]
+    rows += [_count(step, part) for step, part in ((NOT_IN_RUN, others), (LOST, lost)) if len(part)]
     return Flow(pd.DataFrame(rows, columns=FLOW_COLUMNS), missing)
+
+
+def _find(images: pd.DataFrame, among: pd.DataFrame, columns: list[str]) -> pd.Series:
+    """Returns whether each image agrees with one of the others in these columns."""
+    known = pd.MultiIndex.from_frame(among[columns])
+    return pd.Series(pd.MultiIndex.from_frame(images[columns]).isin(known), images.index)
 
 
 def _count(step: str, images: pd.DataFrame) -> tuple[str, int, int, int]:

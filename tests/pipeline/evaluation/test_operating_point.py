@@ -64,6 +64,15 @@ def test_re_weighted_figures_are_those_of_a_set_as_rare_as_screening():
         assert screening[f"screening_{name}"] == pytest.approx(screening[name])
 
 
+def test_only_women_are_re_weighted_since_the_prevalence_is_theirs():
+    found = describe(make_breasts())
+    re_weighted = {name for name in found["woman"].figures if name.startswith("screening_")}
+    assert len(re_weighted) == 4
+    assert set(found["breast"].figures) == set(found["woman"].figures) - re_weighted
+    assert set(found["woman"].intervals) >= re_weighted
+    assert set(found["breast"].intervals) <= set(found["breast"].figures)
+
+
 def test_intervals_are_those_of_copied_patients_and_hold_the_figures():
     found = describe(make_breasts(num_patients=400, num_cancers=60))
     for table in found.values():

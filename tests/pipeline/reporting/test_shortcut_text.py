@@ -126,7 +126,12 @@ def test_who_is_recalled_stands_in_tables_and_json(usual):
     assert sum(int(cell) for cell in of_breasts[1:]) == 400
     assert sum(int(cell) for cell in of_women[1:]) == 200
     assert all(len(row) == 5 for row in tabulate_rates(point).rows)
+    for title, *cells in tabulate_rates(point).rows:
+        assert all(cells[2:])
+        assert [bool(cell) for cell in cells[:2]] == [not title.endswith("in screening")] * 2
     content = json.loads(json.dumps(evaluation_to_json(usual)))["operating_point"]
+    assert "screening_ppv" in content["woman"]
+    assert "screening_ppv" not in content["breast"]
     assert content["woman"]["true_positives"] == int(of_women[1])
     assert content["screening_prevalence"] == 0.005
     assert content["undefined"] is None

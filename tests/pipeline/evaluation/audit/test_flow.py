@@ -4,11 +4,14 @@ import pandas as pd
 import pytest
 
 from data_prep.cache.folder import Cache, CacheSettings
+from data_prep.errors import UserError
 from data_prep.preprocessing.settings import PrepareSettings
-from pipeline.evaluation.audit.flow import FLOW_COLUMNS, describe_flow
+from data_prep.storage.atomic import write_json
+from pipeline.evaluation.artifacts import evaluate_run
+from pipeline.evaluation.audit.flow import FLOW_COLUMNS, OTHER_IMAGES, describe_flow
 from pipeline.evaluation.audit.traits import CROP_ASPECT, CROP_SIZE, FILE_SIZE, OF_CACHE, read_file_traits
 from tests.data_prep.cache_folder import STAGES
-from tests.pipeline.synthetic_run import make_oof
+from tests.pipeline.synthetic_run import make_oof, write_run
 
 
 def make_cache(folder, oof, failed):
@@ -45,7 +48,7 @@ def test_every_image_is_predicted_failed_or_lost(tmp_path):
     flow = describe_flow(oof[~oof["image_id"].isin(failed)], cache)
     assert list(flow.steps) == FLOW_COLUMNS
     assert flow.steps.to_numpy().tolist() == [
-        ["in the table", 80, 40, 6],
+        ["in the cache", 80, 40, 6],
         ["failed: not_dicom", 1, 1, 0],
         ["failed: truncated", 2, 1, 1],
         ["predicted", 77, 39, 5],
@@ -55,6 +58,53 @@ def test_every_image_is_predicted_failed_or_lost(tmp_path):
     assert flow.missing["view"] == 0
     assert flow.missing["age"] == pytest.approx(oof[~oof["image_id"].isin(failed)]["age"].isna().mean())
     assert flow.unknown == ""
+
+
+def test_what_a_cache_got_after_the_training_is_not_lost(tmp_path):
+    """Of 10 patients more: one breast with cancer has one image that failed, a negative one has two."""
+    every = make_oof(num_patients=30, num_cancers=12)
+    trained = every["patient_id"].astype(int) < 20
+    later = every[~trained]
+    sick = later[later["cancer"] == 1]["image_id"].iloc[0]
+    negative = later[later["cancer"] == 0].groupby(["patient_id", "laterality"])["image_id"]
+    failed = dict.fromkeys([sick, *next(iter(negative))[1]], "truncated")
+    cache = make_cache(tmp_path / "cache", every, failed)
+    flow = describe_flow(every[trained], cache)
+    in_run = int(every[trained]["cancer"].sum()) // 2
+    assert 0 < in_run < 12
+    assert flow.steps.to_numpy().tolist() == [
+        ["in the cache", 120, 60, 12],
+        ["failed: truncated", 3, 2, 1],
+        ["predicted", 80, 40, in_run],
+        ["not in this run", 37, 19, 12 - in_run],
+        ["lost", 2, 1, 0],
+    ]
+    assert flow.num_lost_cancers == 0
+
+
+def test_an_image_that_fails_now_but_was_predicted_is_predicted(tmp_path):
+    oof = make_oof(num_patients=4, num_cancers=2)
+    cache = make_cache(tmp_path / "cache", oof, {oof["image_id"].iloc[0]: "truncated"})
+    assert describe_flow(oof, cache).steps["num_images"].tolist() == [16, 16]
+
+
+@pytest.mark.parametrize("column", ["image_id", "patient_id"])
+def test_a_cache_without_a_predicted_image_is_not_at_hand(tmp_path, column):
+    oof = make_oof(num_patients=4, num_cancers=2)
+    cache = make_cache(tmp_path / "cache", oof, {})
+    with pytest.raises(UserError, match=OTHER_IMAGES):
+        describe_flow(oof.assign(**{column: "7" + oof[column]}), cache)
+
+
+def test_other_data_at_the_place_of_the_cache_lose_no_cancer(tmp_path):
+    oof = make_oof(num_patients=20, num_cancers=6)
+    make_cache(tmp_path / "cache", oof.assign(patient_id="7" + oof["patient_id"]), {})
+    run = write_run(tmp_path / "run", oof)
+    write_json(run.environment, {"cache": str(tmp_path / "cache")})
+    evaluation = evaluate_run(run)
+    assert OTHER_IMAGES in evaluation.flow.unknown
+    assert evaluation.flow.num_lost_cancers == 0
+    assert OTHER_IMAGES in evaluation.audit.not_looked_at[FILE_SIZE]
 
 
 def test_without_a_cache_only_what_was_predicted_is_known():
