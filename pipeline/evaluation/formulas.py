@@ -4,7 +4,8 @@ Each takes the sums of R weightings and returns a figure for each, [R]; NaN is u
 
 What ranks predictions ranks within folds: the probabilities of different folds are of different models, and
 comparing them misjudges all (Parker, Guenter, Bedo 2007, doi:10.1186/1471-2105-8-326). Pairs are made within
-a fold, the highest are taken of each fold, and counts are summed over the folds.
+a fold, the highest are taken of each fold, and counts are summed over the folds. Average precision alone
+needs one ranking, and gets it by bringing the folds onto one scale.
 
 Shape suffixes: T thresholds, R weightings.
 """
@@ -12,12 +13,10 @@ Shape suffixes: T thresholds, R weightings.
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.patient_stats import Floats, Totals
+from pipeline.evaluation.patient_stats import ROUNDING, SMALLEST_PROBABILITY, Floats, Totals
 
 LARGEST_FALSE_POSITIVE_RATE = 0.1
 """Of the partial AUC."""
-ROUNDING = 1e-9
-SMALLEST_PROBABILITY = 1e-7
 
 
 def clip_probabilities(probabilities: Floats) -> Floats:
@@ -137,12 +136,16 @@ def _partial_auc_of_one_fold(totals: Totals) -> Floats:
 
 
 def average_precision(totals: Totals) -> Floats:
-    """The mean precision over the cancers, each in its fold."""
-    precisions_R = np.zeros_like(totals.num_cancers)
-    for fold in totals.by_fold:
-        precision_TR = fold.found / np.maximum(fold.found + fold.negatives_through, 1)
-        precisions_R += (fold.cancers * precision_TR).sum(axis=0)
-    return _divide(precisions_R, totals.num_cancers, totals.num_cancers > 0)
+    """The mean precision over the cancers, in one ranking of all folds' standardised scores.
+
+    A mean of the folds' own average precisions is too high where a fold has few cancers. So is one ranking by
+    the share of the fold's negatives that are higher, which cannot tell a fold's highest apart. What
+    standardises is learnt from all predictions, and held fixed in each weighting.
+    """
+    ranking = totals.standardized or totals
+    precision_TR = ranking.found / np.maximum(ranking.found + ranking.negatives_through, 1)
+    precisions_R = (ranking.cancers * precision_TR).sum(axis=0)
+    return _divide(precisions_R, ranking.num_cancers, ranking.num_cancers > 0)
 
 
 def brier(totals: Totals) -> Floats:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.evaluation import formulas
-from pipeline.evaluation.patient_stats import Floats, PatientSums, Totals, check_predictions
+from pipeline.evaluation.patient_stats import ROUNDING, Floats, PatientSums, Totals, check_predictions
 
 Unit = Literal["breast", "image"]
 """What a prediction is of."""
@@ -42,8 +42,8 @@ class Metrics:
         auc: area under the ROC curve, over the pairs of predictions within folds.
         auc_pooled: the same over all pairs, as if all folds' models were one.
         partial_auc: over specificity 0.9 to 1, standardised after McClish: 0.5 is guessing, 1 perfect.
-        average_precision: mean precision over the cancers, each at the threshold that just finds it in its
-            fold.
+        average_precision: mean precision over the cancers, each at the threshold that just finds it, where
+            the logits of each fold's negatives are brought to mean 0 and deviation 1.
         sensitivity_at_specificity_90: largest share of cancers found with specificity 90 % or more in each
             fold.
         sensitivity_at_recall_rate_2: largest share of cancers found by their own probability with at most 2 %
@@ -194,7 +194,7 @@ def largest_sensitivity(labels: ArrayLike, patients: ArrayLike, folds: ArrayLike
     for fold in np.unique(folds_N):
         ids_N = np.unique(patients_N[folds_N == fold], return_inverse=True)[1]
         cancers_M = np.sort(np.bincount(ids_N, weights=labels_N[folds_N == fold]))[::-1]
-        found += cancers_M[: int(rate * len(cancers_M) + formulas.ROUNDING)].sum()
+        found += cancers_M[: int(rate * len(cancers_M) + ROUNDING)].sum()
     return float(found / labels_N.sum())
 
 

@@ -14,10 +14,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
+from scipy.special import logit
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+ROUNDING = 1e-9
+SMALLEST_PROBABILITY = 1e-7
 NUM_BINS = 10
 """Bins of the calibration error, each with a tenth of the predictions; equal probabilities share a bin."""
 
@@ -39,6 +42,7 @@ class Totals:
         scalars: by name of `SCALARS`, each [R]; `probability` counts as at most 1 and at least 0,
             `recalled` and `found` (of them) are NaN where it is not known who is recalled.
         parts: the same of each fold; empty where all predictions are of one fold.
+        standardized: the same of all folds' scores on one scale; None where all are of one fold.
     """
 
     thresholds: Floats
@@ -50,6 +54,7 @@ class Totals:
     excess: Floats
     scalars: dict[str, Floats]
     parts: "tuple[Totals, ...]" = ()
+    standardized: "Totals | None" = None
 
     @property
     def by_fold(self) -> "tuple[Totals, ...]":
@@ -115,6 +120,12 @@ class PatientSums:
         blocks = self._make_blocks(recalled_N[order_N].astype(np.float64))
         self._ends = np.cumsum([block.shape[0] for block in blocks])[:-1]
         self._sums_KM = sparse.vstack(blocks, format="csr")
+        scores_N = standardize_folds(labels_N, probabilities_N, folds_N)
+        self._standardized = (
+            PatientSums(labels_N, scores_N, patients_N, num_patients=num_patients, ranks_only=True)
+            if self._has_parts
+            else None
+        )
         self._parts = [
             PatientSums(
                 labels_N[own],
@@ -142,6 +153,7 @@ class PatientSums:
             excess=excess_BR,
             scalars=dict(zip(SCALARS[: len(scalars)], scalars, strict=True)),
             parts=tuple(part.add_up(weights_MR) for part in self._parts),
+            standardized=self._standardized.add_up(weights_MR) if self._standardized else None,
         )
 
     def _make_blocks(self, recalled_N: Floats) -> list[sparse.csr_matrix]:
@@ -204,6 +216,23 @@ class PatientSums:
     ) -> sparse.csr_matrix:
         values = np.ones(len(rows)) if values is None else values
         return sparse.csr_matrix((values, (rows, patients)), shape=(num_rows, self.num_patients))
+
+
+def standardize_folds(labels_N: Floats, probabilities_N: Floats, folds_N: NDArray[np.generic]) -> Floats:
+    """Returns the logits, moved and scaled so that each fold's negatives have mean 0 and deviation 1.
+
+    A fold without negatives keeps its logits, one whose negatives are alike keeps their scale. Ranking within
+    a fold stays, but for probabilities within `SMALLEST_PROBABILITY` of 0 or of 1, which tie.
+    """
+    scores_N = logit(np.clip(probabilities_N, SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY))
+    for fold in np.unique(folds_N):
+        is_own_N = folds_N == fold
+        negatives = np.sort(scores_N[is_own_N & (labels_N == 0)])  # floats add up in one order
+        if len(negatives):
+            deviation = negatives.std()
+            scale = deviation if deviation > ROUNDING else 1.0
+            scores_N[is_own_N] = (scores_N[is_own_N] - negatives.mean()) / scale
+    return scores_N
 
 
 def find_bins(probabilities: Floats) -> Integers:

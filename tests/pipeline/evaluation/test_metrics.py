@@ -304,6 +304,44 @@ def test_a_fold_on_another_scale_changes_no_ranking():
     assert after.auc_pooled < before.auc_pooled - 0.05
 
 
+@given(predictions(st.integers(1, 15).map(lambda part: part / 16), max_size=60), st.integers(2, 4), st.data())
+def test_average_precision_ranks_all_folds_after_each_is_standardised(case, num_folds, data):
+    """Counted cancer by cancer, each patient as often as she was drawn; the scale is that of all patients."""
+    labels, probabilities = case
+    rows = np.arange(len(labels))
+    folds = rows % num_folds
+    scores = np.log(probabilities / (1 - probabilities))
+    for fold in range(num_folds):
+        others = scores[(folds == fold) & (labels == 0)]
+        if len(others):
+            scores[folds == fold] -= others.mean()
+            scores[folds == fold] /= others.std() if len(set(others)) > 1 else 1
+    drawn = np.array(data.draw(st.lists(st.integers(0, 3), min_size=len(rows), max_size=len(rows))))
+    sums = PatientSums(labels, probabilities, rows, num_patients=len(rows), folds=folds)
+    found = formulas.average_precision(sums.add_up(np.array([drawn, np.ones(len(rows))], float).T))
+    for value, counts in zip(found, (drawn, np.ones(len(rows))), strict=True):
+        precisions = []
+        for one in np.flatnonzero((labels == 1) & (counts > 0)):
+            recalled = scores >= scores[one] - 1e-9
+            precisions += [(counts * labels)[recalled].sum() / counts[recalled].sum()] * int(counts[one])
+        assert value == pytest.approx(np.mean(precisions) if precisions else np.nan, nan_ok=True)
+
+
+def test_few_cancers_in_a_fold_make_average_precision_no_higher():
+    """Of folds that are alike: 2 cancers in each, where the mean of the folds' own is a third higher."""
+    generator, folds = np.random.default_rng(0), np.arange(500) % 5
+    labels = (np.arange(500) < 10).astype(int)
+    pooled, found, of_folds = [], [], []
+    for _ in range(100):
+        scores = generator.normal(size=500) + 1.5 * labels
+        pooled.append(average_precision_score(labels, scores))
+        found.append(metrics.measure(labels, 1 / (1 + np.exp(-scores)), folds=folds).average_precision)
+        own = [average_precision_score(labels[folds == n], scores[folds == n]) for n in range(5)]
+        of_folds.append(np.mean(own))
+    assert np.mean(found) == pytest.approx(np.mean(pooled), rel=0.1)
+    assert np.mean(of_folds) > 1.25 * np.mean(pooled)
+
+
 def test_of_each_fold_the_same_share_of_women_is_recalled():
     """All of fold 1 is above all of fold 0; a tenth of both is recalled, and finds the first of each."""
     probabilities = np.concatenate([np.linspace(0.1, 0.2, 20), np.linspace(0.8, 0.9, 20)])
