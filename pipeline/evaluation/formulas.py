@@ -7,11 +7,11 @@ comparing them misjudges all (Parker, Guenter, Bedo 2007, doi:10.1186/1471-2105-
 a fold, the highest are taken of each fold, and counts are summed over the folds. Average precision alone
 needs one ranking, and gets it by bringing the folds onto one scale.
 
-Shape suffixes: T thresholds, R weightings.
+Shape suffixes: T thresholds, R weightings, F folds.
 """
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from pipeline.evaluation.patient_stats import ROUNDING, SMALLEST_PROBABILITY, Floats, Totals
 
@@ -77,11 +77,31 @@ def sensitivity_at_specificity(totals: Totals, rate: float) -> Floats:
 
 
 def sensitivity_at_recall_rate(totals: Totals, rate: float) -> Floats:
-    """The share of cancers found where at most that share of each fold's women is recalled."""
+    """The share of cancers found where at most that share of the women is recalled, of each fold its part."""
     found_R = np.zeros_like(totals.num_cancers)
-    for fold in totals.by_fold:
-        found_R += _count_found(fold, fold.patients_through, rate * fold.num_patients)
+    allowed_FR = share_out_recalls(np.array([fold.num_patients for fold in totals.by_fold]), rate)
+    for fold, allowed_R in zip(totals.by_fold, allowed_FR, strict=True):
+        found_R += _count_found(fold, fold.patients_through, allowed_R)
     return _divide(found_R, totals.num_cancers, totals.num_cancers > 0)
+
+
+def share_out_recalls(women_FR: Floats, rate: float) -> Floats:
+    """Returns how many women of each fold may be recalled, [F, R], which together are that share of all.
+
+    A fold's part is its own share rounded down, and one more where the remainder is among the largest (of
+    equal ones, the earlier fold's): rounding down alone would recall nobody of many small folds.
+    """
+    share_FR = rate * women_FR
+    parts_FR = np.floor(share_FR + ROUNDING)
+    remainder_FR = np.round(share_FR - parts_FR, 9)
+    rank_FR = np.argsort(np.argsort(-remainder_FR, axis=0, kind="stable"), axis=0)
+    left_R = count_recalls(women_FR.sum(axis=0), rate) - parts_FR.sum(axis=0)
+    return np.asarray(parts_FR + (rank_FR < left_R))
+
+
+def count_recalls(num_women: ArrayLike, rate: float) -> Floats:
+    """Returns the most women who are no more than that share of so many."""
+    return np.floor(rate * np.asarray(num_women, np.float64) + ROUNDING)
 
 
 def transferred_f1(totals: Totals) -> Floats:

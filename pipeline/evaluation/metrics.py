@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.evaluation import formulas
-from pipeline.evaluation.patient_stats import ROUNDING, Floats, PatientSums, Totals, check_predictions
+from pipeline.evaluation.patient_stats import Floats, PatientSums, Totals, check_predictions
 
 Unit = Literal["breast", "image"]
 """What a prediction is of."""
@@ -47,7 +47,8 @@ class Metrics:
         sensitivity_at_specificity_90: largest share of cancers found with specificity 90 % or more in each
             fold.
         sensitivity_at_recall_rate_2: largest share of cancers found by their own probability with at most 2 %
-            of each fold's women recalled. A woman is recalled by the highest of her probabilities.
+            of the women recalled, of each fold its part. A woman is recalled by the highest of her
+            probabilities.
         brier: mean squared difference between probability and label.
         calibration_error: mean over ten bins of equal size, of the difference between mean probability and
             share of cancers.
@@ -188,14 +189,18 @@ def all_ones_pf1(prevalence: float) -> float:
 
 
 def largest_sensitivity(labels: ArrayLike, patients: ArrayLike, folds: ArrayLike, rate: float) -> float:
-    """The largest sensitivity that any model could have with that share of each fold's women recalled."""
+    """The largest sensitivity that any model could have with that share of the women recalled.
+
+    Less than 1 where some fold has more women with cancer than are recalled of it.
+    """
     labels_N, patients_N, folds_N = np.asarray(labels, np.float64), np.asarray(patients), np.asarray(folds)
-    found = 0.0
+    cancers = []  # of each fold's women, falling
     for fold in np.unique(folds_N):
         ids_N = np.unique(patients_N[folds_N == fold], return_inverse=True)[1]
-        cancers_M = np.sort(np.bincount(ids_N, weights=labels_N[folds_N == fold]))[::-1]
-        found += cancers_M[: int(rate * len(cancers_M) + ROUNDING)].sum()
-    return float(found / labels_N.sum())
+        cancers.append(np.sort(np.bincount(ids_N, weights=labels_N[folds_N == fold]))[::-1])
+    allowed_F = formulas.share_out_recalls(np.array([[len(own)] for own in cancers], np.float64), rate)[:, 0]
+    found = [own[: int(allowed)].sum() for own, allowed in zip(cancers, allowed_F, strict=True)]
+    return float(np.sum(found) / labels_N.sum())
 
 
 def find_operating_points(labels: ArrayLike, probabilities: ArrayLike) -> OperatingPoints:

@@ -6,6 +6,7 @@ from data_prep.errors import UserError
 from pipeline.evaluation.bootstrap import NUM_REPLICATES
 from pipeline.evaluation.estimates import Estimate
 from pipeline.evaluation.evaluate_oof import Evaluation
+from pipeline.evaluation.formulas import count_recalls
 from pipeline.evaluation.metrics import RECALL_RATES, SEVERAL_THRESHOLDS, all_ones_pf1
 from pipeline.reporting.formatting import FIGURE_NAMES, format_figure, format_interval, format_percent
 from pipeline.reporting.shortcut_text import describe_shortcuts
@@ -86,8 +87,8 @@ def describe_recall(evaluation: Evaluation) -> str:
         else ""
     )
     sentence = (
-        f"If at most {rate}\u00a0% of each fold's women were recalled, those with the highest probabilities, "
-        f"{format_percent(value)} of the cancers would be found{spread}."
+        f"If at most {rate}\u00a0% of the women were recalled, in each fold those with the highest "
+        f"probabilities, {format_percent(value)} of the cancers would be found{spread}."
     )
     ceiling = evaluation.ceilings[rate]
     if ceiling == 1:
@@ -100,13 +101,14 @@ def describe_ceilings(evaluation: Evaluation) -> str:
     ceilings = evaluation.ceilings
     if not ceilings or min(ceilings.values()) == 1:
         return ""
-    share = float(evaluation.breasts.table.groupby("patient_id")["cancer"].max().mean())
+    num_women = evaluation.breasts.table["patient_id"].nunique()
+    recalled = ", ".join(f"{count_recalls(num_women, rate / 100):,.0f}" for rate in ceilings)
     rates = ", ".join(f"{rate}\u00a0%" for rate in ceilings)
     most = ", ".join(map(format_percent, ceilings.values()))
     return (
-        f"{format_percent(share)} of these women have cancer. So with {rates} of each fold's women "
-        "recalled no "
-        f"model can find more than {most} of the cancers."
+        f"{rates} of these {num_women:,} women are {recalled}, of whom each fold recalls its part. Where a "
+        "fold has more women with cancer than that, some are missed: no model can find more than "
+        f"{most} of the cancers."
     )
 
 

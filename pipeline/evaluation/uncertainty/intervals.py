@@ -19,7 +19,7 @@ HELD_FIXED = "it is held fixed"
 NO_REPLICATE = "no replicate has both classes"
 ONE_PATIENT = "only one patient has, or lacks, cancer, and one alone has no spread"
 NO_SPREAD = "every patient's pairs say the same"
-NO_CHANCE = "no model can find a cancer with so few women recalled"
+NO_CHANCE = "so few women may be recalled that none of them is of a fold with cancer"
 SHARES = [f"sensitivity_at_specificity_{percent}" for percent in SPECIFICITIES]
 CAPPED = {f"sensitivity_at_recall_rate_{percent}": rate for percent, rate in RECALL_RATES.items()}
 

@@ -342,6 +342,35 @@ def test_few_cancers_in_a_fold_make_average_precision_no_higher():
     assert np.mean(of_folds) > 1.25 * np.mean(pooled)
 
 
+def test_what_five_small_folds_may_recall_together_is_not_rounded_away():
+    """2 % of 150 women are 3, though of each fold's 30 less than one; the earliest folds recall them."""
+    labels, folds = np.zeros(150), np.arange(150) % 5
+    labels[:10] = 1  # two cancers in each fold
+    probabilities = np.linspace(0.9, 0.1, 150)
+    found = metrics.measure(labels, probabilities, folds=folds)
+    assert found.sensitivity_at_recall_rate_2 == pytest.approx(3 / 10)
+    assert metrics.largest_sensitivity(labels, np.arange(150), folds, 0.02) == pytest.approx(3 / 10)
+    labels[:3] = 0  # of those recalled
+    found = metrics.measure(labels, probabilities, folds=folds)
+    assert found.sensitivity_at_recall_rate_2 == 0
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 300), min_size=3, max_size=3), min_size=1, max_size=6),
+    st.sampled_from([0.02, 0.05, 0.10]),
+)
+def test_recalls_are_shared_out_by_the_largest_remainder(women, rate):
+    """One at a time and in fractions, in each of three weightings."""
+    found = formulas.share_out_recalls(np.array(women, float), rate)
+    for column, own in zip(found.T, np.array(women).T.tolist(), strict=True):
+        shares = [Fraction(round(100 * rate), 100) * count for count in own]
+        expected = [int(share) for share in shares]
+        while sum(expected) < int(sum(shares)):
+            missing = [share - part for share, part in zip(shares, expected, strict=True)]
+            expected[missing.index(max(missing))] += 1
+        assert column.tolist() == expected
+
+
 def test_of_each_fold_the_same_share_of_women_is_recalled():
     """All of fold 1 is above all of fold 0; a tenth of both is recalled, and finds the first of each."""
     probabilities = np.concatenate([np.linspace(0.1, 0.2, 20), np.linspace(0.8, 0.9, 20)])

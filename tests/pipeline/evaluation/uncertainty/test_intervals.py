@@ -67,5 +67,5 @@ def test_no_interval_passes_what_no_model_could_find():
         ceiling = largest_sensitivity(*columns, percent / 100)
         assert ceiling < 0.5
         assert found.intervals[f"sensitivity_at_recall_rate_{percent}"].high <= ceiling
-    few = make_breasts(num_patients=100, num_cancers=60, num_folds=4)  # 2 % of 25 women is none
+    few = make_breasts(num_patients=40, num_cancers=24, num_folds=4)  # 2 % of 40 women is none
     assert estimate(few).no_interval["sensitivity_at_recall_rate_2"] == NO_CHANCE
