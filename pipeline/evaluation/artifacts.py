@@ -147,7 +147,9 @@ def _operating_point_to_json(point: OperatingPoint) -> dict[str, Any]:
         table.unit: {
             **table.cells,
             **table.figures,
-            "interval_95": {name: [found.low, found.high] for name, found in table.intervals.items()},
+            "interval_95": {name: [found.low, found.high] for name, found in table.intervals.items()}
+            | dict.fromkeys(table.no_interval),
+            "no_interval": table.no_interval,
         }
         for table in point.tables
     }

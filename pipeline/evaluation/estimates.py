@@ -31,6 +31,7 @@ class Estimate:
 
     Attributes:
         num_cancers: predictions with cancer: breasts at breast level, images at image level.
+        num_cancer_patients: patients with one or more of them, who are independent of one another.
         metrics: its figures; None is undefined and has a reason in `metrics.undefined`.
         auc: its AUC with each patient's part in it.
         auc_weighted: of images, the same with each weighted by one over its breast's number of images in
@@ -43,6 +44,7 @@ class Estimate:
     num_images: int
     num_breasts: int
     num_cancers: int
+    num_cancer_patients: int
     metrics: Metrics
     auc: AucEstimate
     auc_weighted: AucEstimate | None
@@ -64,8 +66,8 @@ class Estimate:
 
     @property
     def has_few_cancers(self) -> bool:
-        """Whether there are too few for its differences from others to mean much."""
-        return self.num_cancers < FEW_CANCERS
+        """Whether too few patients have cancer for its differences from others to mean much."""
+        return self.num_cancer_patients < FEW_CANCERS
 
 
 def estimate_all(
@@ -168,4 +170,5 @@ def _count(table: pd.DataFrame) -> dict[str, int]:
         "num_images": int(table["num_images"].sum()) if "num_images" in table else len(table),
         "num_breasts": len(table[BREAST].drop_duplicates()),
         "num_cancers": int(table["cancer"].sum()),
+        "num_cancer_patients": table.loc[table["cancer"] == 1, "patient_id"].nunique(),
     }

@@ -30,6 +30,9 @@ SHARES = {
 """The cells that these are shares of."""
 SCREENING = "screening_"
 """How the names of re-weighted figures begin."""
+MOST_UNDEFINED = 0.05
+"""Share of replicates without a figure above which the others' percentiles tell nothing; as in `compare`."""
+NO_WIDTH = "every replicate gives the same"
 NO_THRESHOLD = "the other folds of a fold have no threshold to give"
 
 
@@ -43,13 +46,15 @@ class TwoByTwo:
         figures: by name; None where a denominator is 0. Of breasts without the re-weighted ones, since nobody
             counts how many breasts in 1,000 have cancer.
         intervals: of 95 %, drawn by patient. A share of 0 or 1 has the exact one of so many patients, another
-            figure whose replicates do not differ has none.
+            figure has none where its replicates do not differ or too many are undefined or infinite.
+        no_interval: why a defined figure has none.
     """
 
     unit: str
     cells: dict[str, int]
     figures: dict[str, float | None]
     intervals: dict[str, Interval]
+    no_interval: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ def describe_operating_point(
 
 
 def find_rates(cells: Mapping[str, Floats], *, prevalence: float = SCREENING_PREVALENCE) -> dict[str, Floats]:
-    """Returns all that follows from a table's cells, [R] each; NaN where a denominator is 0.
+    """Returns all that follows from a table's cells, [R] each; NaN where it is undefined or infinite.
 
     Args:
         cells: by name of `CELLS`, [R] each.
@@ -138,18 +143,26 @@ def _tabulate(unit: str, cells_4M: Floats, draws: list[Floats]) -> TwoByTwo:
     figures = {name: float(rate[0]) for name, rate in find_rates(totals).items()}
     if unit != "woman":
         figures = {name: value for name, value in figures.items() if not name.startswith(SCREENING)}
-    intervals = {name: find_interval(replicates[name]) for name in figures}
-    for name, members in SHARES.items():
-        if figures[name] in {0.0, 1.0}:
-            num_patients = int(cells_4M[members].any(axis=0).sum())
-            intervals[name] = find_exact_interval(figures[name], num_patients)
+    defined = {name: value for name, value in figures.items() if not np.isnan(value)}
+    intervals, no_interval = {}, {}
+    for name, value in defined.items():
+        found, reason = find_interval(replicates[name]), _doubt(replicates[name])
+        if name in SHARES and value in {0.0, 1.0}:
+            found, reason = find_exact_interval(value, int(cells_4M[SHARES[name]].any(axis=0).sum())), ""
+        if found is None or reason or not found.has_width:
+            no_interval[name] = reason or NO_WIDTH
+        else:
+            intervals[name] = found
     return TwoByTwo(
         unit,
         {name: int(cell[0]) for name, cell in totals.items()},
-        {name: None if np.isnan(value) else value for name, value in figures.items()},
-        {
-            name: interval
-            for name, interval in intervals.items()
-            if interval is not None and interval.has_width and not np.isnan(figures[name])
-        },
+        {name: defined.get(name) for name in figures},
+        intervals,
+        no_interval,
     )
+
+
+def _doubt(replicates_R: Floats) -> str:
+    """Returns why the percentiles of a figure's replicates tell nothing; empty where enough have a value."""
+    share = float(np.isnan(replicates_R).mean())
+    return f"undefined or infinite in {share:.0%} of the replicates" if share > MOST_UNDEFINED else ""

@@ -66,13 +66,17 @@ def tabulate_cells(point: OperatingPoint) -> Table:
 
 
 def tabulate_rates(point: OperatingPoint) -> Table:
-    """Returns what follows from them, per breast and per woman, with intervals; empty what a unit lacks."""
+    """Returns what follows from them, per breast and per woman, with intervals or the reason for none.
+
+    What is of women alone is empty for breasts.
+    """
     rows = []
     for name, title in RATE_NAMES.items():
         cells = [title]
         for table in point.tables:
             figure = format_figure(table.figures[name]) if name in table.figures else ""
-            cells += [figure, format_interval(table.intervals.get(name))]
+            interval = format_interval(table.intervals.get(name))
+            cells += [figure, interval or table.no_interval.get(name, "")]
         rows.append(cells)
     columns = ["figure", *(cell for table in point.tables for cell in (f"per {table.unit}", "95 %"))]
     return Table("What recalling by the other folds' threshold does", columns, rows if point.tables else [])

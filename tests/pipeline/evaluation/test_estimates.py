@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.evaluation.aggregate import to_breasts
-from pipeline.evaluation.estimates import estimate_all, measure_levels, transfer_thresholds
+from pipeline.evaluation.estimates import FEW_CANCERS, estimate_all, measure_levels, transfer_thresholds
 from pipeline.evaluation.metrics import NO_TRANSFER, measure
 from tests.pipeline.synthetic_run import make_oof
 from tests.pipeline.synthetic_tables import make_breasts, shuffle
@@ -76,6 +76,18 @@ def test_a_validation_gets_both_levels_without_intervals():
     breasts = to_breasts(oof)
     assert of_breasts.auc == pytest.approx(measure(breasts["cancer"], breasts["probability"]).auc)
     assert of_breasts.pf1_transferred is None
+
+
+@pytest.mark.parametrize(("num_sick", "is_few"), [(FEW_CANCERS - 1, True), (FEW_CANCERS, False)])
+def test_few_cancers_are_few_patients_with_cancer(num_sick, is_few):
+    """Each has cancer in both breasts: twice as many breasts and four times as many images have it."""
+    oof = make_oof(num_patients=40)
+    oof["cancer"] = (oof["patient_id"].astype(int) < num_sick).astype(int)
+    for table in (oof, to_breasts(oof)):
+        found = estimate_all({"all": table.assign(threshold=np.nan)}, num_replicates=5)["all"]
+        assert found.num_cancers >= 2 * num_sick
+        assert found.num_cancer_patients == num_sick
+        assert found.has_few_cancers is is_few
 
 
 def test_an_image_level_table_counts_breasts_and_images():

@@ -1,12 +1,16 @@
 """The two-by-two tables at the operating point, against counting and scikit-learn."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import class_likelihood_ratios, confusion_matrix, precision_score
 
+from pipeline.evaluation import compare
 from pipeline.evaluation.operating_point import (
     CELLS,
+    MOST_UNDEFINED,
     NO_THRESHOLD,
     SCREENING_PREVALENCE,
     describe_operating_point,
@@ -82,6 +86,42 @@ def test_intervals_are_those_of_copied_patients_and_hold_the_figures():
     narrow = describe(make_breasts(num_patients=6_400, num_cancers=960))["breast"].intervals["sensitivity"]
     wide = found["breast"].intervals["sensitivity"]
     assert narrow.high - narrow.low == pytest.approx((wide.high - wide.low) / 4, rel=0.35)
+
+
+def make_recalls(*counts):
+    """Women with one breast each, so many in each cell."""
+    recalled, cancer = np.repeat([1, 1, 0, 0], counts), np.repeat([1, 0, 1, 0], counts)
+    ids = np.arange(len(cancer)).astype(str)
+    return pd.DataFrame({"patient_id": ids, "cancer": cancer, "probability": recalled, "threshold": 0.5})
+
+
+@pytest.mark.parametrize("counts", [(1, 30, 9, 160), (30, 1, 9, 160)])
+def test_a_figure_that_is_infinite_in_many_replicates_has_no_interval(counts):
+    """One woman who is drawn in 63 % of the replicates alone: found, or recalled without cancer."""
+    found = describe(make_recalls(*counts))["woman"]
+    by_one = "recalled_per_cancer_found" if counts[0] == 1 else "likelihood_ratio_positive"
+    reason = re.fullmatch(r"undefined or infinite in (\d+)% of the replicates", found.no_interval[by_one])
+    assert 25 < int(reason[1]) < 50  # 37 %, were there no end of replicates
+    assert by_one not in found.intervals
+    assert found.figures[by_one] is not None
+    assert {"sensitivity", "ppv", "likelihood_ratio_negative"} <= set(found.intervals)
+
+
+def test_a_few_replicates_without_a_value_leave_the_interval():
+    found = describe(make_recalls(5, 30, 9, 160))["woman"].intervals["recalled_per_cancer_found"]
+    assert 0 < found.num_undefined <= MOST_UNDEFINED * 300
+
+
+def test_each_defined_figure_has_an_interval_or_a_reason():
+    for counts in ((1, 30, 9, 160), (30, 1, 9, 160), (5, 0, 0, 5), (0, 3, 3, 3)):
+        for table in describe(make_recalls(*counts)).values():
+            defined = {name for name, value in table.figures.items() if value is not None}
+            assert set(table.intervals) | set(table.no_interval) == defined
+            assert not set(table.intervals) & set(table.no_interval)
+
+
+def test_the_limit_is_the_one_of_comparisons():
+    assert MOST_UNDEFINED == compare.MOST_UNDEFINED
 
 
 def test_the_order_of_the_rows_changes_nothing():

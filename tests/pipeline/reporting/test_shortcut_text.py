@@ -119,6 +119,17 @@ def test_cancers_that_were_lost_are_a_warning():
     assert "it is gone" in describe_flow(Flow(steps[:1], {}, "it is gone"))
 
 
+def test_a_figure_without_an_interval_has_the_reason_there(usual):
+    (of_women,) = [table for table in usual.operating_point.tables if table.unit == "woman"]
+    intervals = {name: found for name, found in of_women.intervals.items() if name != "ppv"}
+    women = replace(of_women, intervals=intervals, no_interval={"ppv": "it is so"})
+    point = replace(usual.operating_point, tables=[women])
+    assert [row[2] for row in tabulate_rates(point).rows if "it is so" in row] == ["it is so"]
+    content = evaluation_to_json(replace(usual, operating_point=point))["operating_point"]["woman"]
+    assert content["interval_95"]["ppv"] is None
+    assert content["no_interval"] == {"ppv": "it is so"}
+
+
 def test_who_is_recalled_stands_in_tables_and_json(usual):
     point = usual.operating_point
     of_breasts, of_women = tabulate_cells(point).rows
