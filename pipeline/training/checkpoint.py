@@ -50,7 +50,7 @@ class CheckpointWriter:
         if error is None:
             self.wait()
 
-    def save(self, checkpoint: Checkpoint) -> None:
+    def submit(self, checkpoint: Checkpoint) -> None:
         """Copies the checkpoint, as the training is about to change it, and begins to write it."""
         self.wait()
         self._pending = self._executor.submit(save_checkpoint, self._folder, _copy(checkpoint))

@@ -216,7 +216,7 @@ class Trainer:
         """Saves a checkpoint, in the background; all ranks call it, since all settle their last step."""
         self.stepper.settle()
         if self.group.is_main:
-            self._checkpoints.save(self.state.to_checkpoint())
+            self._checkpoints.submit(self.state.to_checkpoint())
 
     def load_parts(self, plan: Iterable[Rows], *, workers: int | None = None) -> Generator[Batch, None, None]:
         """Yields this rank's `accumulation` parts of each batch, of which the first is the next step's."""
@@ -249,7 +249,7 @@ class Trainer:
         def after_batch() -> None:
             if stop.is_made:  # each rank by itself: the end of the epoch is behind all of them
                 if self.group.is_main:
-                    self._checkpoints.save(self.state.to_checkpoint())
+                    self._checkpoints.submit(self.state.to_checkpoint())
                 self._stop(stop)
 
         return validate(
@@ -292,4 +292,4 @@ class Trainer:
             write_csv(self.folder.throughput, pd.DataFrame(state.throughput))
             if self.settings.tensorboard:
                 write_events(self.folder.events, state.history[-1] | speed, step=state.epoch)
-            self._checkpoints.save(self.state.to_checkpoint())
+            self._checkpoints.submit(self.state.to_checkpoint())

@@ -136,7 +136,7 @@ def test_code_in_a_checkpoint_is_not_executed(folder: FoldFolder, tmp_path: Path
 def test_what_is_saved_is_what_there_was_when_it_was_saved(folder: FoldFolder) -> None:
     saved = checkpoint(1)
     with CheckpointWriter(folder) as writer:
-        writer.save(saved)
+        writer.submit(saved)
         saved["model"]["weight"].fill_(-1.0)
         saved["history"][0]["epoch"] = 9.0
     loaded = load_checkpoint(folder)
@@ -160,7 +160,7 @@ def test_each_checkpoint_is_on_disk_before_the_next_is_begun_and_at_the_end(
     monkeypatch.setattr(checkpoint_module, "save_checkpoint", write_slowly)
     with CheckpointWriter(folder) as writer:
         for number in (1, 2):
-            writer.save(checkpoint(number))
+            writer.submit(checkpoint(number))
             events.append(f"on from {number}")
         writer.wait()
         events.append("waited")
@@ -185,15 +185,15 @@ def test_a_checkpoint_that_could_not_be_written_is_no_secret(
 
     monkeypatch.setattr(checkpoint_module, "save_checkpoint", fail)
     with pytest.raises(OSError, match="No space left"), CheckpointWriter(folder) as writer:
-        writer.save(checkpoint(1))
+        writer.submit(checkpoint(1))
     with CheckpointWriter(folder) as writer:
-        writer.save(checkpoint(1))
+        writer.submit(checkpoint(1))
         with pytest.raises(OSError, match="No space left"):
-            writer.save(checkpoint(2))
+            writer.submit(checkpoint(2))
 
     def save_and_break_off() -> None:
         with CheckpointWriter(folder) as writer:
-            writer.save(checkpoint(1))
+            writer.submit(checkpoint(1))
             raise KeyError
 
     with pytest.raises(KeyError):
