@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.parallel.resource_limits import count_cores, count_memory_bytes
+from data_prep.parallel.resource_limits import SHARED_MEMORY, count_cores, count_memory_bytes
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -35,7 +35,6 @@ SECONDS = 120  # for a child process, which imports torch from a cold disk
 ENOUGH_DISK_GB = 5.0  # a cache of all RSNA images
 ENOUGH_MEMORY_GB = 4.0  # a training of ViT-Ti on a CPU, batch 32
 ENOUGH_SHARED_GB = 1.0  # of loader workers: two waiting batches each, of 8 MB (32 images of 512 px) and more
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where torch's workers put batches  # nosec B108
 C_COMPILERS = ["cc", "gcc", "clang"]
 
 PACKAGES_BY_MODULE = {

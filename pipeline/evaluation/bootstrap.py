@@ -18,6 +18,8 @@ from pipeline.evaluation.metrics import compute_figures
 from pipeline.evaluation.patient_stats import Floats, PatientSums
 
 NUM_REPLICATES = 2_000
+MOST_UNDEFINED = 0.05
+"""Share of replicates without a figure above which the others' percentiles tell nothing."""
 SEED = 0
 CHUNK_CELLS = 3_000_000
 """Weights held at a time: 24 MB, whatever the number of patients."""

@@ -14,7 +14,14 @@ import pandas as pd
 
 from data_prep.errors import UserError
 from pipeline.evaluation.audit.shortcuts import does_counting_tell
-from pipeline.evaluation.bootstrap import NUM_REPLICATES, SEED, Interval, find_interval, replicate
+from pipeline.evaluation.bootstrap import (
+    MOST_UNDEFINED,
+    NUM_REPLICATES,
+    SEED,
+    Interval,
+    find_interval,
+    replicate,
+)
 from pipeline.evaluation.estimates import (
     AUC_WEIGHTED,
     FEW_CANCERS,
@@ -28,16 +35,13 @@ from pipeline.evaluation.evaluate_oof import require_breasts
 from pipeline.evaluation.metrics import FIGURES, LOWER_IS_BETTER, NOT_RANKED, measure_sums
 from pipeline.evaluation.patient_stats import Floats
 from pipeline.evaluation.uncertainty.auc_variance import AucEstimate, find_difference
-from pipeline.evaluation.uncertainty.intervals import correct_by_holm
+from pipeline.evaluation.uncertainty.intervals import LARGEST_P, correct_by_holm
 
 COMPARED = [*(name for name in FIGURES if name not in NOT_RANKED), AUC_WEIGHTED]
 COMPARISON_COLUMNS = [
     *("run", "reference", "figure", "value", "reference_value"),
     *("difference", "low", "high", "num_undefined", "role", "p", "p_holm", "verdict", "reason"),
 ]
-MOST_UNDEFINED = 0.05
-"""Share of replicates without a difference above which an interval tells nothing."""
-LARGEST_P = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pipeline.evaluation.bootstrap import NUM_REPLICATES, SEED, Interval, draw_weights, find_interval
+from pipeline.evaluation.bootstrap import (
+    MOST_UNDEFINED,
+    NUM_REPLICATES,
+    SEED,
+    Interval,
+    draw_weights,
+    find_interval,
+)
 from pipeline.evaluation.patient_stats import Floats, Integers
 from pipeline.evaluation.uncertainty.intervals import find_exact_interval
 
@@ -30,8 +37,6 @@ SHARES = {
 """The cells that these are shares of."""
 SCREENING = "screening_"
 """How the names of re-weighted figures begin."""
-MOST_UNDEFINED = 0.05
-"""Share of replicates without a figure above which the others' percentiles tell nothing; as in `compare`."""
 NO_WIDTH = "every replicate gives the same"
 NO_THRESHOLD = "the other folds of a fold have no threshold to give"
 

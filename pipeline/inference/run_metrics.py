@@ -35,7 +35,7 @@ def read_threshold(run: Run) -> float:
     return number
 
 
-def does_counting_tell(run: Run) -> bool:
+def is_spoilt_by_counting(run: Run) -> bool:
     """Whether the run's evaluation found that the number of a breast's images tells its label."""
     try:
         return bool(parse_json(read_own(run.metrics))["shortcut_audit"]["counting_tells_the_label"])

@@ -28,7 +28,7 @@ from pipeline.inference.predict_test_set import (
     predict_folder,
     predict_locally,
 )
-from pipeline.inference.run_metrics import does_counting_tell, read_threshold
+from pipeline.inference.run_metrics import is_spoilt_by_counting, read_threshold
 from pipeline.runs.run_folder import Run
 from pipeline.runtime.gpu_memory import WAY_OUT_OF_PREDICTION, explain_out_of_memory
 from pipeline.runtime.progress import Reporter
@@ -140,7 +140,7 @@ def predict_submission(
             failures_path.unlink(missing_ok=True)
         journal.remove()
     problems = find_problems(path, required_ids)
-    if views == "max" and does_counting_tell(run):
+    if views == "max" and is_spoilt_by_counting(run):
         problems.append(COUNTING_SPOILS)
     return Submission(path, table, threshold, predictions.failures, failures_path, problems)
 

@@ -1,16 +1,14 @@
 """How many processes load and augment the images of a training."""
 
 import shutil
-from pathlib import Path
 
 from data_prep.errors import UserError
-from data_prep.parallel.resource_limits import count_cores
+from data_prep.parallel.resource_limits import SHARED_MEMORY, count_cores
 from pipeline.runs.recipe import Recipe
 from pipeline.runtime.torchrun import count_local_processes
 
 MOST_BESIDE_A_GPU = 16
 MOST_BESIDE_A_CPU = 2  # which computes for seconds on a batch that is loaded in a tenth of one
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where torch's workers put batches  # nosec B108
 WAITING_PER_WORKER = 2  # batches, torch's prefetch_factor
 BATCH_SIZE = 32  # held-out images, as `pipeline.inference.ensemble` has it
 

@@ -35,7 +35,7 @@ WEIGHTS_KEPT = 7
 """How often a training holds its weights on disk at least: in each of two checkpoints as they are, averaged
 and as an optimizer's moment, and in the model that predicts."""
 MAY_CHANGE = ("train.workers", "train.accumulation", "model.gradient_checkpointing")
-"""Settings that a run may go on with otherwise: how a machine takes a batch, not what is learned of it."""
+"""Settings that may change when a run goes on: how a machine takes a batch, not what is learned of it."""
 RECORDED_PACKAGES = [
     "torch",
     "timm",
@@ -65,7 +65,7 @@ def resolve(recipe: Recipe) -> Recipe:
 def start_run(
     run: RunFolder, recipe: Recipe, *, table: pd.DataFrame, path: Path, origin: dict[str, Any]
 ) -> None:
-    """Makes the run folder, or makes sure that it was made by the same recipe, but for what `MAY_CHANGE`.
+    """Makes the run folder, or makes sure that it was made by the same recipe, except for `MAY_CHANGE`.
 
     A new run keeps in `path` the table that it starts with, which the caller compares when the run goes on,
     and in `environment.json` where its images come from and how many processes train it. A run that has not

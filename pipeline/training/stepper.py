@@ -138,13 +138,14 @@ class Stepper:
         return mixup.weigh(losses_B, self.task.losses(logits_BK, targets_B[mixup.partner]))
 
     def settle(self) -> None:
-        """Waits for the last step, on all ranks, and makes sure that its figures are finite.
+        """Waits for the last step, on all ranks that have it unread, and makes sure that it was finite.
 
         Raises:
             TrainingStopped: if they are not.
             RankLost: if another rank has ended.
         """
-        self._exchange([])
+        if self._unread is not None:
+            self._exchange([])
 
     def _exchange(self, questions: list[bool]) -> list[bool]:
         """Adds up over the ranks the loss of the step before and the answers to this one's questions."""

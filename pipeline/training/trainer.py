@@ -213,7 +213,7 @@ class Trainer:
         )
 
     def _save(self) -> None:
-        """Saves a checkpoint, in the background; all ranks call it, since all settle their last step."""
+        """Saves a checkpoint, in the background; in an epoch all ranks must, to settle their step."""
         self.stepper.settle()
         if self.group.is_main:
             self._checkpoints.submit(self.state.to_checkpoint())
@@ -248,8 +248,7 @@ class Trainer:
 
         def after_batch() -> None:
             if stop.is_made:  # each rank by itself: the end of the epoch is behind all of them
-                if self.group.is_main:
-                    self._checkpoints.submit(self.state.to_checkpoint())
+                self._save()
                 self._stop(stop)
 
         return validate(
@@ -292,4 +291,4 @@ class Trainer:
             write_csv(self.folder.throughput, pd.DataFrame(state.throughput))
             if self.settings.tensorboard:
                 write_events(self.folder.events, state.history[-1] | speed, step=state.epoch)
-            self._checkpoints.submit(self.state.to_checkpoint())
+        self._save()

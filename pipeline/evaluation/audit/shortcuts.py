@@ -27,7 +27,7 @@ from pipeline.evaluation.uncertainty.auc_variance import (
     find_auc_interval,
     find_p_of_guessing,
 )
-from pipeline.evaluation.uncertainty.intervals import correct_by_holm
+from pipeline.evaluation.uncertainty.intervals import LARGEST_P, correct_by_holm
 
 LARGEST_AUC = 0.60
 """What more than this can tell without a pixel is a shortcut."""
@@ -36,7 +36,6 @@ PRIOR_STRENGTH = 10.0
 """Predictions with the share of all that each value starts with."""
 COUNTING = {NUM_IMAGES, BOTH_VIEWS}
 AUDIT_COLUMNS = ["level", "trait", "auc", "low", "high", "p", "is_shortcut"]
-LARGEST_P = 0.05
 
 
 @dataclass(frozen=True)
@@ -97,27 +96,15 @@ def audit_shortcuts(
         no_files: why not.
     """
     of_images = describe_image_traits(oof, files)
-    of_breasts = describe_breast_traits(oof, of_images, breasts)
-    levels: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]] = {
-        "breast": (breasts, of_breasts),
-        "image": (oof, of_images),
-    }
-    judged = [
-        _judge(level, str(trait), table, traits[trait])
-        for level, (table, traits) in levels.items()
-        for trait in traits
-    ]
-    return ShortcutAudit(_correct(judged), explain_missing_traits(oof, of_images, no_files))
+    judged = _judge_all(oof, breasts, of_images)
+    return ShortcutAudit(judged, explain_missing_traits(oof, of_images, no_files))
 
 
 def does_counting_tell(oof: pd.DataFrame, breasts: pd.DataFrame) -> bool:
     """Whether the number of a breast's images, or which views are there, tells the label."""
     of_images = describe_image_traits(oof, None)
     of_images = of_images[[trait for trait in of_images if trait in COUNTING]]
-    of_breasts = describe_breast_traits(oof, of_images, breasts)
-    judged = [_judge("breast", str(trait), breasts, of_breasts[trait]) for trait in of_breasts]
-    judged += [_judge("image", str(trait), oof, of_images[trait]) for trait in of_images]
-    return ShortcutAudit(_correct(judged), {}).counting_tells
+    return ShortcutAudit(_judge_all(oof, breasts, of_images), {}).counting_tells
 
 
 def tabulate_audit(audit: ShortcutAudit) -> pd.DataFrame:
@@ -153,6 +140,20 @@ def _cut(trait: "pd.Series[float] | pd.Series[str]", others: NDArray[np.bool_]) 
     if len(edges) > NUM_BINS:
         edges = np.unique(np.quantile(known, np.linspace(0, 1, NUM_BINS + 1)[1:-1]))
     return np.where(np.isnan(values), len(edges) + 1, np.searchsorted(edges, values, side="left"))
+
+
+def _judge_all(oof: pd.DataFrame, breasts: pd.DataFrame, of_images: pd.DataFrame) -> list[TraitAuc]:
+    """Judges these traits of breasts and of images, the breasts' first."""
+    levels: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]] = {
+        "breast": (breasts, describe_breast_traits(oof, of_images, breasts)),
+        "image": (oof, of_images),
+    }
+    judged = [
+        _judge(level, str(trait), table, traits[trait])
+        for level, (table, traits) in levels.items()
+        for trait in traits
+    ]
+    return _correct(judged)
 
 
 def _judge(level: str, trait: str, table: pd.DataFrame, values: "pd.Series[float]") -> TraitAuc:

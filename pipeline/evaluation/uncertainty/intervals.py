@@ -15,6 +15,8 @@ from pipeline.evaluation.metrics import RECALL_RATES, SPECIFICITIES, Metrics, la
 from pipeline.evaluation.patient_stats import Floats, Integers
 from pipeline.evaluation.uncertainty.auc_variance import TAIL, AucEstimate, find_auc_interval
 
+LARGEST_P = 0.05
+"""Of what is taken for more than chance."""
 HELD_FIXED = "it is held fixed"
 NO_REPLICATE = "no replicate has both classes"
 ONE_PATIENT = "only one patient has, or lacks, cancer, and one alone has no spread"
