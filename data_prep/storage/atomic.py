@@ -29,9 +29,21 @@ def write_bytes(path: Path, payload: bytes | memoryview) -> None:
         DiskFull: if the disk or the quota is full; the old file is intact.
         UserError: if the folder cannot be written to.
     """
+    with replacing(path) as stream:
+        stream.write(payload)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yields a stream for what is too large to be in memory twice; else like `write_bytes`.
+
+    Raises:
+        DiskFull: if the disk or the quota is full; the old file is intact.
+        UserError: if the folder cannot be written to.
+    """
     try:
         with _replacing(path) as stream:
-            stream.write(payload)
+            yield stream
     except OSError as error:
         raise as_user_error(error, path) from error
 

@@ -33,17 +33,18 @@ def save_weights(
     write_bytes(folder.weights, safetensors.torch.save(weights, {WEIGHTS_ENTRY: json.dumps(about)}))
 
 
-def require_shapes(settings: ModelSettings, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Makes sure, before any memory is taken, that a file holds the tensors of such a model.
+def make_without_values(settings: ModelSettings, shapes: Mapping[str, Sequence[int]]) -> VisionTransformer:
+    """Returns a model that takes no memory and draws no weights, once a file is known to hold its tensors.
 
     Raises:
-        ValueError: if it does not.
+        ValueError: if the file's tensors have other names or shapes.
     """
     with torch.device("meta"):
         model = VisionTransformer(settings)
     expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     if expected != {name: list(shape) for name, shape in shapes.items()}:
         raise ValueError("its tensors are not those of the settings' model")
+    return model
 
 
 def load_weights(folder: TrainingFolder, settings: ModelSettings) -> tuple[VisionTransformer, float]:
@@ -55,11 +56,10 @@ def load_weights(folder: TrainingFolder, settings: ModelSettings) -> tuple[Visio
     try:
         with safe_open(require_own(folder.weights), framework="pt") as file:
             names = list(file.keys())
-            require_shapes(settings, {name: file.get_slice(name).get_shape() for name in names})
-            weights = {name: file.get_tensor(name) for name in names}
+            model = make_without_values(settings, {name: file.get_slice(name).get_shape() for name in names})
+            weights = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in names}
             shift = float(parse_json(file.metadata()[WEIGHTS_ENTRY].encode())["logit_shift"])
-        model = VisionTransformer(settings)
-        model.load_state_dict(weights)
+        model.load_state_dict(weights, assign=True)
     except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{folder.weights} does not hold this run's model ({type(error).__name__}): train the fold again"

@@ -1,6 +1,5 @@
 """Checkpoints that a training goes on from: after a kill, at least one of the last two is whole."""
 
-import io
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from data_prep.errors import TrainingStopped, printable
-from data_prep.storage.atomic import write_bytes
+from data_prep.storage.atomic import replacing
 from data_prep.storage.files import NotAFile, open_own
 from pipeline.models.torch_file import load_tensors
 from pipeline.runs.run_folder import TrainingFolder
@@ -22,11 +21,10 @@ log = logging.getLogger(__name__)
 
 def save_checkpoint(folder: TrainingFolder, checkpoint: Checkpoint) -> None:
     """Writes `last.pt`; what was there becomes `previous.pt`. A kill leaves at least one of them whole."""
-    buffer = io.BytesIO()
-    torch.save(checkpoint, buffer)
-    if folder.last.exists():
-        folder.last.replace(folder.previous)
-    write_bytes(folder.last, buffer.getbuffer())
+    with replacing(folder.last) as stream:
+        torch.save(checkpoint, stream)
+        if folder.last.exists():
+            folder.last.replace(folder.previous)
 
 
 class CheckpointWriter:
@@ -49,6 +47,8 @@ class CheckpointWriter:
         self._executor.shutdown(wait=True)
         if error is None:
             self.wait()
+        elif self._pending and (lost := self._pending.exception()):  # beside what ends the block already
+            log.warning("the last checkpoint is not written: %s", printable(str(lost)))
 
     def submit(self, checkpoint: Checkpoint) -> None:
         """Copies the checkpoint, as the training is about to change it, and begins to write it."""

@@ -21,6 +21,7 @@ from data_prep.storage.atomic import (
     write_json,
     write_text,
 )
+from data_prep.storage.files import parse_json, read_own
 from data_prep.storage.locks import locked, require_unlocked
 from pipeline.models.vit import VisionTransformer
 from pipeline.runs.recipe import Recipe, load_recipe
@@ -34,8 +35,9 @@ from pipeline.training.tensorboard import require_tensorboard
 WEIGHTS_KEPT = 7
 """How often a training holds its weights on disk at least: in each of two checkpoints as they are, averaged
 and as an optimizer's moment, and in the model that predicts."""
-MAY_CHANGE = ("train.workers", "train.accumulation", "model.gradient_checkpointing")
+MAY_CHANGE = ("train.workers", "train.accumulation", "model.gradient_checkpointing", "model.attention")
 """Settings that may change when a run goes on: how a machine takes a batch, not what is learned of it."""
+SPLIT_OTHERWISE = "batches_in_other_parts"
 RECORDED_PACKAGES = [
     "torch",
     "timm",
@@ -104,8 +106,12 @@ def require_space_for(recipe: Recipe, folder: Path, trainings: Sequence[Training
 
 
 def say_if_split_otherwise(run: RunFolder, recipe: Recipe, group: ProcessGroup, reporter: Reporter) -> None:
-    """Says that a run goes on with batches in other parts than it was begun with: another rounding."""
-    processes = read_environment(run.environment).get("processes", "1")
+    """Says that a run goes on with batches in other parts than it was begun with: another rounding.
+
+    That stands in `environment.json` from then on, and so in the report.
+    """
+    environment = read_environment(run.environment)
+    processes = environment.get("processes", "1")
     parts, now = load_recipe(run.settings).train.accumulation, recipe.train.accumulation
     changes = []
     if processes != str(group.world_size):
@@ -117,6 +123,11 @@ def say_if_split_otherwise(run: RunFolder, recipe: Recipe, group: ProcessGroup, 
             f"{run.name} was begun {', '.join(changes)}: its weights will differ by rounding, and with "
             "dropout or mixup by other draws"
         )
+        if group.is_main:
+            known = [environment[SPLIT_OTHERWISE]] if SPLIT_OTHERWISE in environment else []
+            noted = "; ".join(dict.fromkeys([*known, f"begun {', '.join(changes)}"]))
+            whole = parse_json(read_own(run.environment)) if environment else {}
+            write_json(run.environment, whole | {SPLIT_OTHERWISE: noted})
 
 
 @contextmanager

@@ -267,6 +267,15 @@ def test_explicit_attention_equals_the_fused_kernel(shape: dict) -> None:
     assert_same_run(explicit, fused, draw_images(fused))
 
 
+@pytest.mark.parametrize(("dtype", "is_explicit"), [(torch.float32, False), (torch.bfloat16, True)])
+def test_attention_is_explicit_by_default_where_that_is_faster(dtype: torch.dtype, is_explicit: bool) -> None:
+    model, computed = make(**SHAPES["small"]), []
+    model.blocks[0].attn.softmax.register_forward_hook(lambda *_: computed.append(True))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        model(draw_images(model))
+    assert bool(computed) == is_explicit
+
+
 @pytest.mark.parametrize("names", list(itertools.combinations(CHANGES, 2)), ids=" and ".join)
 def test_every_parameter_gets_a_gradient_in_every_pair_of_settings(names: tuple[str, str]) -> None:
     model = make(**SMALL, **{name: CHANGES[name] for name in names})
@@ -360,7 +369,7 @@ def test_images_of_another_size_or_number_of_channels_are_refused(size: tuple[in
         ({"width": 6, "pos_embed": "sincos2d"}, "width 6 must be a multiple of 4"),
         ({"in_channels": 2}, "Input should be 1 or 3"),
         ({"pool": "max"}, "Input should be 'cls' or 'gap'"),
-        ({"attention": "flash"}, "Input should be 'sdpa' or 'explicit'"),
+        ({"attention": "flash"}, "Input should be 'auto', 'sdpa' or 'explicit'"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict, message: str) -> None:

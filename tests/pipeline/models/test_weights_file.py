@@ -22,10 +22,32 @@ def test_weights_and_logit_shift_come_back_exactly(folder: FoldFolder) -> None:
     model = VisionTransformer(MODEL)
     save_weights(folder, model, logit_shift=-1 / 3, num_classes=1)
     loaded, shift = load_weights(folder, MODEL)
+    folder.weights.write_bytes(
+        b"\0" * folder.weights.stat().st_size
+    )  # in place: nothing is a view of the file
     assert shift == -1 / 3
     assert not loaded.training
     for name, weight in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], weight), name
+
+
+def test_a_loaded_model_computes_what_the_saved_one_does_with_fixed_positions_too(folder: FoldFolder) -> None:
+    settings = MODEL.model_copy(update={"pos_embed": "sincos2d"})
+    model = VisionTransformer(settings).eval()
+    torch.nn.init.normal_(model.head.weight)
+    save_weights(folder, model, logit_shift=0.0, num_classes=1)
+    loaded, _ = load_weights(folder, settings)
+    images = torch.rand(2, settings.in_channels, settings.image_size, settings.image_size)
+    assert torch.equal(loaded(images), model(images))
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_loading_draws_no_random_numbers(folder: FoldFolder) -> None:
+    """To draw weights that are then replaced took most of the time of a short prediction."""
+    save_weights(folder, VisionTransformer(MODEL), logit_shift=0.0, num_classes=1)
+    before = torch.get_rng_state()
+    load_weights(folder, MODEL)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_equal_weights_are_equal_bytes(folder: FoldFolder) -> None:

@@ -1,5 +1,6 @@
 """The run folder's own rules: which folds there are, which are done, and what is not a run at all."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -103,3 +104,17 @@ def test_a_run_that_goes_on_with_other_processes_says_so_even_without_its_enviro
     assert "was begun by 1 processes and goes on with 2" in spoken[None]
     assert spoken['{"processes": 2}'] == ""
     assert spoken['{"processes": '].startswith(f"{run.environment} is damaged")
+
+
+def test_what_went_on_in_other_parts_stands_in_the_environment_once(run: Run) -> None:
+    run.settings.write_text(dump_settings(make_recipe()))
+    run.environment.write_text('{"processes": 1, "versions": {"torch": "2"}}')
+    for parts in (2, 2, 3):
+        recipe = make_recipe(accumulation=parts)
+        say_if_split_otherwise(run, recipe, ProcessGroup(0, 1), quiet())
+    assert json.loads(run.environment.read_text()) == {
+        "processes": 1,
+        "versions": {"torch": "2"},
+        "batches_in_other_parts": "begun with train.accumulation 1 and goes on with 2; "
+        "begun with train.accumulation 1 and goes on with 3",
+    }

@@ -90,7 +90,7 @@ def test_a_damaged_last_one_never_takes_the_place_of_the_good_one(
     def die(*_) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.training.checkpoint.write_bytes", die)
+    monkeypatch.setattr(torch, "save", die)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(folder, checkpoint(3))
     assert number_of(load_checkpoint(folder)) == 1
