@@ -27,7 +27,14 @@ from pipeline.training.run_setup import (
 from pipeline.training.throughput import say_if_peak_unknown
 from pipeline.training.trainer import Trainer
 
-FOR_MAMMOGRAMS = ["sampling", "positive_label", "positive_weight", "focal_gamma", "auxiliaries"]
+FOR_MAMMOGRAMS = [
+    "sampling",
+    "positive_label",
+    "positive_weight",
+    "focal_gamma",
+    "auxiliaries",
+    "keep_head",
+]
 MOST_NAMED = 5  # of the images that cannot be read
 
 

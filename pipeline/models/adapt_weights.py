@@ -43,13 +43,17 @@ class TensorOutcome:
     detail: str = ""
 
 
-def load_initial_weights(model: VisionTransformer, init: str, normalization: str) -> pd.DataFrame:
-    """Starts a model from weights of elsewhere, all but its head.
+def load_initial_weights(
+    model: VisionTransformer, init: str, normalization: str, *, logit_shift: float | None = None
+) -> pd.DataFrame:
+    """Starts a model from weights of elsewhere.
 
     Args:
         model: whose weights are replaced.
         init: "timm:" and the name of a model, or the path of a `.safetensors` or `.pth` file.
         normalization: "half" or "imagenet", for files that do not say how their images were normalised.
+        logit_shift: what the new training adds to logits; the head is then kept, and its bias moved by the
+            difference to what the old one added, so that probabilities stay. None: the head is left out.
 
     Returns:
         One row per tensor: tensor, outcome (loaded, resized, converted, left out, new), detail.
@@ -59,13 +63,15 @@ def load_initial_weights(model: VisionTransformer, init: str, normalization: str
     """
     source = read_pretrained(init, normalization)
     try:
-        return pd.DataFrame(fit_weights(model, source))
+        return pd.DataFrame(fit_weights(model, source, logit_shift=logit_shift))
     except ValueError as error:
         raise UserError(f"{source.name} cannot start this model: {error}") from error
 
 
-def fit_weights(model: VisionTransformer, source: PretrainedWeights) -> list[TensorOutcome]:
-    """Loads a source's weights into a model, all but the head, resized and converted where need be.
+def fit_weights(
+    model: VisionTransformer, source: PretrainedWeights, *, logit_shift: float | None = None
+) -> list[TensorOutcome]:
+    """Loads a source's weights into a model, resized and converted where need be; see `load_initial_weights`.
 
     Raises:
         ValueError: if a tensor would be lost, or one is missing; all reasons at once.
@@ -86,8 +92,33 @@ def fit_weights(model: VisionTransformer, source: PretrainedWeights) -> list[Ten
     _require_shapes(fitted, wanted)
     model.load_state_dict(fitted, strict=False)  # all but the head: the names were compared above
     rows = [_describe(name, fitted[name], found.get(name), source) for name in fitted]
+    if logit_shift is not None:
+        return rows + keep_head(model, source, logit_shift)
     rows += [TensorOutcome(name, "left out", "head") for name in source.tensors if name.startswith(HEAD)]
     return rows + [TensorOutcome(name, "new", "head") for name in model.state_dict() if name.startswith(HEAD)]
+
+
+def keep_head(model: VisionTransformer, source: PretrainedWeights, logit_shift: float) -> list[TensorOutcome]:
+    """Loads the head; outputs beyond those of the source stay new.
+
+    Raises:
+        ValueError: if the source is not mammo's own, or its head has another shape.
+    """
+    if source.logit_shift is None:
+        raise ValueError(
+            "only mammo's own model.safetensors says what its head predicts (see train.keep_head)"
+        )
+    found = {name: tensor for name, tensor in source.tensors.items() if name.startswith(HEAD)}
+    wanted = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(HEAD)}
+    if set(found) != set(wanted):
+        raise ValueError("its head has other layers (see model.head, or leave train.keep_head out)")
+    moved = {**found, "head.bias": found["head.bias"] + (source.logit_shift - logit_shift)}
+    for name, tensor in moved.items():
+        place = wanted[name][: len(tensor)] if name.startswith("head.") else wanted[name]
+        if place.shape != tensor.shape:
+            raise ValueError(f"its {name} is {list(tensor.shape)}, the model's is {list(wanted[name].shape)}")
+        place.copy_(tensor)  # a state dict shares its memory with the model
+    return [TensorOutcome(name, "loaded", "head") for name in moved]
 
 
 def rename_last_norm(found: Tensors, wanted: Tensors) -> Tensors:

@@ -58,12 +58,14 @@ class PretrainedWeights:
         tensors: by timm's names.
         normalization: of the images that they were trained on.
         num_heads: attention heads per layer; None where the weights do not tell.
+        logit_shift: what is added to the head's logits, which mammo's own weights tell; else None.
     """
 
     name: str
     tensors: Tensors
     normalization: Normalization
     num_heads: int | None = None
+    logit_shift: float | None = None
 
 
 def read_pretrained(init: str, normalization: str) -> PretrainedWeights:
@@ -141,9 +143,8 @@ def read_file(path: Path, normalization: Normalization) -> PretrainedWeights:
         tensors = safetensors.torch.load_file(require_input(path))
         if WEIGHTS_ENTRY not in metadata:
             return PretrainedWeights(str(path), strip_wrappers(tensors), normalization)
-        return PretrainedWeights(
-            str(path), tensors, OURS, parse_json(metadata[WEIGHTS_ENTRY].encode())["num_heads"]
-        )
+        about = parse_json(metadata[WEIGHTS_ENTRY].encode())
+        return PretrainedWeights(str(path), tensors, OURS, about["num_heads"], float(about["logit_shift"]))
     except UserError:
         raise
     except Exception as error:  # torch.load names no set of errors for damaged and unsafe files

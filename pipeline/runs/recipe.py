@@ -153,8 +153,13 @@ class TrainSettings(StrictSettings):
     """Draws folds, first weights, order and augmentation."""
 
     init: str = ""
-    """First weights: `timm:<model>`, or the path of a `.safetensors` or `.pth` file with timm's names; empty
-    draws them. In a path, `{fold}` stands for the fold's number. The head is always new."""
+    """First weights: `timm:<model>`, the path of a `.safetensors` or `.pth` file with timm's names, or an
+    earlier run, whose patients keep their folds; empty draws them. In a path, `{fold}` stands for the fold's
+    number."""
+
+    keep_head: bool = False
+    """Take the head from `init` too, which must be mammo's own weights: the first probabilities are then those
+    of the earlier run. Else the head is new."""
 
     init_normalization: Literal["half", "imagenet", "mammo"] = "half"
     """How the images of a file's model were normalised: `half` is mean and deviation 0.5 (Google's ViTs),
@@ -259,6 +264,12 @@ class TrainSettings(StrictSettings):
         twice = {name for name in self.auxiliaries if self.auxiliaries.count(name) > 1}
         if twice:
             raise ValueError(f"train.auxiliaries names {', '.join(sorted(twice))} twice: name each once")
+        return self
+
+    @model_validator(mode="after")
+    def _check_head(self) -> "TrainSettings":
+        if self.keep_head and not self.init:
+            raise ValueError("train.keep_head is true, but train.init names no weights to keep it from")
         return self
 
 

@@ -19,7 +19,7 @@ from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from pipeline.runtime.gpu_memory import explain_full_training
 from pipeline.runtime.progress import Reporter
 from pipeline.runtime.signals import StopRequest
-from pipeline.training.fold_task import FoldImages, FoldTask
+from pipeline.training.fold_task import FoldImages, FoldTask, find_earlier_run
 from pipeline.training.run_setup import (
     locked_by_group,
     require_space_for,
@@ -183,13 +183,34 @@ def _tabulate_folds(exams: pd.DataFrame, recipe: Recipe, cache: Cache) -> pd.Dat
     """Returns `folds.csv`; its counts show when images or labels of the cache have changed."""
     shared = find_shared_pictures(cache.read_manifest(), exams)
     groups = shared.group_patients(exams["patient_id"])
-    folds = make_folds(exams, num_folds=recipe.train.num_folds, seed=recipe.train.seed, groups=groups)
+    folds = make_folds(
+        exams,
+        num_folds=recipe.train.num_folds,
+        seed=recipe.train.seed,
+        groups=groups,
+        known=_read_earlier_folds(recipe),
+    )
     cancer = exams.groupby("patient_id")["cancer"]
     counts = pd.DataFrame({"num_images": cancer.size(), "num_cancers": cancer.sum()})
     fold_table = folds.join(counts, on="patient_id")[FOLDS_COLUMNS]
     if shared.images.empty:
         return fold_table
     return fold_table.assign(**{GROUP: shared.group_patients(fold_table["patient_id"])})
+
+
+def _read_earlier_folds(recipe: Recipe) -> dict[str, int]:
+    """Returns the folds of the patients of the run that `train.init` names; none where it names no run."""
+    run = find_earlier_run(recipe.train.init)
+    if run is None:
+        return {}
+    num_folds = len(run.list_folds())
+    if num_folds != recipe.train.num_folds:
+        raise UserError(
+            f"train.init {run.folder} has {num_folds} folds, and this recipe has {recipe.train.num_folds}: "
+            f"set train.num_folds to {num_folds}"
+        )
+    table = run.read_folds()
+    return dict(zip(table["patient_id"], table["fold"], strict=True))
 
 
 def _check_folds(folds: Sequence[int] | None, num_folds: int) -> list[int]:

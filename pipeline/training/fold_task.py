@@ -61,7 +61,7 @@ class FoldTask:
         self.seed = int(np.random.SeedSequence([recipe.train.seed, fold]).generate_state(1)[0])
         self.held_out = images.validation_images
         self.labels = images.training["cancer"].to_numpy()
-        self.init = recipe.train.init.replace("{fold}", str(fold))
+        self.init = locate_init(recipe.train.init, fold)
         require_unseen(self.init, images.validation, fold=fold)
         self.dataset = ImageDataset(
             images.training_images, augmentation=Augmentation(recipe.augment), seed=recipe.train.seed
@@ -132,6 +132,25 @@ class FoldTask:
                 value = metrics.figures[name]
                 figures[f"{prefix}_{name}"] = math.nan if value is None else value
         return Judgement(oof, figures)
+
+
+def find_earlier_run(init: str) -> Run | None:
+    """Returns the run that `train.init` names; None where it names weights, or nothing.
+
+    Raises:
+        UserError: if it is a folder but not a finished run.
+    """
+    if not (init and Path(init).is_dir()):
+        return None
+    run = Run(Path(init))
+    run.require_finished()
+    return run
+
+
+def locate_init(init: str, fold: int) -> str:
+    """Returns what `train.init` means for a fold: of an earlier run, the fold's own weights."""
+    run = find_earlier_run(init)
+    return init.replace("{fold}", str(fold)) if run is None else str(run.fold(fold).weights)
 
 
 def require_unseen(init: str, held_out: pd.DataFrame, *, fold: int) -> None:

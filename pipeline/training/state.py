@@ -101,13 +101,15 @@ def _make_first_model(
     """Returns the model as it is before the first step; a training that goes on does not ask for it."""
     model = VisionTransformer(task.model)
     if task.init:
-        rows = load_initial_weights(model, task.init, settings.init_normalization)
+        shift = task.logit_shift if settings.keep_head else None
+        rows = load_initial_weights(model, task.init, settings.init_normalization, logit_shift=shift)
         if group.is_main:
             write_csv(folder.initial_weights, rows)
         counts = ", ".join(f"{count} {outcome}" for outcome, count in rows["outcome"].value_counts().items())
         reporter.say(f"{task.name}: starts from {task.init}: tensors {counts}")
-    with torch.no_grad():
-        model.head.bias.copy_(torch.from_numpy(task.first_logits))
+    if not settings.keep_head:
+        with torch.no_grad():
+            model.head.bias.copy_(torch.from_numpy(task.first_logits))
     return model
 
 

@@ -130,3 +130,56 @@ def test_real_folds_hold_like_shares_of_cancer_and_of_patients(real_data: Path) 
     num_cancers = by_fold["cancer"].sum()
     assert num_cancers.max() - num_cancers.min() <= 4  # of about 142 images
     assert by_fold.size().max() / by_fold.size().min() < 1.02
+
+
+def deal_by_hand(exams: pd.DataFrame, num_folds: int, known: dict[str, int]) -> dict[int, tuple[int, int]]:
+    """Returns each fold's cancer images and images, of known patients alone."""
+    of_known = exams.assign(fold=exams["patient_id"].map(known)).dropna(subset="fold")
+    sums = of_known.groupby("fold")["cancer"].agg(["sum", "size"]).reindex(range(num_folds), fill_value=0)
+    return {int(str(fold)): tuple(counts) for fold, *counts in sums.itertuples()}
+
+
+@pytest.mark.parametrize(("num_pos", "num_neg"), [(0, 0), (0, 1), (1, 0), (3, 8), (8, 3)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_known_patients_keep_their_folds_and_new_ones_even_them_out(
+    seed: int, num_pos: int, num_neg: int
+) -> None:
+    earlier = make_folds(simple_exams(6, 9), num_folds=3, seed=seed)
+    known = dict(earlier.itertuples(index=False))
+    exams = simple_exams(6 + num_pos, 9 + num_neg)
+    exams["patient_id"] = rename_so_that_the_first_are_known(exams["patient_id"], num_pos)
+    folds = make_folds(exams, num_folds=3, seed=seed, known=known)
+    now = dict(folds.itertuples(index=False))
+    assert set(now) == set(exams["patient_id"])
+    assert now.items() >= {name: fold for name, fold in known.items() if name in now}.items()
+    before, after = deal_by_hand(exams, 3, known), deal_by_hand(exams, 3, now)
+    spread_before, spread_after = (
+        max(cancers for cancers, _ in each.values()) - min(cancers for cancers, _ in each.values())
+        for each in (before, after)
+    )
+    assert spread_after <= max(spread_before, 2)  # a patient has two images with cancer
+    assert make_folds(exams, num_folds=3, seed=seed, known=now).equals(folds)
+
+
+def rename_so_that_the_first_are_known(patients: "pd.Series[str]", num_new_pos: int) -> "pd.Series[str]":
+    """Numbers six patients with cancer and all without as the earlier table does, and new ones from 1001."""
+    numbers = patients.astype(int)
+    is_new = (numbers > 6) & (numbers <= 6 + num_new_pos)
+    return numbers.where(numbers <= 6, numbers - num_new_pos).mask(is_new, 1000 + numbers).astype(str)
+
+
+def test_new_patients_go_with_the_known_one_whose_picture_they_share_and_two_folds_are_refused() -> None:
+    exams = simple_exams(6, 9)
+    known = dict(make_folds(exams, num_folds=3, seed=0).itertuples(index=False))
+    new = exams[exams["patient_id"] == "1"].assign(patient_id="99", image_id=["901", "902", "903", "904"])
+    both = pd.concat([exams, new], ignore_index=True)
+    for fold in range(3):
+        twin = next(name for name, number in known.items() if number == fold)
+        groups = both["patient_id"].replace({"99": twin})
+        now = dict(make_folds(both, num_folds=3, seed=0, groups=groups, known=known).itertuples(index=False))
+        assert now["99"] == fold
+    torn = exams["patient_id"].replace({name: "group" for name in known if known[name] < 2})
+    with pytest.raises(
+        UserError, match="share a picture, and the run that train.init names has them in two folds"
+    ):
+        make_folds(exams, num_folds=3, seed=0, groups=torn, known=known)

@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from scipy.special import logit
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch._dynamo.testing import CompileCounter
 
@@ -158,6 +159,44 @@ def test_a_training_starts_from_the_weights_it_is_given_and_goes_on_without_them
     cross_validate(recipe, cache, run, reporter=quiet(), folds=[0])
     assert results(run) == results(whole)
     assert run.fold(0).weights.read_bytes() != unbroken.fold(0).weights.read_bytes()
+
+
+def test_an_earlier_run_goes_on_with_more_patients_who_leave_its_folds_as_they_are(
+    cache: Cache, unbroken: Run, tmp_path: Path
+) -> None:
+    """With its head each fold begins at the earlier probabilities, whatever share of cancers the batches have."""
+    more = write_cache(tmp_path / "more", make_exams(num_patients=14, num_cancers=5))
+    run = Run(tmp_path / "run")
+    recipe = make_recipe(init=str(unbroken.folder), keep_head=True, learning_rate=1e-12, positive_share=0.4)
+    reporter = quiet()
+    cross_validate(recipe, more, run, reporter=reporter)
+    before, after = (each.read_folds().set_index("patient_id")["fold"] for each in (unbroken, run))
+    assert len(after) > len(before)
+    assert after[before.index].equals(before)
+    for fold in (0, 1):
+        earlier, later = (
+            pd.read_csv(each.fold(fold).oof).set_index("image_id")["probability"] for each in (unbroken, run)
+        )
+        assert np.allclose(logit(later[earlier.index]), logit(earlier), atol=1e-4)
+        rows = pd.read_csv(run.fold(fold).initial_weights)
+        assert rows["outcome"].value_counts().to_dict() == {"loaded": 32}
+    with pytest.raises(UserError, match="has 2 folds, and this recipe has 3: set train.num_folds to 2"):
+        cross_validate(
+            make_recipe(init=str(unbroken.folder), num_folds=3), more, Run(tmp_path / "3"), reporter=quiet()
+        )
+
+
+def test_a_head_is_kept_from_mammos_own_weights_alone(cache: Cache, unbroken: Run, tmp_path: Path) -> None:
+    bare = tmp_path / "bare.safetensors"
+    tensors = safetensors.torch.load_file(unbroken.fold(0).weights)
+    safetensors.torch.save_file(tensors, bare)
+    with pytest.raises(UserError, match="only mammo's own model.safetensors says what its head predicts"):
+        cross_validate(
+            make_recipe(init=str(bare), init_normalization="mammo", keep_head=True),
+            cache,
+            Run(tmp_path / "run"),
+            reporter=quiet(),
+        )
 
 
 def test_first_weights_that_have_seen_a_folds_held_out_patients_are_refused(
