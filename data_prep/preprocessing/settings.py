@@ -1,6 +1,7 @@
 """The settings of `[prepare]`: from an image file to a square image."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,8 +28,9 @@ class CodecSettings(StrictSettings):
 class PrepareSettings(StrictSettings):
     """`[prepare]`: from an image file to a square image. The cache keeps these and refuses others."""
 
+    other_names: ClassVar[Mapping[str, str]] = {"side": "size resolution", "bit_depth": "bits"}
     side: int = Field(default=512, ge=16, le=LARGEST_SIDE)
-    """Rows and columns of the image, in pixels."""
+    """Rows and columns of the image, in pixels. `model.image_size` follows it."""
 
     fit: Literal["letterbox", "stretch"] = "letterbox"
     """`letterbox` keeps the aspect ratio and pads with black; `stretch` fills the square with the breast's

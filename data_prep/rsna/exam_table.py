@@ -45,9 +45,12 @@ def read_prediction_ids(folder: Place) -> list[str]:
 def _read_in_file_order(folder: Place, split: Split) -> pd.DataFrame:
     path = folder / f"{split}.csv"
     if not path.is_file():
+        is_here = isinstance(folder, Path) and folder.is_dir()
+        collect = f"mammo collect {folder} --labels LABELS.csv --out DATA --split {split}"
+        hint = f", or make one of your own files: `{collect}`" if is_here else ""
         raise UserError(
             f"{folder} has no {split}.csv: the layout is {split}.csv beside "
-            f"{split}_images/<patient_id>/<image_id>.dcm (or .png); give the folder that holds them"
+            f"{split}_images/<patient_id>/<image_id>.dcm (or .png); give the folder that holds them{hint}"
         )
     return check_exams(read_named_rows(path), split, source=path)
 

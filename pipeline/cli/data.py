@@ -27,6 +27,7 @@ from pipeline.cli.console import (
     say,
     show_facts,
 )
+from pipeline.cli.log_file import keep_log
 from pipeline.cli.ray_options import (
     Address,
     EngineName,
@@ -116,12 +117,12 @@ def prepare(
     """
     from data_prep.cache.build import prepare_dataset
     from data_prep.cache.folder import Cache, CacheSettings
-    from pipeline.runs.recipe import load_recipe
+    from pipeline.runs.recipe import load_prepare_settings
 
-    folder, store = to_place(data), Cache(cache)
+    folder, store, reporter = to_place(data), Cache(cache), keep_log(cache)
     if engine == "ray":
         folder, store = as_seen_elsewhere(folder), Cache(cache.absolute())
-    settings = CacheSettings(split=split, prepare=load_recipe(config, overrides or ()).prepare)
+    settings = CacheSettings(split=split, prepare=load_prepare_settings(config, overrides or ()))
     with open_cluster(engine, address) as cluster:
         summary = prepare_dataset(
             folder,
@@ -132,7 +133,7 @@ def prepare(
             num_patients=patients,
             seed=seed,
             present_only=present_only,
-            track=Reporter(console).track,
+            track=reporter.track,
         )
     _show_summary(store, summary, split)
     if summary.num_failed:
@@ -178,12 +179,12 @@ def inspect(
     from data_prep.preprocessing.inspection import describe_stages, draw_stages
     from data_prep.preprocessing.preprocess import preprocess
     from data_prep.storage.atomic import write_bytes
-    from pipeline.runs.recipe import load_recipe
+    from pipeline.runs.recipe import load_prepare_settings
 
     image = to_image_path(file)
     target = choose_picture(image, out, "inspect")
     with reporting_unusable(image):
-        stages = preprocess(image, load_recipe(config, overrides or ()).prepare)
+        stages = preprocess(image, load_prepare_settings(config, overrides or ()))
     show_facts(describe_stages(stages))
     write_bytes(target, draw_stages(stages))
     say(f"picture: {target}")

@@ -1,13 +1,17 @@
 """The settings of a recipe: `[prepare]`, `[model]`, `[augment]`, `[train]`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PlainValidator, model_validator
 
 from data_prep.preprocessing.settings import PrepareSettings
 from data_prep.settings import StrictSettings, load_settings
+from pipeline.runs.image_size import SIDE, link_sizes
+from pipeline.runs.other_names import AUGMENT, MODEL, TRAIN
+from pipeline.runs.shipped_recipes import find_recipe
 
 Precision = Literal["float32", "bf16", "fp16"]
 MOST_WORKERS = 256
@@ -27,8 +31,10 @@ AuxiliaryName = Literal["biopsy", "invasive", "difficult_negative_case", "BIRADS
 class ModelSettings(StrictSettings):
     """`[model]`: the Vision Transformer. The defaults: ViT-S/16, grey images of 512 px, one logit."""
 
+    other_names: ClassVar[Mapping[str, str]] = MODEL
     image_size: int = Field(default=512, ge=16, le=4096)
-    """Rows and columns of the input, in pixels."""
+    """Rows and columns of the input, in pixels: that of `prepare.side`, as one of the two sets
+    both."""
 
     patch_size: int = Field(default=16, ge=1, le=512)
     """Rows and columns of a patch, in pixels."""
@@ -120,6 +126,7 @@ class ModelSettings(StrictSettings):
 class AugmentSettings(StrictSettings):
     """`[augment]`: random changes of training images; a probability of 0 leaves a change out."""
 
+    other_names: ClassVar[Mapping[str, str]] = AUGMENT
     vertical_flip: float = Field(default=0.5, ge=0.0, le=1.0)
     """Probability of a flip upside down; the chest wall stays at the left."""
 
@@ -149,6 +156,7 @@ class AugmentSettings(StrictSettings):
 class TrainSettings(StrictSettings):
     """`[train]`: folds, batches, optimisation. The defaults are the baseline recipe."""
 
+    other_names: ClassVar[Mapping[str, str]] = TRAIN
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Draws folds, first weights, order and augmentation."""
 
@@ -290,9 +298,21 @@ class Recipe(StrictSettings):
 
 
 def load_recipe(path: Path | None, overrides: Iterable[str] = ()) -> Recipe:
-    """Reads a recipe and applies overrides; without a path all settings have their defaults.
+    """Reads a recipe, by path or by the name of one that comes with mammo, and applies overrides.
+
+    Without a path all settings have their defaults. One of `prepare.side` and `model.image_size` sets both.
 
     Raises:
         UserError: naming every problem at once.
     """
-    return load_settings(Recipe, path, overrides)
+    return load_settings(Recipe, path and find_recipe(path), overrides, link=link_sizes)
+
+
+def load_prepare_settings(path: Path | None, overrides: Iterable[str] = ()) -> PrepareSettings:
+    """Reads the `[prepare]` of a recipe; `prepare.side` may be one that suits no model.
+
+    Raises:
+        UserError: naming every problem at once.
+    """
+    link = partial(link_sizes, following=SIDE)
+    return load_settings(Recipe, path and find_recipe(path), overrides, link=link).prepare

@@ -10,7 +10,7 @@ from data_prep.cache.shared_pictures import find_shared_pictures
 from data_prep.errors import UserError
 from data_prep.rsna.exam_table import Split
 from data_prep.rsna.folds import make_folds
-from data_prep.settings import differences
+from data_prep.settings import differences, write_overrides
 from data_prep.storage.locks import require_unlocked
 from pipeline.data.kept_patches import describe_kept_patches
 from pipeline.runs.recipe import Recipe
@@ -155,21 +155,26 @@ def _read_exams(recipe: Recipe, cache: Cache) -> pd.DataFrame:
     made_with = cache.settings()
     if made_with.split != TRAIN:
         raise UserError(f"{cache.folder} holds the {made_with.split} split, which has no labels to train on")
-    changed = differences(made_with.prepare, recipe.prepare)
-    if changed:
+    made, asked = made_with.prepare, recipe.prepare
+    if changed := differences(made, asked):
         raise UserError(
             f"{cache.folder} was made with other settings than the recipe's (prepare: {'; '.join(changed)}): "
-            "prepare another cache, or change the recipe's [prepare]"
+            + _name_ways_out(
+                cache,
+                write_overrides(made, asked, table="prepare"),
+                write_overrides(asked, made, table="prepare"),
+            )
         )
-    _require_mammogram_model(recipe)
+    _require_mammogram_model(recipe, cache)
     return cache.read_exams()
 
 
-def _require_mammogram_model(recipe: Recipe) -> None:
-    model = recipe.model
-    if model.image_size != recipe.prepare.side:
+def _require_mammogram_model(recipe: Recipe, cache: Cache) -> None:
+    model, side = recipe.model, recipe.prepare.side
+    if model.image_size != side:
         raise UserError(
-            f"model.image_size {model.image_size} and prepare.side {recipe.prepare.side} must be equal"
+            f"model.image_size {model.image_size} and prepare.side {side} must be equal, and one sets both: "
+            + _name_ways_out(cache, f"--set prepare.side={side}", f"--set prepare.side={model.image_size}")
         )
     for name, value in {"in_channels": model.in_channels, "num_classes": model.num_classes}.items():
         if value != 1:
@@ -177,6 +182,14 @@ def _require_mammogram_model(recipe: Recipe) -> None:
                 f"model.{name} is {value} and must be 1 for mammograms, which are grey and have one logit: "
                 f"add --set model.{name}=1, or give a folder of classes with --data instead of the cache"
             )
+
+
+def _name_ways_out(cache: Cache, as_cache: str, as_recipe: str) -> str:
+    """Returns the two commands of which one helps, each with its options."""
+    return (
+        f"`mammo train CONFIG --cache {cache.folder} {as_cache}` takes the cache's, "
+        f"`mammo prepare DATA --cache ANOTHER {as_recipe}` makes one that fits"
+    )
 
 
 def _tabulate_folds(exams: pd.DataFrame, recipe: Recipe, cache: Cache) -> pd.DataFrame:

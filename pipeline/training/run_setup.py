@@ -37,6 +37,8 @@ WEIGHTS_KEPT = 7
 and as an optimizer's moment, and in the model that predicts."""
 MAY_CHANGE = ("train.workers", "train.accumulation", "model.gradient_checkpointing", "model.attention")
 """Settings that may change when a run goes on: how a machine takes a batch, not what is learned of it."""
+ANOTHER_NAME = ("prepare.side",)
+"""Of `model.image_size` with mammograms; with classes it does not count, and runs of before keep another."""
 SPLIT_OTHERWISE = "batches_in_other_parts"
 RECORDED_PACKAGES = [
     "torch",
@@ -83,7 +85,7 @@ def start_run(
         write_json(run.environment, describe_environment(recipe, origin))
         write_text(run.settings, dump_settings(recipe))
         return
-    changed = differences(load_recipe(run.settings), recipe, ignored=MAY_CHANGE)
+    changed = differences(load_recipe(run.settings), recipe, ignored=(*MAY_CHANGE, *ANOTHER_NAME))
     if changed:
         raise UserError(
             f"{run.folder} was started with other settings ({'; '.join(changed)}): "

@@ -70,7 +70,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in paths
-        if path.name not in {".lock", "timings.csv"}
+        if path.name not in {".lock", "log.txt", "timings.csv"}
     }
 
 

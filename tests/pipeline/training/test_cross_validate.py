@@ -283,7 +283,10 @@ def no_cache(cache: Cache, folder: Path) -> Cache:
     [
         (other_patients, "has other images or labels than .*/other: choose another --run"),
         (of_test_split, "holds the test split, which has no labels to train on"),
-        (other_side, r"side is 48, not 32\): prepare another cache, or change the recipe's \[prepare\]"),
+        (
+            other_side,
+            r"side is 48, not 32\): `mammo train .* --set prepare.side=48` .* `mammo prepare .*side=32`",
+        ),
         (two_patients, "2 folds of 2 patients: every fold needs a breast with cancer"),
         (unfinished, "other is not finished: give the same `mammo prepare` command again"),
         (no_cache, r"other is not a cache: it has no settings.toml; `mammo prepare` makes one"),
@@ -313,7 +316,7 @@ def test_a_cache_that_does_not_fit_is_one_sentence_and_changes_nothing(
         (
             Recipe(prepare=PREPARE),
             None,
-            "model.image_size 512 and prepare.side 32 must be equal",
+            "512 and prepare.side 32 must be equal, .* `mammo train .*side=32` .* `mammo prepare .*side=512`",
         ),
         (
             make_class_recipe(1),
