@@ -53,9 +53,7 @@ def train_classes(
     """
     with group.main_process_first():
         recipe = resolve(recipe)
-        _require_settings_count(recipe.train)
-        folder = read_image_folder(data, seed=recipe.train.seed)
-        require_model_fits(recipe.model, folder)
+        folder = open_folder(recipe, data)
     with StopRequest() as stop, locked_by_group(run.folder, group):
         with group.main_process_first():
             if group.is_main:
@@ -78,6 +76,18 @@ def train_classes(
             if is_new and group.is_main:
                 _require_readable(folder, recipe.model, stop, reporter)
             trainer.run(stop)
+
+
+def open_folder(recipe: Recipe, data: Path) -> ImageFolder:
+    """Reads a folder of classes for a recipe.
+
+    Raises:
+        UserError: if the two do not fit together.
+    """
+    _require_settings_count(recipe.train)
+    folder = read_image_folder(data, seed=recipe.train.seed)
+    require_model_fits(recipe.model, folder)
+    return folder
 
 
 def _require_settings_count(settings: TrainSettings) -> None:

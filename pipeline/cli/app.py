@@ -1,5 +1,6 @@
 """The command `mammo`: puts the commands together, turns errors into one line and an exit code."""
 
+import importlib.metadata
 import re
 import sys
 import traceback
@@ -11,11 +12,12 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from data_prep.errors import UserError
-from pipeline.cli import data, doctor, evaluate, predict, train
-from pipeline.cli.console import error_console
+from pipeline.cli import data, doctor, evaluate, predict, recipes, train
+from pipeline.cli.console import console, error_console, say
 from pipeline.cli.stopped import describe_stop
 from pipeline.runtime.signals import Interrupted, find_signal, leave
 
+DISTRIBUTION = "mammo-vit"
 COMMANDS: list[Callable[..., None]] = [
     train.demo,
     data.phantom,
@@ -24,6 +26,7 @@ COMMANDS: list[Callable[..., None]] = [
     data.inspect,
     data.verify,
     data.pack,
+    recipes.recipes,
     train.train,
     evaluate.evaluate,
     evaluate.compare,
@@ -36,7 +39,6 @@ COMMANDS: list[Callable[..., None]] = [
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Screening mammograms in; a cross-validated Vision Transformer and a submission out.",
@@ -48,6 +50,7 @@ def with_local_paths(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(**arguments: Any) -> None:
+        console.log = error_console.log = None  # of a command before in this process
         for name, value in arguments.items():
             for path in value if isinstance(value, list | tuple) else [value]:
                 if isinstance(path, Path) and re.match(r"[A-Za-z][\w+.-]+:/", str(path)):
@@ -64,13 +67,26 @@ for command in COMMANDS:
     app.command()(with_local_paths(command))
 
 
+def _show_version(is_asked: bool) -> None:  # noqa: FBT001  typer gives it so
+    if is_asked:
+        try:
+            say(f"mammo {importlib.metadata.version(DISTRIBUTION)}")
+        except importlib.metadata.PackageNotFoundError:
+            say("mammo of a checkout that is not installed")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     *,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
 ) -> None:
     """Screening mammograms in; a cross-validated Vision Transformer and a submission out."""
-    del debug  # read by main, before anything can fail
+    del debug, version  # read by main, before anything can fail, and by `_show_version`
 
 
 def main() -> None:
@@ -82,6 +98,8 @@ def main() -> None:
         stop = error.number if isinstance(error, Interrupted) else find_signal()
         if stop is not None and not (isinstance(error, SystemExit) and not error.code):
             _show_traceback(error)
+            if error_console.log is not None:
+                error_console.log.print(describe_stop(stop), markup=False, highlight=False)
             leave(stop, describe_stop(stop))
         if isinstance(error, UserError):
             _leave(error, f"mammo: {error}", error.exit_code)

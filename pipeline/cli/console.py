@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.control import Control
 from rich.table import Table
 from rich.text import Text
 
@@ -21,11 +22,20 @@ NOT_CLEAN = 1  # exit code: finished, but something needs a look
 
 
 class PlainConsole(Console):
-    """A console whose texts cannot steer the terminal, whatever names and messages they quote."""
+    """A console whose texts cannot steer the terminal, whatever names and messages they quote.
+
+    Attributes:
+        log: prints the same, but for what steers the terminal; None keeps none.
+    """
+
+    log: Console | None = None
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Prints as a console does."""
-        super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **options)
+        plain = [printable(one) if isinstance(one, str) else one for one in objects]
+        super().print(*plain, **options)
+        if self.log is not None and not self.quiet and not any(isinstance(one, Control) for one in plain):
+            self.log.print(*plain, **options)
 
 
 console = PlainConsole(soft_wrap=True)

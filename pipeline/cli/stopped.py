@@ -12,12 +12,17 @@ from pipeline.runtime.torchrun import is_under_torchrun
 RESUMABLE = {"demo", "predict", "prepare", "train"}  # the commands that go on where they were stopped
 
 
+def describe_command() -> str:
+    """Returns the command as it was typed, without passwords."""
+    typed = ["mammo", *(re.sub("://.*@", "://***@", word) for word in sys.argv[1:])]
+    return printable(shlex.join(typed))
+
+
 def describe_stop(number: int) -> str:
     """Returns the line for a signal's number; it is empty in every torchrun process but the main one."""
     if is_under_torchrun() and os.environ.get("RANK") != "0":
         return ""
     words = [word for word in sys.argv[1:] if not word.startswith("-")]
     way_on = "what was done is kept, go on with" if RESUMABLE & set(words[:1]) else "start again with"
-    typed = ["mammo", *(re.sub("://.*@", "://***@", word) for word in sys.argv[1:])]  # no password
-    command = "the same torchrun command" if is_under_torchrun() else printable(shlex.join(typed))
+    command = "the same torchrun command" if is_under_torchrun() else describe_command()
     return f"mammo: stopped by {signal.Signals(number).name}; {way_on}: {command}\n"

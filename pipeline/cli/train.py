@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
-from rich.table import Table
 
 from data_prep.errors import UserError
 from pipeline.cli.console import Overrides, Seed, console, in_process_group, say
+from pipeline.cli.dry_run import show_dry_run
 from pipeline.cli.evaluate import show_evaluation
+from pipeline.cli.log_file import keep_log
 from pipeline.cli.ray_options import Address, EngineName, open_cluster
+from pipeline.cli.recipes import complete_recipe
 from pipeline.runtime.progress import Reporter
 from pipeline.runtime.torchrun import is_under_torchrun
 
 if TYPE_CHECKING:
-    from data_prep.cache.folder import Cache
     from pipeline.evaluation.evaluate_oof import Evaluation
     from pipeline.runs.recipe import Recipe
     from pipeline.runs.run_folder import Run
@@ -36,14 +37,21 @@ def demo(
     from pipeline.demo import NUM_PATIENTS, make_recipe, run_demo
 
     result = run_demo(
-        out, seed=seed, num_patients=NUM_PATIENTS, recipe=make_recipe(seed), reporter=Reporter(console)
+        out, seed=seed, num_patients=NUM_PATIENTS, recipe=make_recipe(seed), reporter=keep_log(out)
     )
     show_evaluation(result.run, result.evaluation)
     say(f"submission: {result.run.submission}")
 
 
 def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Recipe, such as configs/smoke.toml.")],
+    config: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONFIG",
+            help="Recipe: a file, or a name that `mammo recipes` lists.",
+            autocompletion=complete_recipe,
+        ),
+    ],
     cache: Annotated[
         Path | None, typer.Option(help="Cache of the train split that `mammo prepare` made.")
     ] = None,
@@ -90,35 +98,34 @@ def train(
     _require_one_way(cache, data, fold, engine, gpus_per_fold, dry_run=dry_run)
     folder = run or Path("reports") / config.stem
     with in_process_group() as group, open_cluster(engine, address) as cluster:
+        reporter = Reporter(console) if dry_run else keep_log(folder)
         with group.main_process_first():
-            _require_one_process(group, dry_run=dry_run)
             recipe = load_recipe(config, overrides or ())
-        if cache is None:
-            _train_classes(recipe, cast("Path", data), folder, group)
-            return
         if dry_run:
-            _show_dry_run(recipe, Cache(cache), fold)
+            show_dry_run(recipe, cache, data, fold, group)
+            return
+        if cache is None:
+            _train_classes(recipe, cast("Path", data), folder, reporter, group)
             return
         evaluation = train_and_evaluate(
             recipe,
             Cache(cache),
             Run(folder),
-            reporter=Reporter(console),
+            reporter=reporter,
             folds=fold,
             group=group,
             cluster=cluster,
             gpus_per_fold=gpus_per_fold,
         )
-    if group.is_main:
-        _show_result(Run(folder), evaluation)
+    _show_result(Run(folder), evaluation, group)
 
 
-def _show_result(run: "Run", evaluation: "Evaluation | None") -> None:
+def _show_result(run: "Run", evaluation: "Evaluation | None", group: "ProcessGroup") -> None:
     if evaluation is not None:
         show_evaluation(run, evaluation)
-        return
-    missing = ", ".join(map(str, run.unfinished_folds()))
-    say(f"{run.folder}: folds {missing} still to be trained")
+    elif group.is_main:
+        missing = ", ".join(map(str, run.unfinished_folds()))
+        say(f"{run.folder}: folds {missing} still to be trained")
 
 
 def _require_one_way(
@@ -137,9 +144,8 @@ def _require_one_way(
     """
     if (data is None) == (cache is None):
         raise UserError("give either --cache CACHE or --data FOLDER, so that it is clear what to train on")
-    if data is not None and (folds or dry_run):
-        name = "--fold" if folds else "--dry-run"
-        raise UserError(f"{name} goes with --cache: a folder of classes has one test split and no folds")
+    if data is not None and folds:
+        raise UserError("--fold goes with --cache: a folder of classes has one test split and no folds")
     if engine != "ray":
         if gpus_per_fold is not None:
             raise UserError(
@@ -153,38 +159,9 @@ def _require_one_way(
         )
 
 
-def _require_one_process(group: "ProcessGroup", *, dry_run: bool) -> None:
-    if dry_run and group.world_size > 1:
-        raise UserError("--dry-run times one process: give the command without torchrun")
-
-
-def _train_classes(recipe: "Recipe", data: Path, folder: Path, group: "ProcessGroup") -> None:
+def _train_classes(
+    recipe: "Recipe", data: Path, folder: Path, reporter: Reporter, group: "ProcessGroup"
+) -> None:
     from pipeline.cli.classes import train_classes
 
-    train_classes(recipe, data, folder, group)
-
-
-def _show_dry_run(recipe: "Recipe", cache: "Cache", folds: list[int] | None) -> None:
-    from pipeline.training.dry_run import make_dry_run
-
-    plan = make_dry_run(recipe, cache, reporter=Reporter(console), folds=folds)
-    table = Table(*(str(name).replace("_", " ") for name in plan.folds))
-    for row in plan.folds.itertuples(index=False):
-        table.add_row(*(f"{value:,}" for value in row))
-    console.print(table)
-    say(f"{plan.num_parameters:,} parameters, {plan.num_tokens:,} tokens, {plan.precision} on {plan.device}")
-    say(plan.kept_patches)
-    say(
-        f"{_count(recipe.train.epochs, 'epoch')} of {_count(len(plan.folds), 'fold')}: about "
-        f"{_show_hours(plan.seconds)} on this machine, {plan.memory_mb / 1000:.1f} GB of memory, by a few "
-        "steps of the first fold"
-    )
-
-
-def _show_hours(seconds: float) -> str:
-    minutes = max(1, round(seconds / 60))
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    train_classes(recipe, data, folder, reporter, group)

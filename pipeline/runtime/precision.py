@@ -47,7 +47,7 @@ def choose_device(wanted: str) -> str:
 def choose_precision(wanted: Precision, device: str) -> Precision:
     """Returns the nearest precision that the hardware has, by its capability and never by timing.
 
-    A GPU without bf16 (Kaggle's T4 and P100) takes fp16; a CPU without bf16 instructions takes float32, as
+    A GPU without bf16 (such as a T4) takes fp16; a CPU without bf16 instructions takes float32, as
     does every CPU asked for fp16.
     """
     if device == "cuda":

@@ -1,8 +1,8 @@
-"""What a cross-validation would do, how long and with how much memory, before it is begun."""
+"""What a training would do, how long and with how much memory, before it is begun."""
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -17,72 +17,93 @@ from pipeline.runs.run_folder import FoldFolder
 from pipeline.runtime.gpu_memory import explain_full_training
 from pipeline.runtime.progress import Reporter
 from pipeline.training.cross_validate import make_fold_tasks
+from pipeline.training.fold_task import FoldTask
 from pipeline.training.run_setup import resolve
+from pipeline.training.task import Task
 from pipeline.training.throughput import Meter, say_if_peak_unknown
 from pipeline.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """The plan of a cross-validation.
+    """The plan of a training, and what it will cost.
 
     Attributes:
-        folds: one row per fold: fold, images, positives, steps_per_epoch, held_out, held_out_positives.
+        table: one row per training. Of a cross-validation: fold, images, positives, steps_per_epoch,
+            held_out, held_out_positives.
         num_parameters: of the model.
         num_tokens: of an image, with the class token.
         device: "cpu" or "cuda".
         precision: of the forward pass.
-        seconds: an estimate for all these folds, from a few steps of the first.
+        seconds: an estimate for all these trainings, from a few steps of the first.
         memory_mb: the most that those steps took, in this process or on the GPU.
-        kept_patches: a sentence about `model.kept_patches`.
+        kept_patches: a sentence about `model.kept_patches`; empty for a folder of classes.
     """
 
-    folds: pd.DataFrame
+    table: pd.DataFrame
     num_parameters: int
     num_tokens: int
     device: str
     precision: str
     seconds: float
     memory_mb: float
-    kept_patches: str
+    kept_patches: str = ""
 
 
 def make_dry_run(
-    recipe: Recipe, cache: Cache, *, reporter: Reporter, folds: Sequence[int] | None = None
+    recipe: Recipe,
+    cache: Cache,
+    *,
+    reporter: Reporter,
+    folds: Sequence[int] | None = None,
+    on_table: Callable[[pd.DataFrame], None] = lambda _: None,
 ) -> DryRun:
     """Draws the folds and takes a few steps with a model that is thrown away.
 
-    The estimate takes a prediction for a third of a training step's time per image.
+    `on_table` gets the folds before the first step.
 
     Raises:
         UserError: if recipe and cache do not fit together, or folds cannot be made.
         GpuMemoryFull: with what takes less.
     """
     recipe = resolve(recipe)
-    say_if_peak_unknown(recipe.train.precision, recipe.train.device, reporter)
     tasks = list(make_fold_tasks(recipe, cache, reporter=reporter, folds=folds))
-    rows = []
-    for task in tasks:
-        held_out = task.images.validation["cancer"]
-        rows.append(
-            {
-                "fold": task.fold,
-                "images": len(task.labels),
-                "positives": int(task.labels.sum()),
-                "steps_per_epoch": len(task.plan(0)),
-                "held_out": len(held_out),
-                "held_out_positives": int(held_out.sum()),
-            }
-        )
-    table = pd.DataFrame(rows)
-    explained = explain_full_training(tasks[0].name, recipe, is_saved=False)
+    table = pd.DataFrame([_describe_fold(task) for task in tasks])
+    on_table(table)
+    estimated = estimate(recipe, tasks[0], table, reporter=reporter)
+    return replace(estimated, kept_patches=describe_kept_patches(recipe.model, cache.read_manifest()))
+
+
+def _describe_fold(task: FoldTask) -> dict[str, int]:
+    held_out = task.images.validation["cancer"]
+    return {
+        "fold": task.fold,
+        "images": len(task.labels),
+        "positives": int(task.labels.sum()),
+        "steps_per_epoch": len(task.plan(0)),
+        "held_out": len(held_out),
+        "held_out_positives": int(held_out.sum()),
+    }
+
+
+def estimate(recipe: Recipe, task: Task, table: pd.DataFrame, *, reporter: Reporter) -> DryRun:
+    """Takes a few steps of a task, and says what all trainings of a table will cost.
+
+    The table has `steps_per_epoch` and `held_out`, the images that are predicted after each epoch. A
+    prediction is taken for a third of a training step's time per image.
+
+    Raises:
+        GpuMemoryFull: with what takes less.
+    """
+    say_if_peak_unknown(recipe.train.precision, recipe.train.device, reporter)
+    explained = explain_full_training(task.name, recipe, is_saved=False)
     with tempfile.TemporaryDirectory() as folder, explained:
-        trainer = Trainer(recipe, tasks[0], FoldFolder(Path(folder)), reporter=reporter)
+        trainer = Trainer(recipe, task, FoldFolder(Path(folder)), reporter=reporter)
         step = time_steps(trainer)
     predicting = step.seconds / step.num_images / 3
     model = trainer.state.model
     return DryRun(
-        folds=table,
+        table=table,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         num_tokens=model.num_tokens,
         device=trainer.compute.device,
@@ -90,7 +111,6 @@ def make_dry_run(
         seconds=recipe.train.epochs
         * float((table["steps_per_epoch"] * step.seconds + table["held_out"] * predicting).sum()),
         memory_mb=step.memory_mb,
-        kept_patches=describe_kept_patches(recipe.model, cache.read_manifest()),
     )
 
 
@@ -108,16 +128,21 @@ def time_steps(trainer: Trainer, num_steps: int = 3) -> StepTime:
     num_skipped = -(-ahead // settings.accumulation)
     first, *plan = islice(cycle(trainer.task.plan(0)), 1 + num_skipped + num_steps)
     parts, others = trainer.load_parts([first, *plan]), plan[num_skipped:]
-    trainer.take_step(parts, len(first))
-    for _ in range(num_skipped * settings.accumulation):
-        next(parts)
-    _wait_for(trainer.compute.device)
-    meter = Meter()
-    for rows in others:
-        trainer.take_step(parts, len(rows))
-        meter.num_images += len(rows)
-    _wait_for(trainer.compute.device)
-    row = trainer.summarise(meter)
+    with trainer.reporter.track("measuring", 1 + len(plan), "steps") as advance:
+        trainer.take_step(parts, len(first))
+        advance()
+        for _ in range(num_skipped):
+            for _ in range(settings.accumulation):
+                next(parts)
+            advance()
+        _wait_for(trainer.compute.device)
+        meter = Meter()
+        for rows in others:
+            trainer.take_step(parts, len(rows))
+            meter.num_images += len(rows)
+            advance()
+        _wait_for(trainer.compute.device)
+        row = trainer.summarise(meter)
     return StepTime(row["seconds"] / num_steps, row["images"] / num_steps, row["peak_memory_mb"])
 
 

@@ -44,10 +44,9 @@ PEAKS_WITHOUT_BF16 = {
     "Tesla V100-PCIE-16GB": 112.0,
     "Tesla V100-PCIE-32GB": 112.0,
     "Tesla T4": 65.0,
-    "Tesla P100-PCIE-16GB": 18.7,
 }
 """TFLOPS in fp16 and, where a GPU has it, bf16, by the name that torch prints: dense matrices, sums in
-float32, from the maker's data sheets and white papers. On a P100, without tensor cores, sums are in fp16."""
+float32, from the maker's data sheets and white papers."""
 
 Item = TypeVar("Item")
 

@@ -486,7 +486,10 @@ def check_nothing(place: Place) -> list[object]:
 @pytest.mark.parametrize(
     ("mistake", "sentence"),
     [
-        (prepare_without_train_csv, "has no train.csv: the layout is train.csv beside train_images/"),
+        (
+            prepare_without_train_csv,
+            "give the folder that holds them, or make one of your own files: `mammo collect ",
+        ),
         (prepare_without_a_column, "lacks the column laterality: it needs"),
         (
             prepare_without_an_image,
@@ -494,10 +497,13 @@ def check_nothing(place: Place) -> list[object]:
         ),
         (prepare_into_a_cache_of_other_settings, "(prepare.side is 32, not 64): choose another --cache"),
         (prepare_with_too_many_patients, "9 patients asked for: choose from 1 to the 2 that there are"),
-        (train_with_a_misspelt_setting, "unknown setting train.epoch: did you mean epochs?"),
-        (train_without_its_recipe, "absent.toml does not exist; the recipes stand in configs/"),
+        (train_with_a_misspelt_setting, "unknown setting train.epoch: did you mean train.epochs?"),
+        (
+            train_without_its_recipe,
+            "absent.toml does not exist: `mammo recipes` lists those that come with mammo",
+        ),
         (train_with_fewer_patients_than_folds, "11 folds of 10 patients: every fold needs one"),
-        (train_on_a_cache_of_other_settings, "side is 32, not 64): prepare another cache"),
+        (train_on_a_cache_of_other_settings, "side is 32, not 64): `mammo train CONFIG --cache"),
         (train_a_run_of_other_settings, "was started with other settings (train.epochs is 3, not 4)"),
         (train_without_a_cache, "is not a cache: it has no settings.toml"),
         (train_on_a_gpu_that_is_absent, 'torch finds no GPU here: set it to "auto" or "cpu"'),

@@ -59,6 +59,7 @@ if __name__ == "__main__":
 """
 DIFFERS = {
     ".lock",
+    "log.txt",
     "timings.csv",
     "throughput.csv",
     "environment.json",

@@ -11,7 +11,7 @@ from pipeline.runtime.precision import DTYPES, autocast, choose_device, choose_p
     ("wanted", "device", "has_bf16", "expected"),
     [
         ("bf16", "cuda", True, "bf16"),
-        ("bf16", "cuda", False, "fp16"),  # Kaggle's T4 and P100
+        ("bf16", "cuda", False, "fp16"),  # a T4
         ("fp16", "cuda", True, "fp16"),
         ("float32", "cuda", True, "float32"),
         ("float32", "cuda", False, "float32"),

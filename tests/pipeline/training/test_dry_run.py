@@ -18,9 +18,9 @@ from tests.pipeline.tiny import MODEL, make_recipe, quiet
 
 def test_the_folds_are_those_that_are_trained(cache: Cache, unbroken: Run) -> None:
     plan = make_dry_run(make_recipe(), cache, reporter=quiet())
-    assert plan.folds["fold"].tolist() == [0, 1]
+    assert plan.table["fold"].tolist() == [0, 1]
     exams = cache.read_exams()
-    for row in plan.folds.itertuples():
+    for row in plan.table.itertuples():
         held_out = pd.read_csv(unbroken.fold(row.fold).oof)
         history = pd.read_csv(unbroken.fold(row.fold).history)
         assert (row.held_out, row.held_out_positives) == (len(held_out), held_out["cancer"].sum())
@@ -37,13 +37,13 @@ def test_the_estimate_is_that_of_all_steps_and_predictions(
 ) -> None:
     monkeypatch.setattr(dry_run, "time_steps", lambda _: StepTime(seconds=6.0, num_images=8.0, memory_mb=1.0))
     plan = make_dry_run(make_recipe(epochs=5), cache, reporter=quiet())
-    steps, images = plan.folds["steps_per_epoch"].sum(), plan.folds["held_out"].sum()
+    steps, images = plan.table["steps_per_epoch"].sum(), plan.table["held_out"].sum()
     assert plan.seconds == pytest.approx(5 * (6.0 * steps + 0.25 * images))
 
 
 def test_a_single_batch_can_be_timed_too(cache: Cache) -> None:
     plan = make_dry_run(make_recipe(batch_size=64), cache, reporter=quiet())
-    assert plan.folds["steps_per_epoch"].max() == 1
+    assert plan.table["steps_per_epoch"].max() == 1
     assert plan.seconds > 0
 
 
@@ -64,5 +64,5 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(cache: Cache, tmp_path: Pa
     assert "held out positives" in shown.output
     assert "17 tokens, float32 on cpu" in shown.output
     assert "patches of 8 pixels were not counted" in shown.output
-    assert "3 epochs of 2 folds: about 1 min on this machine" in shown.output
+    assert "3 epochs of 2 folds: less than a minute on this machine" in shown.output
     assert not (tmp_path / "run").exists()
