@@ -1,4 +1,4 @@
-"""The Kaggle notebook, run from top to bottom on phantoms in the place of the competition's images.
+"""The Kaggle notebooks, run from top to bottom on phantoms in the place of the competition's images.
 
 It runs in an environment that has every package of this one but mammo. That comes from a wheel of this tree,
 by the notebook's own pip, which knows of no index and of no setting of this machine.
@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NOTEBOOK = ROOT / "configs/kaggle/submission.ipynb"
+SUBMISSION, TRAINING = (ROOT / f"configs/kaggle/{name}.ipynb" for name in ("submission", "train"))
 INPUT = "/kaggle/input"
 RECIPE = """
 [prepare]
@@ -104,22 +104,26 @@ def train(folder: Path, competition: Path, run: Path) -> pd.DataFrame:
     return expected.assign(cancer=(expected["cancer"] >= threshold).astype(int))
 
 
-def run_notebook(folder: Path, programs: Path) -> subprocess.CompletedProcess[str]:
-    """Runs the notebook in `folder/working` with `folder/input` in the place of Kaggle's inputs."""
-    text = NOTEBOOK.read_text()
+def run_notebook(
+    folder: Path, programs: Path, notebook: Path = SUBMISSION
+) -> subprocess.CompletedProcess[str]:
+    """Runs a notebook in `folder/working` with `folder/input` in the place of Kaggle's inputs."""
+    text = notebook.read_text()
     assert text.count(INPUT) == 1
-    (folder / "working").mkdir()
-    (folder / "working/submission.ipynb").write_text(text.replace(INPUT, str(folder / "input")))
+    for name in ("working", "temporary"):
+        (folder / name).mkdir(exist_ok=True)
+    (folder / "working" / notebook.name).write_text(text.replace(INPUT, str(folder / "input")))
     private = ("PIP_", "PYTHON", "PYTEST_", "JUPYTER", "IPYTHON")
     variables = {name: value for name, value in os.environ.items() if not name.startswith(private)}
     variables |= {
         "HOME": str(folder),  # where Jupyter and pip keep their files
+        "TMPDIR": str(folder / "temporary"),
         "PATH": f"{folder / 'stand_ins'}:{programs}:{os.environ['PATH']}",
         "PIP_CONFIG_FILE": os.devnull,
         "JUPYTER_PATH": f"{sys.prefix}/share/jupyter",  # its kernel is the Python that runs nbclient
     }
     return subprocess.run(
-        [programs / "python", "-c", EXECUTE, "submission.ipynb", "--output", "../executed"],
+        [programs / "python", "-c", EXECUTE, notebook.name, "--output", "../executed"],
         cwd=folder / "working",
         env=variables,
         capture_output=True,
@@ -215,7 +219,7 @@ def test_a_failing_check_stops_it(tmp_path: Path) -> None:
 
 def run_settings(folder: Path) -> subprocess.CompletedProcess[str]:
     """Runs the cell with the settings alone, which then prints what it has found."""
-    (cell,) = [cell for cell in read_notebook().cells if cell.id == "settings"]
+    (cell,) = [cell for cell in read_notebook(SUBMISSION).cells if cell.id == "settings"]
     program = cell.source.replace(INPUT, str(folder)) + "\nprint(DATA, WHEELS, RUN, sep='\\n')"
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
@@ -240,13 +244,14 @@ def test_it_asks_for_an_input_that_is_absent_or_there_twice(tmp_path: Path) -> N
     assert "mammo-wheels/wheels 0 times instead of once" in run_settings(tmp_path).stderr
 
 
-def read_notebook() -> nbformat.NotebookNode:
-    """The notebook as it is committed."""
-    return nbformat.read(NOTEBOOK, as_version=nbformat.NO_CONVERT)
+def read_notebook(path: Path) -> nbformat.NotebookNode:
+    """A notebook as it is committed."""
+    return nbformat.read(path, as_version=nbformat.NO_CONVERT)
 
 
-def test_it_is_a_valid_notebook_without_outputs() -> None:
-    notebook = read_notebook()
+@pytest.mark.parametrize("path", [SUBMISSION, TRAINING], ids=lambda path: path.stem)
+def test_it_is_a_valid_notebook_without_outputs(path: Path) -> None:
+    notebook = read_notebook(path)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.outputs for cell in code] == [[]] * len(code)
@@ -254,8 +259,9 @@ def test_it_is_a_valid_notebook_without_outputs() -> None:
     assert all(cell.metadata == {} for cell in notebook.cells)
     assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
-    assert NOTEBOOK.read_text() == nbformat.writes(notebook) + "\n"
+    assert path.read_text() == nbformat.writes(notebook) + "\n"
 
 
-def test_it_names_no_host() -> None:
-    assert re.findall(r"://|\b[\w-]+\.(?:com|io|net|org)\b", NOTEBOOK.read_text()) == []
+@pytest.mark.parametrize("path", [SUBMISSION, TRAINING], ids=lambda path: path.stem)
+def test_it_names_no_host(path: Path) -> None:
+    assert re.findall(r"://|\b[\w-]+\.(?:com|io|net|org)\b", path.read_text()) == []
