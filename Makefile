@@ -1,10 +1,10 @@
-# Two commands do all the set-up: `make demo` and `make test`. Both need Python 3.11 and make, nothing else.
+# Two commands do all the set-up: `make demo` and `make test`. Both need Python 3.11, 3.12 or 3.13 and make, nothing else.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check campaign audit hashes clean
+.PHONY: demo test test-fast test-data check campaign audit hashes clean
 
 demo: $(READY)
 	$(BIN)/mammo demo
@@ -12,13 +12,25 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder
 
+# What a change is tried with first, in less than three minutes; CONTRIBUTING.md says what it leaves out.
+test-fast: $(READY)
+	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder -m "not slow"
+
+# data_prep's tests under another Python (PYTHON=python3.13), which needs no torch and so no gigabytes.
+PINS := grep -vE '^(\#|torch|torchvision|timm|albumentations|albucore)' constraints.txt
+test-data:
+	other=.venv-$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	test -x $$other/bin/python || $(PYTHON) -m venv $$other; \
+	$(PINS) | $$other/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r /dev/stdin; \
+	$$other/bin/python -m pytest -n auto --dist loadscope --no-loadscope-reorder -m "not slow" tests/data_prep
+
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	$(BIN)/mypy
+	for version in 3.11 3.12 3.13; do $(BIN)/mypy --python-version $$version || exit 1; done
 	$(BIN)/shellcheck .ci/run configs/cluster/*.sbatch
-	$(BIN)/yamllint --strict --config-data '{extends: relaxed, rules: {line-length: {max: 110}}}' configs/cluster
+	$(BIN)/yamllint --strict --config-data '{extends: relaxed, rules: {line-length: {max: 110}}}' configs/cluster .github/workflows
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml data_prep pipeline
 
 # The long tests: hours. MAMMO_REAL_DATA adds real files to the fuzzing; the findings' files lie in FINDINGS.
@@ -45,4 +57,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .audit .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-* .audit .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
