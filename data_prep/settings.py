@@ -132,7 +132,7 @@ def _parse_value(text: str) -> Any:
 def _find_origin(name: str, sentence: str, changed: Mapping[str, str]) -> str | None:
     """Returns the last `--set` that changed what is wrong; a rule of several settings says their names."""
     words = {word.strip(",;:") for word in sentence.split()}
-    for other, override in reversed(changed.items()):
+    for other, override in reversed([*changed.items()]):
         is_meant = other in words if not name else f"{name}.".startswith(f"{other}.")
         if is_meant or (name and other.startswith(f"{name}.")):
             return f"--set {shlex.quote(override)}"

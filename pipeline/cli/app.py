@@ -50,7 +50,7 @@ def with_local_paths(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(**arguments: Any) -> None:
-        console.log = error_console.log = None  # of a command before in this process
+        console.log_console = error_console.log_console = None  # of a command before in this process
         for name, value in arguments.items():
             for path in value if isinstance(value, list | tuple) else [value]:
                 if isinstance(path, Path) and re.match(r"[A-Za-z][\w+.-]+:/", str(path)):
@@ -98,8 +98,8 @@ def main() -> None:
         stop = error.number if isinstance(error, Interrupted) else find_signal()
         if stop is not None and not (isinstance(error, SystemExit) and not error.code):
             _show_traceback(error)
-            if error_console.log is not None:
-                error_console.log.print(describe_stop(stop), markup=False, highlight=False)
+            if error_console.log_console is not None:
+                error_console.log_console.print(describe_stop(stop), markup=False, highlight=False)
             leave(stop, describe_stop(stop))
         if isinstance(error, UserError):
             _leave(error, f"mammo: {error}", error.exit_code)

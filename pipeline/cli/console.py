@@ -25,17 +25,21 @@ class PlainConsole(Console):
     """A console whose texts cannot steer the terminal, whatever names and messages they quote.
 
     Attributes:
-        log: prints the same, but for what steers the terminal; None keeps none.
+        log_console: prints the same, but for what steers the terminal; None keeps none.
     """
 
-    log: Console | None = None
+    log_console: Console | None = None
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Prints as a console does."""
         plain = [printable(one) if isinstance(one, str) else one for one in objects]
         super().print(*plain, **options)
-        if self.log is not None and not self.quiet and not any(isinstance(one, Control) for one in plain):
-            self.log.print(*plain, **options)
+        if (
+            self.log_console is not None
+            and not self.quiet
+            and not any(isinstance(one, Control) for one in plain)
+        ):
+            self.log_console.print(*plain, **options)
 
 
 console = PlainConsole(soft_wrap=True)

@@ -77,6 +77,6 @@ def keep_log(folder: Path) -> Reporter:
     if console.quiet:  # of the processes that train together, the main one alone speaks
         return Reporter(console)
     log = Console(file=cast("IO[str]", LogFile(folder)), force_terminal=False, width=COLUMNS, soft_wrap=True)
-    console.log = error_console.log = log
+    console.log_console = error_console.log_console = log
     log.print(describe_command(), markup=False, highlight=False)
     return LoggingReporter(console, log)

@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score, log_loss
 
 from data_prep.cache.folder import Cache
 from data_prep.errors import FolderInUse, TrainingStopped, UserError
+from data_prep.preprocessing.settings import PrepareSettings
 from data_prep.storage.locks import locked
 from pipeline.classification import class_task
 from pipeline.classification.class_run import ClassRun
@@ -307,6 +308,21 @@ def test_what_was_computed_keeps_its_settings(colours: Path, finished: ClassRun,
     with pytest.raises(UserError, match=r"started with other settings \(train.epochs is 3, not 4\): choose"):
         train_classes(make_class_recipe(epochs=4), colours, finished, reporter=quiet())
     assert results(finished) == before
+
+
+def test_a_run_of_before_keeps_the_size_of_prepare_that_does_not_count(
+    colours: Path, unbroken: ClassRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stood at its default, whatever the model's; now the two are one."""
+    run, recipe = ClassRun(tmp_path / "run"), make_class_recipe()
+    old = recipe.model_copy(update={"prepare": PrepareSettings(side=512)})
+    monkeypatch.setattr("pipeline.classification.train_classes.StopRequest", lambda: StopAfter(3))
+    with pytest.raises(Interrupted):
+        train_classes(old, colours, run, reporter=quiet())
+    monkeypatch.undo()
+    train_classes(recipe, colours, run, reporter=quiet())
+    assert load_recipe(run.settings).prepare.side == 512
+    assert results(run)["predictions.csv"] == results(unbroken)["predictions.csv"]
 
 
 # What does not fit

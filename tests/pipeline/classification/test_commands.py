@@ -1,5 +1,6 @@
 """`mammo` on an image folder: train, evaluate, and the commands that need a cross-validation."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,23 @@ def test_train_and_evaluate_tell_the_accuracy_and_where_the_report_is(config: Pa
     assert evaluated.exit_code == 0, evaluated.output
     assert trained.stdout.endswith(evaluated.stdout)
     assert (results(run), run.metrics.read_bytes(), run.report.read_bytes()) == before
+
+
+def test_a_dry_run_plans_a_folder_of_classes_and_writes_nothing(config: Path, data: Path) -> None:
+    before = sorted(config.parent.rglob("*"))
+    shown = mammo("train", config, "--data", data, "--run", config.parent / "run", "--dry-run")
+    assert shown.exit_code == 0, shown.output
+    header, row = (re.findall(r"\w[\w ]*\w|\d", line) for line in shown.stdout.splitlines()[1:4:2])
+    assert dict(zip(header, row, strict=True)) == {
+        "images": "24",
+        "classes": "3",
+        "steps per epoch": "3",
+        "held out": "6",
+    }
+    assert shown.stdout.index("measuring: ") > shown.stdout.index("steps per epoch")
+    assert "17 tokens, float32 on cpu" in shown.stdout
+    assert "12 epochs: less than a minute on this machine" in shown.stdout
+    assert sorted(config.parent.rglob("*")) == before
 
 
 def test_predict_says_that_there_are_no_folds(config: Path, data: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -19,7 +20,9 @@ from typer.testing import CliRunner
 from data_prep.cache.folder import Cache
 from data_prep.settings import dump_settings
 from pipeline.cli import app
+from pipeline.runs.recipe import load_recipe
 from pipeline.runs.run_folder import Run
+from pipeline.runs.shipped_recipes import list_recipes
 from pipeline.runtime.signals import Interrupted
 from pipeline.training.cross_validate import cross_validate
 from tests.forked import Forked
@@ -106,6 +109,44 @@ def test_help_does_not_wait_for_torch() -> None:
         "import pipeline.cli.app, sys; assert not {'torch', 'timm', 'albumentations'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=600)
+
+
+def test_the_version_is_that_of_the_distribution(mammo: Mammo) -> None:
+    assert mammo("--version") == Ended(0, f"mammo {version('mammo-vit')}\n", "")
+
+
+def test_recipes_are_listed_on_a_line_each_and_one_is_copied(
+    mammo: Mammo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    listed = mammo("recipes")
+    assert [line.split()[0] for line in listed.output.splitlines()] == [*list_recipes()]
+    assert "smoke.toml: edit it, then `mammo train smoke.toml" in mammo("recipes", "smoke").output
+    assert_one_sentence(mammo("recipes", "smoke"), 2, "smoke.toml is there already")
+    assert_one_sentence(mammo("recipes", "smok", "--out", "a.toml"), 2, "did you mean smoke?")
+    assert [path.name for path in tmp_path.iterdir()] == ["smoke.toml"]
+
+
+def test_a_recipe_is_named_from_any_folder(
+    mammo: Mammo, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = [f"model.{name}" for name in ("patch_size=8", "width=16", "depth=1", "num_heads=2")]
+    tiny += [f"train.{name}" for name in ("num_folds=2", "batch_size=8", "workers=0")]
+    words = ["train", "smoke", "--cache", cache.folder, *(f"--set={one}" for one in tiny)]
+    assert_one_sentence(mammo(*words), 2, "`mammo train CONFIG --cache")
+    assert mammo(*words, "--set=prepare.side=32", "--fold", 0).exit_code == 0
+    assert load_recipe(Path("reports/smoke/settings.toml")).model.image_size == 32
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"), [("train vit_s", "vit_s16_512"), ("reci", "recipes"), ("recipes sm", "smoke")]
+)
+def test_a_shell_completes_commands_and_recipes(typed: str, completed: str) -> None:
+    words = f"mammo {typed}"
+    asked = {"_MAMMO_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    shown = CliRunner().invoke(app.app, env=asked, prog_name="mammo")
+    assert completed in shown.output.splitlines()
 
 
 # The way through

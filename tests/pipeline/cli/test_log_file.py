@@ -126,8 +126,8 @@ def test_secrets_of_addresses_are_not_kept(tmp_path: Path, said: str, kept: str)
 def test_on_a_terminal_progress_is_in_the_log_as_lines(tmp_path: Path) -> None:
     (tmp_path / "settings.toml").touch()
     shown = PlainConsole(file=io.StringIO(), force_terminal=True)
-    shown.log = Console(file=LogFile(tmp_path), force_terminal=False)
-    with LoggingReporter(shown, shown.log).track("work", 2, "steps") as advance:
+    shown.log_console = Console(file=LogFile(tmp_path), force_terminal=False)
+    with LoggingReporter(shown, shown.log_console).track("work", 2, "steps") as advance:
         advance()
         shown.print("between")
         advance(note="done")
@@ -140,7 +140,7 @@ def test_on_a_terminal_progress_is_in_the_log_as_lines(tmp_path: Path) -> None:
 
 def test_processes_that_train_together_keep_one_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(console, "quiet", True)
-    monkeypatch.setattr(console, "log", None)
+    monkeypatch.setattr(console, "log_console", None)
     (tmp_path / "settings.toml").touch()
     keep_log(tmp_path).say("nothing")
     assert not (tmp_path / LOG_NAME).exists()

@@ -1,5 +1,6 @@
 """The plan of a run before it is begun: true counts, a sober estimate, and nothing written."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -9,11 +10,13 @@ from typer.testing import CliRunner
 from data_prep.cache.folder import Cache
 from data_prep.settings import dump_settings
 from pipeline.cli.app import app
+from pipeline.cli.dry_run import count, describe_duration
 from pipeline.models.vit import VisionTransformer
 from pipeline.runs.run_folder import Run
 from pipeline.training import dry_run
 from pipeline.training.dry_run import StepTime, make_dry_run
-from tests.pipeline.tiny import MODEL, make_recipe, quiet
+from pipeline.training.trainer import Trainer
+from tests.pipeline.tiny import MODEL, heard, make_recipe, quiet
 
 
 def test_the_folds_are_those_that_are_trained(cache: Cache, unbroken: Run) -> None:
@@ -39,6 +42,48 @@ def test_the_estimate_is_that_of_all_steps_and_predictions(
     plan = make_dry_run(make_recipe(epochs=5), cache, reporter=quiet())
     steps, images = plan.table["steps_per_epoch"].sum(), plan.table["held_out"].sum()
     assert plan.seconds == pytest.approx(5 * (6.0 * steps + 0.25 * images))
+
+
+def test_the_folds_are_told_before_the_first_step_and_every_step_is_counted(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    take_steps = dry_run.time_steps
+
+    def time_steps(trainer: Trainer) -> StepTime:
+        told.append("steps")
+        return take_steps(trainer)
+
+    monkeypatch.setattr(dry_run, "time_steps", time_steps)
+    reporter = quiet()
+    plan = make_dry_run(make_recipe(), cache, reporter=reporter, on_table=told.append)
+    assert told[0] is plan.table
+    assert told[1:] == ["steps"]
+    assert re.search(r"measuring: (\d+)/\1 steps", heard(reporter))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (1, "less than a minute"),
+        (29, "less than a minute"),
+        (31, "about 1 min"),
+        (120, "about 2 min"),
+        (3599, "about 1 h 00 min"),
+        (47_100, "about 13 h 05 min"),
+    ],
+)
+def test_durations_read_well(seconds: float, told: str) -> None:
+    assert describe_duration(seconds) == told
+
+
+def test_one_is_not_many() -> None:
+    assert [count(number, "epoch") for number in (0, 1, 2, 1000)] == [
+        "0 epochs",
+        "1 epoch",
+        "2 epochs",
+        "1,000 epochs",
+    ]
 
 
 def test_a_single_batch_can_be_timed_too(cache: Cache) -> None:
