@@ -17,7 +17,7 @@ test-fast: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder -m "not slow"
 
 # data_prep's tests under another Python (PYTHON=python3.13), which needs no torch and so no gigabytes.
-PINS := grep -vE '^(\#|torch|torchvision|timm|albumentations|albucore)' constraints.txt
+PINS := grep -vE "^(\#|torch|torchvision|timm|albumentations|albucore)" constraints.txt
 test-data:
 	other=.venv-$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	test -x $$other/bin/python || $(PYTHON) -m venv $$other; \
