@@ -102,7 +102,8 @@ def prepare_dataset(
     listed = read_exams(data, settings.split)
     exams = listed if num_patients is None else select_patients(listed, num_patients, seed)
     located = require_images(exams, data, settings.split, present_only=present_only)
-    left_out = listed[~listed["image_id"].isin(located.exams["image_id"])]
+    asked = listed if settings.split == "test" else exams
+    left_out = asked[~asked["image_id"].isin(located.exams["image_id"])]
     num_failed = 0
     with track("prepare", len(located.exams)) as advance:
 
@@ -118,7 +119,7 @@ def prepare_dataset(
             settings,
             workers=workers,
             executor=executor,
-            left_out=left_out if settings.split == "test" else None,
+            left_out=left_out,
             on_image=on_image,
         )
     write_qc_report(cache)

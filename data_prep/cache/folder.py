@@ -75,7 +75,10 @@ class Cache:
 
     @property
     def left_out_path(self) -> Path:
-        """The other rows of test.csv: those that the command left out, and that a submission needs."""
+        """Rows of the table that have no image here.
+
+        Of test.csv all others, which a submission needs; of train.csv those whose file was absent.
+        """
         return self.folder / "left_out.csv"
 
     @property
@@ -250,7 +253,16 @@ class Cache:
             UserError: if the folder is not a finished cache, or a table is damaged.
         """
         exams = self.read_exams(prepared_only=False)
+        left_out = self.read_left_out(exams)
+        return sort_by_id(pd.concat([exams, left_out]), ID_COLUMNS) if len(left_out) else exams
+
+    def read_left_out(self, exams: pd.DataFrame) -> pd.DataFrame:
+        """Returns the rows that the cache's exam table leaves out, without those that it holds.
+
+        Raises:
+            UserError: if the table is damaged.
+        """
         if not self.left_out_path.exists():
-            return exams
-        every = pd.concat([exams, read_cached_exams(self.left_out_path)])
-        return sort_by_id(every.drop_duplicates("image_id"), ID_COLUMNS)  # a killed command may leave both
+            return exams.iloc[:0]
+        left_out = read_cached_exams(self.left_out_path)  # a killed command may leave rows in both
+        return left_out[~left_out["image_id"].isin(exams["image_id"])]

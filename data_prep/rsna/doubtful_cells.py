@@ -16,8 +16,8 @@ SCIENTIFIC_ID = re.compile(r"[0-9]+[eE][0-9]+")  # with a point or a sign it is 
 def find_doubtful_cells(rows: pd.DataFrame) -> list[Problem]:
     """Returns the problems of text cells that keep the rules of their columns."""
     problems = [*_find_lookalikes(rows["patient_id"])]
-    for name in ("patient_id", "image_id"):
-        problems += _find_scientific_ids(rows[name])
+    for name in ("patient_id", "exam_id", "image_id"):
+        problems += _find_scientific_ids(rows[name]) if name in rows else []
     return problems + (list(_find_impossible_ages(rows["age"])) if "age" in rows else [])
 
 

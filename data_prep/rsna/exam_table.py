@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from data_prep.errors import UserError
 from data_prep.rsna.columns import EXAM_COLUMNS, check_cells, name_columns
@@ -17,8 +18,14 @@ from data_prep.storage.places import Place
 
 Split = Literal["train", "test"]
 
-BREAST = ["patient_id", "laterality"]
-"""The columns that name a breast."""
+EXAM_ID = "exam_id"
+"""Tells a patient's exams apart, such as her screening rounds; RSNA's tables have none."""
+
+
+def name_breast(*tables: pd.DataFrame) -> list[str]:
+    """Returns the columns that name a breast: one of an exam, where all of these tables tell exams apart."""
+    has_exams = all(EXAM_ID in table for table in tables)
+    return ["patient_id", *([EXAM_ID] if has_exams else []), "laterality"]
 
 
 def read_exams(folder: Place, split: Split) -> pd.DataFrame:
@@ -106,7 +113,7 @@ def _check_exams(
         if name in rows and (split == "train" or name != "cancer"):
             cells[name], wrong = check_cells(rows[name], column)
             problems += wrong
-    derived = cells["patient_id"] + "_" + cells["laterality"]
+    derived = join_ids(cells, name_breast(cells))
     cells["prediction_id"] = cells["prediction_id"].fillna(derived) if "prediction_id" in cells else derived
     raise_if_any([*problems, *_find_contradictions(cells)], source=source)
     present = [name for name in EXAM_COLUMNS if name in cells]
@@ -122,11 +129,12 @@ def _find_contradictions(cells: pd.DataFrame) -> list[Problem]:
         Problem(row, f"image_id {image_id} stands in an earlier row too, an image has one row")
         for row, image_id in zip(twice.index.tolist(), twice, strict=True)
     ]
-    problems += _find_disagreements(cells, BREAST, "prediction_id")
-    problems += _find_disagreements(cells, ["prediction_id"], "patient_id")
-    problems += _find_disagreements(cells, ["prediction_id"], "laterality")
+    breast = name_breast(cells)
+    problems += _find_disagreements(cells, breast, "prediction_id")
+    for name in breast:
+        problems += _find_disagreements(cells, ["prediction_id"], name)
     if "cancer" in cells:
-        problems += _find_disagreements(cells, BREAST, "cancer")
+        problems += _find_disagreements(cells, breast, "cancer")
     return problems
 
 
@@ -162,6 +170,21 @@ def require_columns(rows: pd.DataFrame, needed: list[str], split: Split, *, sour
         )
     if rows.empty:
         raise UserError(f"{source} has no rows below its header: it needs one row per image")
+
+
+def join_ids(table: pd.DataFrame, columns: Sequence[str]) -> "pd.Series[str]":
+    """Returns the ids of each row in one, such as patient_laterality of a breast."""
+    first, *others = columns
+    joined: pd.Series[str] = table[first]
+    for name in others:
+        joined = joined + "_" + table[name]
+    return joined
+
+
+def number_exams(table: pd.DataFrame) -> NDArray[np.int64]:
+    """Numbers the exam of each row, from 0; where no ids tell exams apart, a patient has one."""
+    by_exam = table.groupby([name for name in name_breast(table) if name != "laterality"])
+    return np.asarray(by_exam.ngroup(), np.int64)
 
 
 def id_sort_key(identifier: str) -> tuple[int, str]:

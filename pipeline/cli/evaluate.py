@@ -49,8 +49,9 @@ def compare(
     """Say whether runs are better than the first one.
 
     Takes the differences of the figures per breast, with 95 % intervals that count the same patients for all
-    runs, which must be of the same patients and labels. The AUC decides; all other figures are judged with
-    Holm's correction, since of many one differs by chance now and then.
+    runs, which must be of the same patients and labels. The AUC decides, with Holm's correction for the
+    number of runs that are compared with the first. All other figures are judged with Holm's correction among
+    themselves, since of many one differs by chance now and then.
     """
     from data_prep.storage.atomic import require_replaceable, require_writable, write_csv
     from pipeline.evaluation.compare import COMPARISON_COLUMNS, tabulate_differences
@@ -131,7 +132,16 @@ def _show_differences(differences: list["Difference"]) -> None:
             of_reason = [_name(found) for found in of_run if found.reason == reason]
             names = "all" if len(of_reason) == len(of_run) else ", ".join(of_reason)
             say(f"unclear, since {reason}: {names}")
-    say("p: of no difference; of all but the first figure with Holm's correction")
+    say(f"p: of no difference, {_describe_correction(differences)}")
+
+
+def _describe_correction(differences: list["Difference"]) -> str:
+    number = len({found.run for found in differences})
+    if number == 1:
+        return "of all but the first figure with Holm's correction"
+    return (
+        f"with Holm's correction: of the first figure for {number} runs, of all others for those of all runs"
+    )
 
 
 def _name(found: "Difference") -> str:

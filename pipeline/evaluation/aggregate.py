@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
-from data_prep.rsna.exam_table import BREAST, sort_by_id
+from data_prep.rsna.exam_table import join_ids, name_breast, sort_by_id
 from pipeline.evaluation.formulas import clip_probabilities
 
 Views = Literal["mean", "max"]
@@ -20,23 +20,25 @@ def to_breasts(images: pd.DataFrame, views: Views = "mean") -> pd.DataFrame:
     random numbers would tell the number of images, and what that tells.
 
     Args:
-        images: one row per image: patient_id, laterality, probability, and fold and cancer where known. An
-            image that could not be read has no probability (NaN) and does not count.
+        images: one row per image: patient_id, laterality, probability, and exam_id, fold and cancer where
+            known. An image that could not be read has no probability (NaN) and does not count.
         views: which of the images' probabilities the breast gets.
 
     Returns:
-        One row per breast: prediction_id, patient_id, laterality, fold and cancer where given, num_images,
-        probability; sorted by prediction_id, shorter ids first. The order of the images changes no bit of it.
+        One row per breast, of each exam where exams have ids: prediction_id, patient_id, exam_id where given,
+        laterality, fold and cancer where given, num_images, probability; sorted by prediction_id, shorter ids
+        first. The order of the images changes no bit of it.
 
     Raises:
         ValueError: if fold or cancer differs between the images of a breast.
     """
+    breast = name_breast(images)
     constant = [name for name in ("fold", "cancer") if name in images]
     for name in constant:
         _require_constant(images, name)
-    ordered = images.sort_values([*BREAST, "probability"])  # a mean of floats depends on their order
+    ordered = images.sort_values([*breast, "probability"])  # a mean of floats depends on their order
     ordered["logit"] = logit(clip_probabilities(ordered["probability"].to_numpy(np.float64)))
-    breasts = ordered.groupby(BREAST, as_index=False).agg(
+    breasts = ordered.groupby(breast, as_index=False).agg(
         **{name: (name, "first") for name in constant},
         num_images=("probability", "count"),
         lowest=("probability", "min"),
@@ -48,13 +50,14 @@ def to_breasts(images: pd.DataFrame, views: Views = "mean") -> pd.DataFrame:
     )  # of one image, its own
     breasts["probability"] = breasts["highest"] if views == "max" else joined
     breasts = breasts.drop(columns=["lowest", "highest"])
-    breasts.insert(0, "prediction_id", breasts["patient_id"] + "_" + breasts["laterality"])
+    breasts.insert(0, "prediction_id", join_ids(breasts, breast))
     return sort_by_id(breasts, ["prediction_id"])
 
 
 def _require_constant(images: pd.DataFrame, name: str) -> None:
-    differing = images[[*BREAST, name]].drop_duplicates()
-    mixed = differing[differing.duplicated(BREAST)]
+    breast = name_breast(images)
+    differing = images[[*breast, name]].drop_duplicates()
+    mixed = differing[differing.duplicated(breast)]
     if len(mixed):
-        prediction_id = "_".join(mixed[BREAST].iloc[0])
+        prediction_id = "_".join(mixed[breast].iloc[0])
         raise ValueError(f"breast {prediction_id} has images of different {name}; a breast has one {name}")

@@ -1,9 +1,9 @@
 """Whether one run is better than another: paired differences of their figures.
 
 All runs are judged on the same breasts, and every bootstrap draw of patients counts for all of them, so that
-what makes a draw hard or easy cancels out. One figure was named before anything was seen; the others are
-many, and one of them differs by chance now and then, so theirs is Holm's correction (1979, Scand. J. Statist.
-6:65).
+what makes a draw hard or easy cancels out. One figure was named before anything was seen, and is corrected
+for the number of runs that are compared with the first; the others are many, and one of them differs by
+chance now and then, so they are corrected among themselves (Holm 1979, Scand. J. Statist. 6:65).
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from data_prep.errors import UserError
+from data_prep.rsna.exam_table import name_breast
 from pipeline.evaluation.audit.shortcuts import does_counting_tell
 from pipeline.evaluation.bootstrap import (
     MOST_UNDEFINED,
@@ -53,7 +54,8 @@ class Difference:
         interval: its 95 % interval; None where nothing tells how wide it is.
         is_primary: whether this is the figure that was named beforehand.
         p: two-sided, of there being no difference; None without an interval.
-        p_holm: the same with Holm's correction for the secondary figures; as it is for the primary one.
+        p_holm: the same with Holm's correction: of the primary figure for the number of runs, of the others
+            for the number of all runs' secondary figures.
         reason: why there is no verdict, or empty.
     """
 
@@ -109,7 +111,7 @@ def compare(
     figures = {run: measure_sums(sums[run], tables[run]["threshold"].to_numpy()).figures for run in tables}
     aucs = _estimate_aucs(tables, oofs)
     primary = AUC_WEIGHTED if does_counting_tell(oofs[reference], tables[reference]) else "auc"
-    num_cancers = int(tables[reference]["cancer"].sum())
+    women = tables[reference].loc[tables[reference]["cancer"] == 1, "patient_id"].nunique()
     differences = []
     for run in others:
         found = []
@@ -122,8 +124,8 @@ def compare(
                 interval, p = _judge(replicates[run][name] - replicates[reference][name])
             difference = _make_difference(name, *values, interval, p, is_primary=name == primary)
             found.append(replace(difference, run=run, reference=reference))
-        differences += _correct([_doubt(each, num_cancers, num_replicates) for each in found])
-    return differences
+        differences += [_doubt(each, women, num_replicates) for each in found]
+    return _correct(differences)
 
 
 def tabulate_differences(differences: list[Difference]) -> pd.DataFrame:
@@ -187,12 +189,12 @@ def _make_difference(
     )
 
 
-def _doubt(found: Difference, num_cancers: int, num_replicates: int) -> Difference:
+def _doubt(found: Difference, num_cancer_patients: int, num_replicates: int) -> Difference:
     """Adds why a difference cannot be judged."""
     if found.difference is None:
         return found
-    if num_cancers < FEW_CANCERS:
-        return replace(found, reason=f"fewer than {FEW_CANCERS} cancers")
+    if num_cancer_patients < FEW_CANCERS:
+        return replace(found, reason=f"fewer than {FEW_CANCERS} women with cancer")
     if found.interval is None:
         return replace(found, reason="nothing tells how wide its interval is")
     share = found.interval.num_undefined / num_replicates
@@ -202,28 +204,34 @@ def _doubt(found: Difference, num_cancers: int, num_replicates: int) -> Differen
 
 
 def _correct(differences: list[Difference]) -> list[Difference]:
-    """Adds Holm's p values to the secondary figures of one run; those that nothing is known of count as 1."""
-    secondary = [found for found in differences if not found.is_primary]
-    corrected = correct_by_holm([1.0 if found.p is None else found.p for found in secondary])
-    by_figure = {found.figure: p for found, p in zip(secondary, corrected, strict=True)}
+    """Adds Holm's p values: of all runs' primary figures, and of all their secondary ones.
+
+    Those that nothing is known of count as 1.
+    """
+    corrected: dict[tuple[str, str], float] = {}
+    for is_primary in (True, False):
+        family = [found for found in differences if found.is_primary == is_primary]
+        p_values = correct_by_holm([1.0 if found.p is None else found.p for found in family])
+        corrected |= {(found.run, found.figure): p for found, p in zip(family, p_values, strict=True)}
     return [
-        replace(found, p_holm=found.p if found.is_primary or found.p is None else by_figure[found.figure])
+        found if found.p is None else replace(found, p_holm=corrected[found.run, found.figure])
         for found in differences
     ]
 
 
 def _require_same_breasts(first: str, expected: pd.DataFrame, second: str, found: pd.DataFrame) -> None:
-    ids, other_ids = set(expected["prediction_id"]), set(found["prediction_id"])
+    labels, other_labels = (table.set_index(name_breast(table))["cancer"] for table in (expected, found))
+    ids, other_ids = set(labels.index), set(other_labels.index)
     for here, there, lacking in [(first, second, ids - other_ids), (second, first, other_ids - ids)]:
         if lacking:
             raise UserError(
                 f"{first} and {second} cannot be compared: {there} has no prediction of {len(lacking)} "
-                f"breasts of {here}, {min(lacking)} for one; compare runs of the same patients and images"
+                f"breasts of {here}, {'_'.join(min(lacking))} for one; compare runs of the same patients and "
+                "images"
             )
-    labels, other_labels = (table.set_index("prediction_id")["cancer"] for table in (expected, found))
     differing = labels.index[labels != other_labels.reindex(labels.index)]
     if len(differing):
         raise UserError(
             f"{first} and {second} cannot be compared: they give {len(differing)} breasts different labels, "
-            f"{differing[0]} for one; compare runs that learned from the same train.csv"
+            f"{'_'.join(differing[0])} for one; compare runs that learned from the same train.csv"
         )

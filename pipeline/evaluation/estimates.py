@@ -1,7 +1,8 @@
 """Counts, figures and intervals of sets of predictions, such as a fold or a slice.
 
 A table of predictions has a row per breast or per image: `fold, patient_id, laterality, cancer, probability`,
-`num_images` of breasts, and `threshold`, the transferred one (NaN where there is none).
+`num_images` of breasts, `threshold`, the transferred one (NaN where there is none), and `exam_id` where a
+patient's exams are told apart. A breast is then one of an exam, while a patient stays one patient.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from data_prep.rsna.exam_table import BREAST
+from data_prep.rsna.exam_table import name_breast, number_exams
 from pipeline.evaluation.aggregate import to_breasts
 from pipeline.evaluation.bootstrap import NUM_REPLICATES, SEED, Interval, SetKey, replicate
 from pipeline.evaluation.metrics import Metrics, Unit, apply_thresholds, measure, measure_sums
@@ -111,7 +112,7 @@ def estimate_auc_of(
 
 def weigh_images(images: pd.DataFrame) -> "pd.Series[float]":
     """Returns one over the number of its breast's images for each image, so that all breasts count alike."""
-    return 1 / images.groupby(BREAST)["cancer"].transform("size")
+    return 1 / images.groupby(name_breast(images))["cancer"].transform("size")
 
 
 def number_patients(tables: Mapping[SetKey, pd.DataFrame]) -> tuple[dict[SetKey, Integers], int]:
@@ -132,6 +133,7 @@ def add_up_patients(tables: Mapping[SetKey, pd.DataFrame]) -> dict[SetKey, Patie
             num_patients=num_patients,
             recalled=apply_thresholds(table["probability"].to_numpy(), table["threshold"].to_numpy()),
             folds=table["fold"],
+            exams=number_exams(table),
         )
         for key, table in tables.items()
     }
@@ -168,7 +170,7 @@ def _count(table: pd.DataFrame) -> dict[str, int]:
     return {
         "num_patients": table["patient_id"].nunique(),
         "num_images": int(table["num_images"].sum()) if "num_images" in table else len(table),
-        "num_breasts": len(table[BREAST].drop_duplicates()),
+        "num_breasts": len(table[name_breast(table)].drop_duplicates()),
         "num_cancers": int(table["cancer"].sum()),
         "num_cancer_patients": table.loc[table["cancer"] == 1, "patient_id"].nunique(),
     }

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from data_prep.errors import UserError
+from data_prep.rsna.exam_table import number_exams
 from pipeline.evaluation.aggregate import to_breasts
 from pipeline.evaluation.audit.flow import Flow, describe_flow
 from pipeline.evaluation.audit.shortcuts import ShortcutAudit, audit_shortcuts
@@ -103,7 +104,7 @@ class Evaluation:
         if not breasts["cancer"].any():
             return {}
         return {
-            percent: largest_sensitivity(breasts["cancer"], breasts["patient_id"], breasts["fold"], rate)
+            percent: largest_sensitivity(breasts["cancer"], number_exams(breasts), breasts["fold"], rate)
             for percent, rate in RECALL_RATES.items()
         }
 

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from data_prep.rsna.exam_table import BREAST
+from data_prep.rsna.exam_table import name_breast
 
 SUMMARIES = {"sites": "site_id", "machines": "machine_id"}
 
@@ -28,7 +28,7 @@ def describe_folds(oof: pd.DataFrame) -> pd.DataFrame:
 
 
 def _describe(part: pd.DataFrame) -> dict[str, object]:
-    breasts = part.drop_duplicates(BREAST)
+    breasts = part.drop_duplicates(name_breast(part))
     patients = part.drop_duplicates("patient_id")
     row: dict[str, object] = {
         "num_patients": len(patients),

@@ -67,41 +67,42 @@ def find_best(totals: Totals) -> int | None:
 
 
 def sensitivity_at_specificity(totals: Totals, rate: float) -> Floats:
-    """The share of cancers found where at most that share of each fold's negatives is recalled."""
+    """The share of cancers found where at most that share of negatives is recalled, of each fold its part."""
     found_R, known_R = np.zeros((2, len(totals.num_cancers)))
-    for fold in totals.by_fold:
+    allowed_FR = share_out(np.array([fold.num_negatives for fold in totals.by_fold]), rate)
+    for fold, allowed_R in zip(totals.by_fold, allowed_FR, strict=True):
         is_known_R = fold.num_negatives > 0  # without negatives there is no specificity
-        found_R += is_known_R * _count_found(fold, fold.negatives_through, rate * fold.num_negatives)
+        found_R += is_known_R * _count_found(fold, fold.negatives_through, allowed_R)
         known_R += is_known_R * fold.num_cancers
     return _divide(found_R, known_R, known_R > 0)
 
 
 def sensitivity_at_recall_rate(totals: Totals, rate: float) -> Floats:
-    """The share of cancers found where at most that share of the women is recalled, of each fold its part."""
+    """The share of cancers found where at most that share of the exams is recalled, of each fold its part."""
     found_R = np.zeros_like(totals.num_cancers)
-    allowed_FR = share_out_recalls(np.array([fold.num_patients for fold in totals.by_fold]), rate)
+    allowed_FR = share_out(np.array([fold.num_exams for fold in totals.by_fold]), rate)
     for fold, allowed_R in zip(totals.by_fold, allowed_FR, strict=True):
-        found_R += _count_found(fold, fold.patients_through, allowed_R)
+        found_R += _count_found(fold, fold.exams_through, allowed_R)
     return _divide(found_R, totals.num_cancers, totals.num_cancers > 0)
 
 
-def share_out_recalls(women_FR: Floats, rate: float) -> Floats:
-    """Returns how many women of each fold may be recalled, [F, R], which together are that share of all.
+def share_out(counts_FR: Floats, rate: float) -> Floats:
+    """Returns how many of each fold's exams or negatives may be recalled, [F, R]: together that share of all.
 
     A fold's part is its own share rounded down, and one more where the remainder is among the largest (of
     equal ones, the earlier fold's): rounding down alone would recall nobody of many small folds.
     """
-    share_FR = rate * women_FR
+    share_FR = rate * counts_FR
     parts_FR = np.floor(share_FR + ROUNDING)
     remainder_FR = np.round(share_FR - parts_FR, 9)
     rank_FR = np.argsort(np.argsort(-remainder_FR, axis=0, kind="stable"), axis=0)
-    left_R = count_recalls(women_FR.sum(axis=0), rate) - parts_FR.sum(axis=0)
+    left_R = count_recalls(counts_FR.sum(axis=0), rate) - parts_FR.sum(axis=0)
     return np.asarray(parts_FR + (rank_FR < left_R))
 
 
-def count_recalls(num_women: ArrayLike, rate: float) -> Floats:
-    """Returns the most women who are no more than that share of so many."""
-    return np.floor(rate * np.asarray(num_women, np.float64) + ROUNDING)
+def count_recalls(count: ArrayLike, rate: float) -> Floats:
+    """Returns the most that are no more than that share of so many."""
+    return np.floor(rate * np.asarray(count, np.float64) + ROUNDING)
 
 
 def transferred_f1(totals: Totals) -> Floats:

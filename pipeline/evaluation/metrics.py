@@ -21,7 +21,7 @@ Unit = Literal["breast", "image"]
 SPECIFICITIES = {90: 0.10, 95: 0.05, 98: 0.02}
 """Percent, and the share of negatives that may be recalled."""
 RECALL_RATES = {2: 0.02, 5: 0.05, 10: 0.10}
-"""Percent, and the share of women who may be recalled."""
+"""Percent, and the share of exams that may be recalled."""
 
 NO_PREDICTION = "there is no prediction"
 NO_CANCER = {unit: f"there is no {unit} with cancer" for unit in ("breast", "image")}
@@ -44,11 +44,11 @@ class Metrics:
         partial_auc: over specificity 0.9 to 1, standardised after McClish: 0.5 is guessing, 1 perfect.
         average_precision: mean precision over the cancers, each at the threshold that just finds it, where
             the logits of each fold's negatives are brought to mean 0 and deviation 1.
-        sensitivity_at_specificity_90: largest share of cancers found with specificity 90 % or more in each
-            fold.
+        sensitivity_at_specificity_90: largest share of cancers found with specificity 90 % or more over all
+            folds, each of which recalls its part of the negatives.
         sensitivity_at_recall_rate_2: largest share of cancers found by their own probability with at most 2 %
-            of the women recalled, of each fold its part. A woman is recalled by the highest of her
-            probabilities.
+            of the exams recalled, of each fold its part. An exam is recalled by the highest of its
+            probabilities; where no ids tell a woman's exams apart, she counts as one.
         brier: mean squared difference between probability and label.
         calibration_error: mean over ten bins of equal size, of the difference between mean probability and
             share of cancers.
@@ -109,6 +109,7 @@ def measure(
     patients: ArrayLike | None = None,
     thresholds: ArrayLike | None = None,
     folds: ArrayLike | None = None,
+    exams: ArrayLike | None = None,
     unit: Unit = "breast",
 ) -> Metrics:
     """Computes all figures of a set of predictions.
@@ -119,6 +120,7 @@ def measure(
         patients: ids; without them each prediction is a patient of her own.
         thresholds: the transferred threshold of each prediction, NaN where there is none.
         folds: of each prediction; without them all are of one model.
+        exams: number of each prediction's exam; without them a patient has one.
         unit: what a prediction is of, for the reasons.
     """
     labels_N, probabilities_N = check_predictions(labels, probabilities)
@@ -132,6 +134,7 @@ def measure(
         num_patients=len(unique),
         recalled=apply_thresholds(probabilities_N, thresholds_N),
         folds=folds,
+        exams=exams,
     )
     return measure_sums(sums, thresholds_N, unit=unit)
 
@@ -188,17 +191,17 @@ def all_ones_pf1(prevalence: float) -> float:
     return 2 * prevalence / (1 + prevalence)
 
 
-def largest_sensitivity(labels: ArrayLike, patients: ArrayLike, folds: ArrayLike, rate: float) -> float:
-    """The largest sensitivity that any model could have with that share of the women recalled.
+def largest_sensitivity(labels: ArrayLike, exams: ArrayLike, folds: ArrayLike, rate: float) -> float:
+    """The largest sensitivity that any model could have with that share of the exams recalled.
 
-    Less than 1 where some fold has more women with cancer than are recalled of it.
+    Less than 1 where some fold has more exams with cancer than are recalled of it.
     """
-    labels_N, patients_N, folds_N = np.asarray(labels, np.float64), np.asarray(patients), np.asarray(folds)
-    cancers = []  # of each fold's women, falling
+    labels_N, exams_N, folds_N = np.asarray(labels, np.float64), np.asarray(exams), np.asarray(folds)
+    cancers = []  # of each fold's exams, falling
     for fold in np.unique(folds_N):
-        ids_N = np.unique(patients_N[folds_N == fold], return_inverse=True)[1]
+        ids_N = np.unique(exams_N[folds_N == fold], return_inverse=True)[1]
         cancers.append(np.sort(np.bincount(ids_N, weights=labels_N[folds_N == fold]))[::-1])
-    allowed_F = formulas.share_out_recalls(np.array([[len(own)] for own in cancers], np.float64), rate)[:, 0]
+    allowed_F = formulas.share_out(np.array([[len(own)] for own in cancers], np.float64), rate)[:, 0]
     found = [own[: int(allowed)].sum() for own, allowed in zip(cancers, allowed_F, strict=True)]
     return float(np.sum(found) / labels_N.sum())
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from data_prep.errors import UserError
-from data_prep.rsna.exam_table import sort_by_id
+from data_prep.rsna.exam_table import EXAM_ID, sort_by_id
 from pipeline.runs.run_folder import Run, read_oof
 
 
@@ -20,6 +20,11 @@ def collect_oof(run: Run) -> pd.DataFrame:
     if oof.empty:
         raise UserError(
             f"{run.folder} holds no predictions: every fold's oof.csv is empty; train the run again"
+        )
+    if EXAM_ID in oof and oof[EXAM_ID].isna().any():
+        raise UserError(
+            f"{run.folder}: some folds' oof.csv have a column {EXAM_ID} and others have none: they are of "
+            "different tables; train the run again in a new folder"
         )
     _require_images_once(run, oof)
     _require_patients_in_their_fold(run, oof)
@@ -38,6 +43,8 @@ def _read_fold(path: Path, fold: int) -> pd.DataFrame:
         "cancer": (cancer.isin([0, 1]), "0 or 1"),
         "probability": (probability.between(0, 1), "a number from 0 to 1"),
     }
+    if EXAM_ID in oof:
+        checks[EXAM_ID] = (oof[EXAM_ID].notna(), "an exam's id")
     if "age" in oof:
         age = pd.to_numeric(oof["age"], errors="coerce")
         checks["age"] = (oof["age"].isna() | age.between(0, 150), "years or empty")

@@ -1,8 +1,10 @@
 """What recalling by the other folds' thresholds does: the two-by-two tables and what follows from them.
 
-A woman is recalled if one of her breasts is, and has cancer if one of them has. The words are those of the
-ACR's audit (BI-RADS, "Auditing screening mammography"); re-weighted figures are what the same sensitivity and
-specificity give where as many women have cancer as in screening, so they are of women alone.
+An exam is recalled if one of its breasts is, and has cancer if one of them has. The words are those of the
+ACR's audit (BI-RADS, "Auditing screening mammography"), which counts exams: a woman with three screening
+rounds counts three times. Where no ids tell exams apart, each woman counts as one. Intervals are drawn by
+woman either way. Re-weighted figures are what the same sensitivity and specificity give where as many exams
+have cancer as in screening, so they are not of breasts.
 
 Shape suffixes: M patients, R weightings; a table's four cells come first, in the order of `CELLS`.
 """
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from data_prep.rsna.exam_table import EXAM_ID, number_exams
 from pipeline.evaluation.bootstrap import (
     MOST_UNDEFINED,
     NUM_REPLICATES,
@@ -25,7 +28,7 @@ from pipeline.evaluation.patient_stats import Floats, Integers
 from pipeline.evaluation.uncertainty.intervals import find_exact_interval
 
 SCREENING_PREVALENCE = 0.005
-"""Of women in whom screening finds cancer: 5 of 1,000."""
+"""Of exams, one per woman and round, in which screening finds cancer: 5 of 1,000."""
 CELLS = ["true_positives", "false_positives", "false_negatives", "true_negatives"]
 SHARES = {
     "sensitivity": [0, 2],
@@ -46,7 +49,7 @@ class TwoByTwo:
     """The table of one unit and what follows from it.
 
     Attributes:
-        unit: `breast` or `woman`.
+        unit: `breast`, `exam`, or `woman` where no ids tell exams apart.
         cells: by name of `CELLS`.
         figures: by name; None where a denominator is 0. Of breasts without the re-weighted ones, since nobody
             counts how many breasts in 1,000 have cancer.
@@ -67,7 +70,7 @@ class OperatingPoint:
     """What the other folds' thresholds recall.
 
     Attributes:
-        tables: of breasts and of women; empty where a fold has no threshold.
+        tables: of breasts, and of exams or women; empty where a fold has no threshold.
         undefined: why not.
     """
 
@@ -81,7 +84,7 @@ def describe_operating_point(
     """Counts who is recalled and has cancer.
 
     Args:
-        breasts: a table of predictions with `threshold`.
+        breasts: a table of predictions with `threshold`, and `exam_id` where exams are told apart.
         seed: of the bootstrap.
         num_replicates: draws.
     """
@@ -94,12 +97,13 @@ def describe_operating_point(
             "cancer": breasts["cancer"].to_numpy() == 1,
         }
     )
-    women = table.groupby(patients_N).max()
+    exams = table.assign(patient=patients_N).groupby(number_exams(breasts)).max()
     counts = {
         "breast": _count_cells(table, patients_N),
-        "woman": _count_cells(women, women.index.to_numpy()),
+        "exam" if EXAM_ID in breasts else "woman": _count_cells(exams, exams["patient"].to_numpy()),
     }
-    draws = list(draw_weights(len(women), seed=seed, num_replicates=num_replicates)) if len(women) else []
+    num_patients = len(np.unique(patients_N))
+    draws = list(draw_weights(num_patients, seed=seed, num_replicates=num_replicates)) if num_patients else []
     return OperatingPoint([_tabulate(unit, cells_4M, draws) for unit, cells_4M in counts.items()])
 
 
@@ -146,7 +150,7 @@ def _tabulate(unit: str, cells_4M: Floats, draws: list[Floats]) -> TwoByTwo:
     drawn_4R = np.concatenate([cells_4M @ weights_MR for weights_MR in draws], axis=1)
     replicates = find_rates(dict(zip(CELLS, drawn_4R, strict=True)))
     figures = {name: float(rate[0]) for name, rate in find_rates(totals).items()}
-    if unit != "woman":
+    if unit == "breast":
         figures = {name: value for name, value in figures.items() if not name.startswith(SCREENING)}
     defined = {name: value for name, value in figures.items() if not np.isnan(value)}
     intervals, no_interval = {}, {}

@@ -36,8 +36,8 @@ class Totals:
         cancers: cancers with exactly that probability, [T, R].
         negatives_above: negatives with a higher one, [T, R].
         negatives_through: negatives with that or a higher one, [T, R].
-        patients_through: patients of whom any prediction reaches it, [T, R]; parts alone have it, if any.
-        num_patients: patients with a prediction, [R]; likewise.
+        exams_through: exams of which any prediction reaches it, [T, R]; parts alone have it, if any.
+        num_exams: exams with a prediction, [R]; likewise.
         excess: probability minus label, summed over each bin, [B, R].
         scalars: by name of `SCALARS`, each [R]; `probability` counts as at most 1 and at least 0,
             `recalled` and `found` (of them) are NaN where it is not known who is recalled.
@@ -49,8 +49,8 @@ class Totals:
     cancers: Floats
     negatives_above: Floats
     negatives_through: Floats
-    patients_through: Floats
-    num_patients: Floats
+    exams_through: Floats
+    num_exams: Floats
     excess: Floats
     scalars: dict[str, Floats]
     parts: "tuple[Totals, ...]" = ()
@@ -87,6 +87,7 @@ class PatientSums:
         num_patients: of whom some may have no prediction here.
         recalled: whether each prediction is recalled; None where that is not known.
         folds: of each prediction; None where all are of one model.
+        exams: number of each prediction's exam; None where a patient has one.
         ranks_only: leaves out bins and all scalars but the first, which a ranking does without.
 
     Raises:
@@ -102,6 +103,7 @@ class PatientSums:
         num_patients: int,
         recalled: ArrayLike | None = None,
         folds: ArrayLike | None = None,
+        exams: ArrayLike | None = None,
         ranks_only: bool = False,
     ) -> None:
         labels_N, probabilities_N = check_predictions(labels, probabilities)
@@ -114,6 +116,8 @@ class PatientSums:
         self.num_patients = num_patients
         self.thresholds_T = np.unique(self.probabilities_N[self.labels_N == 1])[::-1]
         self._patients_N = patients_N[order_N].astype(np.int64)
+        exams_N = patients_N if exams is None else np.asarray(exams)
+        self._exams_N = exams_N[order_N]
         folds_N = np.zeros(len(labels_N)) if folds is None else np.asarray(folds)
         distinct = np.unique(folds_N)
         self._has_parts, self._ranks_only = len(distinct) > 1, ranks_only
@@ -122,7 +126,14 @@ class PatientSums:
         self._sums_KM = sparse.vstack(blocks, format="csr")
         scores_N = standardize_folds(labels_N, probabilities_N, folds_N)
         self._standardized = (
-            PatientSums(labels_N, scores_N, patients_N, num_patients=num_patients, ranks_only=True)
+            PatientSums(
+                labels_N,
+                scores_N,
+                patients_N,
+                num_patients=num_patients,
+                exams=exams_N,
+                ranks_only=True,
+            )
             if self._has_parts
             else None
         )
@@ -132,6 +143,7 @@ class PatientSums:
                 probabilities_N[own],
                 patients_N[own],
                 num_patients=num_patients,
+                exams=exams_N[own],
                 ranks_only=True,
             )
             for own in (folds_N == fold for fold in distinct if self._has_parts)
@@ -140,16 +152,16 @@ class PatientSums:
     def add_up(self, weights_MR: Floats | None = None) -> Totals:
         """Returns the sums where each patient counts as often as the weights say, by default once."""
         weights_MR = np.ones((self.num_patients, 1)) if weights_MR is None else weights_MR
-        cancers_TR, negatives, patients, excess_BR, scalars = np.split(self._sums_KM @ weights_MR, self._ends)
+        cancers_TR, negatives, exams, excess_BR, scalars = np.split(self._sums_KM @ weights_MR, self._ends)
         cumulative = np.cumsum(negatives, axis=0)
-        reached = np.cumsum(patients, axis=0)
+        reached = np.cumsum(exams, axis=0)
         return Totals(
             thresholds=self.thresholds_T,
             cancers=cancers_TR,
             negatives_above=cumulative[:-1:2],
             negatives_through=cumulative[1::2],
-            patients_through=reached[:-1],
-            num_patients=reached[-1:].sum(axis=0),
+            exams_through=reached[:-1],
+            num_exams=reached[-1:].sum(axis=0),
             excess=excess_BR,
             scalars=dict(zip(SCALARS[: len(scalars)], scalars, strict=True)),
             parts=tuple(part.add_up(weights_MR) for part in self._parts),
@@ -162,7 +174,7 @@ class PatientSums:
         higher_N, is_level_N = self._place(self.probabilities_N)
         places_N = 2 * higher_N + is_level_N  # even between two thresholds, odd level with one
         own_M, highest_M = self._find_highest()
-        if self._has_parts:  # women are recalled within folds
+        if self._has_parts:  # exams are recalled within folds
             own_M, highest_M = own_M[:0], highest_M[:0]
         values = {
             "predictions": np.ones_like(labels_N),
@@ -207,9 +219,11 @@ class PatientSums:
         return len(rising_T) - not_higher, not_higher > np.searchsorted(rising_T, probabilities, side="left")
 
     def _find_highest(self) -> tuple[Integers, Floats]:
-        """Returns the patients who have predictions, and the highest of each."""
-        is_last_N = np.append(self._patients_N[1:] != self._patients_N[:-1], True)[: len(self._patients_N)]
-        return self._patients_N[is_last_N], self.probabilities_N[is_last_N]
+        """Returns the patient of each exam that has predictions, and the highest of these."""
+        order_N = np.lexsort((self.probabilities_N, self._exams_N))
+        exams_N = self._exams_N[order_N]
+        last = order_N[np.append(exams_N[1:] != exams_N[:-1], True)[: len(exams_N)]]
+        return self._patients_N[last], self.probabilities_N[last]
 
     def _block(
         self, rows: Integers, patients: Integers, num_rows: int, values: Floats | None = None

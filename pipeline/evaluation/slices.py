@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pandas as pd
 
-from data_prep.rsna.exam_table import BREAST
+from data_prep.rsna.exam_table import name_breast
 
 NOT_RECORDED = "not recorded"
 SEVERAL = "several"
@@ -37,7 +37,7 @@ def describe_images(oof: pd.DataFrame) -> pd.DataFrame:
     for kind, column in KIND_COLUMNS.items():
         if column in oof:
             kinds[kind] = _merge_rare(_to_text(kind, oof[column]))
-    views = oof.groupby(BREAST)["image_id"].transform("size")
+    views = oof.groupby(name_breast(oof))["image_id"].transform("size")
     kinds["views"] = np.where(views < MOST_VIEWS, views.astype(str), f"{MOST_VIEWS} or more")
     kinds["laterality"] = oof["laterality"]
     return kinds[[kind for kind in OF_IMAGES if kind in kinds]]
@@ -45,14 +45,15 @@ def describe_images(oof: pd.DataFrame) -> pd.DataFrame:
 
 def describe_breasts(oof: pd.DataFrame, kinds: pd.DataFrame, breasts: pd.DataFrame) -> pd.DataFrame:
     """Returns the text columns of breasts, in the order and with the index of their table."""
-    of_breasts = pd.MultiIndex.from_frame(breasts[BREAST])
+    breast = name_breast(oof)
+    of_breasts = pd.MultiIndex.from_frame(breasts[breast])
     described = {}
     for kind in OF_BREASTS:
         if kind in kinds:
-            texts = oof[BREAST].assign(text=kinds[kind])
+            texts = oof[breast].assign(text=kinds[kind])
             distinct = texts[texts["text"] != NOT_RECORDED].drop_duplicates()
-            distinct.loc[distinct.duplicated(BREAST, keep=False), "text"] = SEVERAL
-            of_breast = distinct.drop_duplicates(BREAST).set_index(BREAST)["text"]
+            distinct.loc[distinct.duplicated(breast, keep=False), "text"] = SEVERAL
+            of_breast = distinct.drop_duplicates(breast).set_index(breast)["text"]
             described[kind] = of_breast.reindex(of_breasts, fill_value=NOT_RECORDED).to_numpy()
     return pd.DataFrame(described, index=breasts.index)
 

@@ -13,7 +13,7 @@ import pandas as pd
 from data_prep.cache.folder import Cache
 from data_prep.errors import UserError
 from data_prep.parallel.executor import Executor, map_unordered
-from data_prep.rsna.exam_table import BREAST
+from data_prep.rsna.exam_table import EXAM_ID, name_breast
 from data_prep.storage.atomic import Journal
 from data_prep.storage.files import read_own
 from data_prep.storage.places import Place
@@ -57,7 +57,8 @@ class RunPredictions:
     """What all folds of a run say of a set of images.
 
     Attributes:
-        images: patient_id, image_id, laterality, prediction_id, probability (NaN where the image failed).
+        images: patient_id, image_id, laterality, prediction_id, exam_id where exams are told apart,
+            probability (NaN where the image failed).
         failures: patient_id, image_id, reason, message of images that could not be used.
         prior: share of cancers among the breasts that the run was trained on.
     """
@@ -74,8 +75,9 @@ class RunPredictions:
     def breasts(self, views: Views = "mean") -> pd.DataFrame:
         """Returns prediction_id and probability per breast: of its usable images, or else the prior."""
         breasts = to_breasts(self.images, views).fillna({"probability": self.prior})
-        identifiers = self.images[["patient_id", "laterality", "prediction_id"]].drop_duplicates()
-        return breasts.drop(columns="prediction_id").merge(identifiers, on=BREAST)
+        breast = name_breast(self.images)
+        identifiers = self.images[[*breast, "prediction_id"]].drop_duplicates()
+        return breasts.drop(columns="prediction_id").merge(identifiers, on=breast)
 
 
 def predict_locally(run: Run, source: ImageSource, *, flip: bool, device: str = "auto") -> PredictGroups:
@@ -219,7 +221,8 @@ def _tabulate(exams: pd.DataFrame, records: list[BatchRecord], *, prior: float) 
     """Puts probabilities and failures into the order of the exam table, whatever order they came in."""
     known = {key: value for record in records for key, value in record.get("probabilities", {}).items()}
     failed = {key: value for record in records for key, value in record["failures"].items()}
-    images = exams[["patient_id", "image_id", "laterality", "prediction_id"]]
+    columns = ["patient_id", "image_id", "laterality", "prediction_id", EXAM_ID]
+    images = exams[[name for name in columns if name in exams]]
     probabilities = [known.get(image_id, np.nan) for image_id in exams["image_id"]]
     failures = exams.loc[exams["image_id"].isin(list(failed)), ["patient_id", "image_id"]]
     reasons = [failed[image_id] for image_id in failures["image_id"]]

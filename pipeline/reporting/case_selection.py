@@ -1,13 +1,13 @@
 """Which breasts a reader should look at: the most confident right and wrong ones.
 
-Patients are told apart by their ids alone.
+Patients, and their exams, are told apart by their ids alone.
 """
 
 from dataclasses import dataclass
 
 import pandas as pd
 
-from data_prep.rsna.exam_table import BREAST
+from data_prep.rsna.exam_table import EXAM_ID, name_breast
 from pipeline.evaluation.evaluate_oof import Evaluation
 
 NUM_CASES = 3
@@ -33,11 +33,13 @@ class Case:
     """One breast.
 
     Attributes:
+        exam_id: of the exam; empty where exams are not told apart.
         probability: the mean over its images.
         threshold: that it was held against.
     """
 
     patient_id: str
+    exam_id: str
     laterality: str
     fold: int
     cancer: int
@@ -93,26 +95,30 @@ def select_cases(evaluation: Evaluation, *, num_cases: int = NUM_CASES) -> CaseS
         if evaluation.threshold is None:
             return CaseSelection([], "")
         breasts, held_against = breasts.assign(threshold=evaluation.threshold), "the best pooled threshold"
+    breast = name_breast(breasts)
     is_recalled = breasts["probability"] >= breasts["threshold"]
     groups = []
     for title, (cancer, wanted, note) in KINDS.items():
         found = breasts[(breasts["cancer"] == cancer) & (is_recalled == wanted)]
-        ordered = found.sort_values(["probability", *BREAST], ascending=[not wanted, True, True])
+        ordered = found.sort_values(["probability", *breast], ascending=[not wanted, *[True] * len(breast)])
         cases = [_describe(row, evaluation.oof) for _, row in ordered.head(num_cases).iterrows()]
         groups.append(CaseGroup(title, note, len(found), cases))
     return CaseSelection(groups, held_against)
 
 
 def _describe(breast: pd.Series, oof: pd.DataFrame) -> Case:
-    is_of_breast = (oof["patient_id"] == breast["patient_id"]) & (oof["laterality"] == breast["laterality"])
-    images = oof[is_of_breast]
-    names = images["view"].fillna("") if "view" in images else pd.Series("", index=images.index)
+    names = name_breast(oof)
+    images = oof[(oof[names] == breast[names]).all(axis=1)]
+    view_names = images["view"].fillna("") if "view" in images else pd.Series("", index=images.index)
     views = [
         CaseView(str(image_id), str(view), float(probability))
-        for image_id, view, probability in zip(images["image_id"], names, images["probability"], strict=True)
+        for image_id, view, probability in zip(
+            images["image_id"], view_names, images["probability"], strict=True
+        )
     ]
     return Case(
         patient_id=str(breast["patient_id"]),
+        exam_id=str(breast.get(EXAM_ID, "")),
         laterality=str(breast["laterality"]),
         fold=int(breast["fold"]),
         cancer=int(breast["cancer"]),

@@ -27,8 +27,8 @@ from pipeline.reporting.shortcut_text import (
     tabulate_shortcuts,
 )
 from pipeline.reporting.standard_tables import (
-    RATES_NOTE,
     describe_flow,
+    describe_rates,
     tabulate_cells,
     tabulate_flow,
     tabulate_rates,
@@ -47,8 +47,8 @@ from pipeline.reporting.tables import (
 from pipeline.reporting.text import (
     INTERVALS,
     ONE_PROBABILITY,
-    RECALL,
     describe_ceilings,
+    describe_recalling,
     describe_separation,
     explain_no_stability,
     explain_undefined,
@@ -124,7 +124,7 @@ def collect_content(run: Run, evaluation: Evaluation, selection: CaseSelection) 
         "ceilings": describe_ceilings(evaluation),
         "names": FIGURE_NAMES,
         "selection": selection,
-        "recall": RECALL,
+        "recall": describe_recalling(evaluation),
         "one_probability": ONE_PROBABILITY,
         "figures": tabulate_figures(evaluation),
         "folds": tabulate_folds(evaluation),
@@ -134,7 +134,7 @@ def collect_content(run: Run, evaluation: Evaluation, selection: CaseSelection) 
         "shortcuts": tabulate_shortcuts(evaluation.audit),
         "two_by_two": tabulate_cells(evaluation.operating_point),
         "rates": tabulate_rates(evaluation.operating_point),
-        "rates_note": RATES_NOTE,
+        "rates_note": describe_rates(evaluation.operating_point),
         "flow": tabulate_flow(evaluation.flow),
         "flow_note": describe_flow(evaluation.flow),
         "audit_note": AUDIT_NOTE,
@@ -165,11 +165,17 @@ def make_curves(evaluation: Evaluation) -> list[Picture]:
     if evaluation.breasts.pooled.metrics.auc is None or threshold is None:
         return []
     return [
-        Picture("ROC", curves.draw_roc(breasts), "Dashed: guessing."),
+        Picture(
+            "ROC",
+            curves.draw_roc(breasts),
+            "Thick: the mean of the folds' curves, each counting by its pairs, so that its area is the AUC. "
+            "Dashed: guessing.",
+        ),
         Picture(
             "Precision and recall",
             curves.draw_precision_recall(breasts),
-            "Dashed: the prevalence, which is the precision of guessing.",
+            "Thick: all folds in one ranking after their logits were brought to one scale, as for average "
+            "precision. Dashed: the prevalence, which is the precision of guessing.",
         ),
         Picture(
             "pF1 against the threshold",

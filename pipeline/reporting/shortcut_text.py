@@ -1,13 +1,19 @@
 """What a report says of the shortcut audit and of differences between slices: a forest plot and sentences."""
 
 from pipeline.evaluation.audit.shortcuts import COUNTING, LARGEST_AUC, ShortcutAudit, TraitAuc
-from pipeline.evaluation.audit.traits import FILE_SIZE, TRANSFER_SYNTAX
+from pipeline.evaluation.audit.traits import (
+    EXAM_ORDER,
+    FILE_SIZE,
+    IMAGE_ORDER,
+    PATIENT_ORDER,
+    TRANSFER_SYNTAX,
+)
 from pipeline.evaluation.estimates import AUC_WEIGHTED, FEW_CANCERS
 from pipeline.evaluation.evaluate_oof import Evaluation
 from pipeline.reporting.formatting import FIGURE_NAMES, format_figure, format_interval
 from pipeline.reporting.tables import Bar, Table, choose_axis, place_on_axis
 
-NOT_IN_PICTURES = {"order of patient ids", "order of image ids", FILE_SIZE, TRANSFER_SYNTAX}
+NOT_IN_PICTURES = {PATIENT_ORDER, EXAM_ORDER, IMAGE_ORDER, FILE_SIZE, TRANSFER_SYNTAX}
 """Traits that no model sees; they tell that cancers and others came by different ways."""
 AUDIT_NOTE = (
     "The AUC that each trait has alone, without a look at a pixel. A prediction is scored by the share of "
@@ -89,12 +95,12 @@ def describe_heterogeneity(evaluation: Evaluation) -> str:
     tested = ", ".join(f"{kind} {p:.3f}" for kind, p in values.items() if p is not None)
     if not tested:
         return (
-            f"{chance}No kind has two values with {FEW_CANCERS} cancers or more and an AUC below 1, so that "
-            "none can be tested for differences."
+            f"{chance}No kind has two values with {FEW_CANCERS} or more women with cancer and an AUC below "
+            "1, so that none can be tested for differences."
         )
     return (
-        f"{chance}The p values of one AUC for all values of a kind that have {FEW_CANCERS} cancers or more, "
-        f"not corrected for their number: {tested}."
+        f"{chance}The p values of one AUC for all values of a kind that have {FEW_CANCERS} or more women "
+        f"with cancer, not corrected for their number: {tested}."
     )
 
 

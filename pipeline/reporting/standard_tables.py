@@ -27,10 +27,6 @@ CELL_NAMES = dict(
         strict=True,
     )
 )
-RATES_NOTE = (
-    "A woman is recalled if one of her breasts is. In screening: at the same sensitivity and specificity "
-    f"per woman, where {1000 * SCREENING_PREVALENCE:.0f} of 1,000 women have cancer."
-)
 
 
 def tabulate_flow(flow: Flow) -> Table:
@@ -65,10 +61,25 @@ def tabulate_cells(point: OperatingPoint) -> Table:
     return Table("Who is recalled at the other folds' threshold", ["", *CELL_NAMES.values()], rows)
 
 
-def tabulate_rates(point: OperatingPoint) -> Table:
-    """Returns what follows from them, per breast and per woman, with intervals or the reason for none.
+def describe_rates(point: OperatingPoint) -> str:
+    """Says who counts as recalled, and what the figures of screening are."""
+    frequency = f"{1000 * SCREENING_PREVALENCE:.0f} of 1,000"
+    if any(table.unit == "exam" for table in point.tables):
+        return (
+            "An exam is recalled if one of its breasts is, and a woman with several exams counts once for "
+            "each, as in the ACR's audit. In screening: at the same sensitivity and specificity per exam, "
+            f"where {frequency} exams have cancer."
+        )
+    return (
+        "A woman is recalled if one of her breasts is. In screening: at the same sensitivity and specificity "
+        f"per woman, where {frequency} women have cancer."
+    )
 
-    What is of women alone is empty for breasts.
+
+def tabulate_rates(point: OperatingPoint) -> Table:
+    """Returns what follows from them, per breast and per exam or woman, and intervals or why there are none.
+
+    What breasts do not have is empty.
     """
     rows = []
     for name, title in RATE_NAMES.items():

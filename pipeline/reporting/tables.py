@@ -187,10 +187,12 @@ def tabulate_stability(evaluation: Evaluation) -> Table:
 
 def tabulate_cases(selection: CaseSelection) -> Table:
     """Returns the chosen breasts, a row per image."""
+    has_exams = any(case.exam_id for group in selection.groups for case in group.cases)
     rows = [
         [
             group.title,
             case.patient_id,
+            *([case.exam_id] if has_exams else []),
             case.laterality,
             str(case.fold),
             f"{case.probability:.3f}",
@@ -203,7 +205,8 @@ def tabulate_cases(selection: CaseSelection) -> Table:
         for case in group.cases
         for view in case.views
     ]
-    columns = ["group", "patient", "side", "fold", "breast's probability", "threshold", "image", "view"]
+    columns = ["group", "patient", *(["exam"] if has_exams else []), "side", "fold", "breast's probability"]
+    columns += ["threshold", "image", "view"]
     return Table("The most confident right and wrong breasts", [*columns, "image's probability"], rows)
 
 
@@ -244,7 +247,7 @@ def _describe_slice(estimate: Estimate) -> list[str]:
     interval = estimate.intervals.get("auc")
     reason = estimate.undefined.get("auc", estimate.no_interval.get("auc", ""))
     counts = _count([estimate.num_breasts, estimate.num_cancers])
-    counts[1] += f" (under {FEW_CANCERS})" if estimate.has_few_cancers else ""
+    counts[1] += f" (under {FEW_CANCERS} women)" if estimate.has_few_cancers else ""
     return [*counts, _show(estimate, "auc"), format_interval(interval), reason]
 
 

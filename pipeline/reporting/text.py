@@ -1,8 +1,10 @@
 """What a report says in words: headlines, warnings, what is undefined."""
 
+import numpy as np
 import pandas as pd
 
 from data_prep.errors import UserError
+from data_prep.rsna.exam_table import EXAM_ID, number_exams
 from pipeline.evaluation.bootstrap import NUM_REPLICATES
 from pipeline.evaluation.estimates import Estimate
 from pipeline.evaluation.evaluate_oof import Evaluation
@@ -22,22 +24,13 @@ MANY_TIES = 0.1
 """From this share of breasts on, a report warns that their probabilities are those of other breasts."""
 INTERVALS = (
     "Intervals are 95 %. Those of AUCs come from Obuchowski's variance, on the logit; those of all other "
-    "figures "
-    f"are the 2.5th to 97.5th percentile of {NUM_REPLICATES:,} bootstrap replicates. Both count a patient "
-    "once, "
-    "however many images she has. They hold the models fixed: trained again, with another seed or on other "
-    "patients, the models would give figures that differ more. The best and the other folds' thresholds "
-    "are held "
-    "fixed too, while that of a sensitivity is found anew in each replicate, as it is in use. A share of 0 "
-    "or 1 "
-    "has the exact interval of so many patients with cancer."
+    f"figures are the 2.5th to 97.5th percentile of {NUM_REPLICATES:,} bootstrap replicates. Both count a "
+    "patient once, however many images she has. They hold the models fixed: trained again, with another seed "
+    "or on other patients, the models would give figures that differ more. The best and the other folds' "
+    "thresholds are held fixed too, while that of a sensitivity is found anew in each replicate, as it is in "
+    "use. A share of 0 or 1 has the exact interval of so many patients with cancer."
 )
 """What intervals are, wherever they stand."""
-RECALL = (
-    "A woman is recalled if she is invited for further examination, and the recall rate is the share of the "
-    "women who are. It is not the recall of a classifier, which is called sensitivity here."
-)
-"""What is meant by the words, as the report says once."""
 ONE_PROBABILITY = (
     "A breast is shown with the probability of one model, that of its own fold, which never saw the patient; "
     "the other folds' models have learned from her label, and their probabilities would be a leak dressed up "
@@ -87,8 +80,8 @@ def describe_recall(evaluation: Evaluation) -> str:
         else ""
     )
     sentence = (
-        f"If at most {rate}\u00a0% of the women were recalled, in each fold those with the highest "
-        f"probabilities, {format_percent(value)} of the cancers would be found{spread}."
+        f"If at most {rate}\u00a0% of the {name_recalled(evaluation)} were recalled, in each fold those with "
+        f"the highest probabilities, {format_percent(value)} of the cancers would be found{spread}."
     )
     ceiling = evaluation.ceilings[rate]
     if ceiling == 1:
@@ -96,19 +89,40 @@ def describe_recall(evaluation: Evaluation) -> str:
     return f"{sentence} No model could find more than {format_percent(ceiling)} that way."
 
 
+def name_recalled(evaluation: Evaluation) -> str:
+    """Returns what recall rates are shares of: exams, or women where no ids tell a woman's exams apart."""
+    return "exams" if EXAM_ID in evaluation.oof else "women"
+
+
+def describe_recalling(evaluation: Evaluation) -> str:
+    """Says what is meant by the words, as the report does once."""
+    unlike = "It is not the recall of a classifier, which is called sensitivity here."
+    if EXAM_ID in evaluation.oof:
+        return (
+            "An exam is recalled if the woman is invited for further examination after it, and the recall "
+            f"rate is the share of the exams that are. {unlike}"
+        )
+    return (
+        "A woman is recalled if she is invited for further examination, and the recall rate is the share of "
+        f"the women who are. {unlike}"
+    )
+
+
 def describe_ceilings(evaluation: Evaluation) -> str:
     """Says what recalling few women can find at most; empty where it can find all cancers."""
     ceilings = evaluation.ceilings
     if not ceilings or min(ceilings.values()) == 1:
         return ""
-    num_women = evaluation.breasts.table["patient_id"].nunique()
-    recalled = ", ".join(f"{count_recalls(num_women, rate / 100):,.0f}" for rate in ceilings)
+    number = len(np.unique(number_exams(evaluation.breasts.table)))
+    recalled = ", ".join(f"{count_recalls(number, rate / 100):,.0f}" for rate in ceilings)
+    named = name_recalled(evaluation)
+    pronoun = "whom" if named == "women" else "which"
     rates = ", ".join(f"{rate}\u00a0%" for rate in ceilings)
     most = ", ".join(map(format_percent, ceilings.values()))
     return (
-        f"{rates} of these {num_women:,} women are {recalled}, of whom each fold recalls its part. Where a "
-        "fold has more women with cancer than that, some are missed: no model can find more than "
-        f"{most} of the cancers."
+        f"{rates} of these {number:,} {named} are {recalled}, of {pronoun} each fold recalls its part. Where "
+        f"a fold has more {named} with cancer than that, some are missed: no model can find more than {most} "
+        "of the cancers."
     )
 
 

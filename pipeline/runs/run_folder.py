@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from data_prep.errors import UserError
+from data_prep.rsna.exam_table import EXAM_ID
 from data_prep.storage.files import read_own, real_folder
 
 FOLDS_COLUMNS = ["patient_id", "fold", "num_images", "num_cancers"]
@@ -15,12 +16,13 @@ GROUP = "group"
 """The last column of `folds.csv`, where patients share a picture: the first id of those kept together."""
 OOF_COLUMNS = ["fold", "image_id", "patient_id", "laterality", "cancer", "probability"]
 OOF_EXAM_COLUMNS = ["view", "site_id", "machine_id", "age", "density", "implant"]
-"""What `oof.csv` has besides, where the exam table has it: the slices of an evaluation."""
+"""What `oof.csv` has besides, where the exam table has it: the slices of an evaluation. Before them stands
+`exam_id`, where exams are told apart."""
 Kind = Literal["cross_validation", "classification"]
 START_TABLES: dict[Kind, str] = {"cross_validation": "folds.csv", "classification": "images.csv"}
 """What a run of each kind was started with; a run has one of these tables."""
 EvaluationTable = Literal["fold_table", "slices", "calibration", "threshold_stability", "shortcut_audit"]
-ID_TYPES = {"patient_id": "str", "image_id": "str", GROUP: "str"}
+ID_TYPES = {"patient_id": "str", EXAM_ID: "str", "image_id": "str", GROUP: "str"}
 OOF_TYPES = ID_TYPES | {name: "str" for name in OOF_EXAM_COLUMNS if name != "age"}
 
 
@@ -250,7 +252,7 @@ def describe_groups(folds: pd.DataFrame) -> str | None:
 
 def select_oof(table: pd.DataFrame) -> pd.DataFrame:
     """Returns the columns of `oof.csv`: all that it must have, and those of the exam table that are there."""
-    return table[[*OOF_COLUMNS, *(name for name in OOF_EXAM_COLUMNS if name in table)]]
+    return table[[*OOF_COLUMNS, *(name for name in (EXAM_ID, *OOF_EXAM_COLUMNS) if name in table)]]
 
 
 def read_oof(path: Path) -> pd.DataFrame:

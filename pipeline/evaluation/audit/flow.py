@@ -1,4 +1,4 @@
-"""The flow of cases, from the images of the cache to what was predicted, and what is not recorded of it.
+"""The flow of cases, from the rows of the table to what was predicted, and what is not recorded of it.
 
 STARD and TRIPOD+AI ask for it: a cancer whose files all failed is in no figure.
 """
@@ -9,12 +9,12 @@ import pandas as pd
 
 from data_prep.cache.folder import Cache
 from data_prep.errors import UserError
-from data_prep.rsna.exam_table import BREAST
+from data_prep.rsna.exam_table import name_breast
 from pipeline.runs.run_folder import OOF_EXAM_COLUMNS
 
+IN_TABLE, NO_FILE = "in the table", "left out: no file"
 IN_CACHE, PREDICTED, NOT_IN_RUN, LOST = "in the cache", "predicted", "not in this run", "lost"
 OTHER_IMAGES = "the cache holds other images now"
-IMAGE = [*BREAST, "image_id"]
 FLOW_COLUMNS = ["step", "num_images", "num_breasts", "num_cancers"]
 
 
@@ -24,9 +24,10 @@ class Flow:
 
     Attributes:
         steps: a row per step: `step`, images, breasts and breasts with cancer. The first is what the cache's
-            table holds: images that failed by reason (with the breasts that they are of), what was predicted,
-            and what the run never had, as in a cache that has grown since. The last are the breasts all of
-            whose images failed. Without a cache, only what was predicted.
+            table holds, before it, where `--present-only` has left out rows, these and all rows. Then images
+            that failed by reason (with the breasts that they are of), what was predicted, and what the run
+            never had, as in a cache that has grown since. The last are the breasts of which no image could be
+            used. Without a cache, only what was predicted.
         missing: by column of the exam table, the share of images of which it is not recorded.
         unknown: why nothing is known of the cache; empty where it is.
     """
@@ -54,23 +55,28 @@ def describe_flow(oof: pd.DataFrame, cache: Cache | None, *, unknown: str = "") 
         UserError: if a table of the cache is damaged, or a predicted image is not in it.
     """
     missing = {name: float(oof[name].isna().mean()) for name in OOF_EXAM_COLUMNS if name in oof}
-    predicted = _count(PREDICTED, oof)
     if cache is None:
+        predicted = _count(PREDICTED, oof, name_breast(oof))
         return Flow(pd.DataFrame([predicted], columns=FLOW_COLUMNS), missing, unknown)
     exams, failures = cache.read_exams(prepared_only=False), cache.read_failures()
     if "cancer" not in exams:
         raise UserError(f"{cache.folder} is a cache of the test split and has no labels")
-    is_predicted = _find(exams, oof, IMAGE)
+    absent = cache.read_left_out(exams)
+    every = pd.concat([exams, absent]) if len(absent) else exams
+    breast = name_breast(every, oof)
+    is_predicted = _find(exams, oof, [*breast, "image_id"])
     if is_predicted.sum() < len(oof):
         raise UserError(OTHER_IMAGES)
     has_failed = exams["image_id"].isin(failures["image_id"])
     failed = exams[~is_predicted].merge(failures[["image_id", "reason"]], on="image_id")
-    rows = [_count(IN_CACHE, exams)]
-    rows += [_count(f"failed: {reason}", part) for reason, part in failed.groupby("reason")]
-    rows.append(predicted)
     others = exams[~is_predicted & ~has_failed]
-    lost = exams[~_find(exams, pd.concat([oof, others]), BREAST)]
-    rows += [_count(step, part) for step, part in ((NOT_IN_RUN, others), (LOST, lost)) if len(part)]
+    parts = [(IN_TABLE, every), (NO_FILE, absent)] if len(absent) else []
+    parts += [(IN_CACHE, exams)]
+    parts += [(f"failed: {reason}", part) for reason, part in failed.groupby("reason")]
+    parts.append((PREDICTED, oof))
+    lost = every[~_find(every, pd.concat([oof, others]), breast)]
+    parts += [(step, part) for step, part in ((NOT_IN_RUN, others), (LOST, lost)) if len(part)]
+    rows = [_count(step, part, breast) for step, part in parts]
     return Flow(pd.DataFrame(rows, columns=FLOW_COLUMNS), missing)
 
 
@@ -80,6 +86,6 @@ def _find(images: pd.DataFrame, among: pd.DataFrame, columns: list[str]) -> pd.S
     return pd.Series(pd.MultiIndex.from_frame(images[columns]).isin(known), images.index)
 
 
-def _count(step: str, images: pd.DataFrame) -> tuple[str, int, int, int]:
-    breasts = images.drop_duplicates(BREAST)
+def _count(step: str, images: pd.DataFrame, breast: list[str]) -> tuple[str, int, int, int]:
+    breasts = images.drop_duplicates(breast)
     return step, len(images), len(breasts), int((breasts["cancer"] == 1).sum())

@@ -10,7 +10,7 @@ import pandas as pd
 
 from data_prep.cache.folder import Cache
 from data_prep.errors import UserError
-from data_prep.rsna.exam_table import BREAST, id_sort_key
+from data_prep.rsna.exam_table import EXAM_ID, id_sort_key, name_breast
 from pipeline.evaluation.slices import NOT_RECORDED
 from pipeline.runs.records import read_environment
 from pipeline.runs.run_folder import Run
@@ -27,6 +27,7 @@ CROP_SIZE, CROP_ASPECT, PATCHES = "crop size", "crop aspect", "non-empty patches
 FILE_SIZE, TRANSFER_SYNTAX = "file size", "transfer syntax"
 OF_CACHE = [CROP_SIZE, CROP_ASPECT, PATCHES, FILE_SIZE, TRANSFER_SYNTAX]
 """Traits that only the cache's manifest knows."""
+PATIENT_ORDER, EXAM_ORDER = "order of patient ids", "order of exam ids"
 IMAGE_ORDER = "order of image ids"
 OF_IMAGES = {"view", IMAGE_ORDER, *OF_CACHE}
 """Traits of single images; a mean over a breast's images would tell how many there are."""
@@ -76,13 +77,12 @@ def describe_image_traits(oof: pd.DataFrame, files: pd.DataFrame | None) -> pd.D
         oof: one row per image.
         files: as `read_file_traits` gives them; None where there is no cache.
     """
-    breast = oof.groupby(BREAST)
-    traits = pd.DataFrame({NUM_IMAGES: breast["image_id"].transform("size").astype(float)}, index=oof.index)
+    keys = [oof[name] for name in name_breast(oof)]
+    traits = pd.DataFrame(
+        {NUM_IMAGES: oof.groupby(keys)["image_id"].transform("size").astype(float)}, index=oof.index
+    )
     if "view" in oof:
-        has = {
-            view: oof["view"].eq(view).groupby([oof[name] for name in BREAST]).transform("any")
-            for view in ("CC", "MLO")
-        }
+        has = {view: oof["view"].eq(view).groupby(keys).transform("any") for view in ("CC", "MLO")}
         traits[BOTH_VIEWS] = np.where(has["CC"] & has["MLO"], "yes", "no")
     traits["laterality"] = oof["laterality"]
     for trait, column in TEXT_COLUMNS.items():
@@ -90,7 +90,9 @@ def describe_image_traits(oof: pd.DataFrame, files: pd.DataFrame | None) -> pd.D
             traits[trait] = oof[column].astype("str").where(oof[column].notna(), NOT_RECORDED)
     if "age" in oof:
         traits[AGE] = pd.to_numeric(oof["age"])
-    traits["order of patient ids"] = _rank(oof["patient_id"])
+    traits[PATIENT_ORDER] = _rank(oof["patient_id"])
+    if EXAM_ID in oof:
+        traits[EXAM_ORDER] = _rank(oof[EXAM_ID])
     traits[IMAGE_ORDER] = _rank(oof["image_id"])
     if files is not None:
         known = oof[["image_id"]].merge(files, on="image_id", how="left").set_index(oof.index)
@@ -105,18 +107,19 @@ def describe_image_traits(oof: pd.DataFrame, files: pd.DataFrame | None) -> pd.D
 
 def describe_breast_traits(oof: pd.DataFrame, traits: pd.DataFrame, breasts: pd.DataFrame) -> pd.DataFrame:
     """Returns the traits that breasts have, in the order of their table; different texts side by side."""
-    keys = [oof[name] for name in BREAST]
-    order = pd.MultiIndex.from_frame(breasts[BREAST])
+    breast = name_breast(oof)
+    keys = [oof[name] for name in breast]
+    order = pd.MultiIndex.from_frame(breasts[breast])
     described = {}
     for trait in [str(name) for name in traits if name not in OF_IMAGES]:
         if pd.api.types.is_numeric_dtype(traits[trait]):
             of_breast = traits[trait].groupby(keys).mean()
         else:
-            distinct = oof[BREAST].assign(text=traits[trait]).drop_duplicates()
-            differ = distinct.duplicated(BREAST, keep=False)
-            of_breast = distinct[~differ].set_index(BREAST)["text"]
+            distinct = oof[breast].assign(text=traits[trait]).drop_duplicates()
+            differ = distinct.duplicated(breast, keep=False)
+            of_breast = distinct[~differ].set_index(breast)["text"]
             if differ.any():
-                several = distinct[differ].sort_values("text").groupby(BREAST)["text"]
+                several = distinct[differ].sort_values("text").groupby(breast)["text"]
                 of_breast = pd.concat([of_breast, several.agg("+".join)])
         described[trait] = of_breast.reindex(order).to_numpy()
     return pd.DataFrame(described, index=breasts.index)

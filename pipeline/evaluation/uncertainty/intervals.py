@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import beta
 
+from data_prep.rsna.exam_table import number_exams
 from pipeline.evaluation.bootstrap import Interval, find_interval
 from pipeline.evaluation.metrics import RECALL_RATES, SPECIFICITIES, Metrics, largest_sensitivity
 from pipeline.evaluation.patient_stats import Floats, Integers
@@ -44,6 +45,7 @@ def find_intervals(
     """
     defined = {name: value for name, value in metrics.figures.items() if value is not None}
     defined |= {name: estimate.auc for name, estimate in aucs.items() if estimate.auc is not None}
+    exams = number_exams(table)
     num_cancer_patients = len(np.unique(patients[table["cancer"].to_numpy() == 1]))
     intervals, reasons = {}, {}
     for name, value in defined.items():
@@ -55,7 +57,7 @@ def find_intervals(
             found = find_interval(replicates[name])
             reason = NO_REPLICATE if found is None else _explain_width(int(table["cancer"].sum()))
         if name in CAPPED:
-            ceiling = largest_sensitivity(table["cancer"], patients, table["fold"], CAPPED[name])
+            ceiling = largest_sensitivity(table["cancer"], exams, table["fold"], CAPPED[name])
             found = _cap(_widen_share(found, value, num_cancer_patients), ceiling)
             reason = reason if ceiling else NO_CHANCE
         elif name in SHARES:

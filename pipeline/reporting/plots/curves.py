@@ -1,17 +1,18 @@
 """Curves of predictions and of training, by fold."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline.evaluation.metrics import OperatingPoints, all_ones_pf1, find_operating_points
+from pipeline.evaluation.patient_stats import Floats, standardize_folds
 from pipeline.reporting.plots.svg import (
     GUIDE_LINE,
     INK,
     MARKER,
-    POOLED_LINE,
+    THICK_LINE,
     fold_line,
     new_axes,
     set_probability_ticks,
@@ -21,29 +22,48 @@ from pipeline.reporting.plots.svg import (
 
 
 def draw_roc(breasts: pd.DataFrame) -> str:
-    """Draws the ROC curve of each fold and of all breasts.
+    """Draws the ROC curve of each fold and their mean, of which the area is the AUC within folds.
 
     Args:
-        breasts: one row per breast: fold, cancer, probability; with at least one of each class.
+        breasts: one row per breast: fold, cancer, probability; some fold has both classes.
     """
     with new_axes("1 - specificity", "sensitivity") as axes:
         axes.plot([0, 1], [0, 1], **GUIDE_LINE)
-        for points, line in _lines(breasts):
-            false_positive_rate = np.append(0.0, points.false_positives) / points.false_positives[-1]
-            axes.plot(false_positive_rate, np.append(0.0, points.true_positives) / points.num_cancers, **line)
-        return to_svg(axes.figure, "roc", "ROC curve, thin for each fold, thick for all together")
+        of_folds = list(_fold_lines(breasts))
+        for points, line in of_folds:
+            axes.plot(*_to_roc(points), **line)
+        axes.plot(*average_roc([points for points, _ in of_folds]), **THICK_LINE, label="mean of folds")
+        return to_svg(axes.figure, "roc", "ROC curve, thin for each fold, thick for the mean of the folds")
+
+
+def average_roc(of_folds: Sequence[OperatingPoints]) -> tuple[Floats, Floats]:
+    """Returns false positive rates and mean sensitivities, each fold counting by its pairs."""
+    curves = [_to_roc(points) for points in of_folds]
+    pairs = np.array([points.num_cancers * points.false_positives[-1] for points in of_folds])
+    rates = np.unique(np.concatenate([rates for rates, _ in curves]))
+    lowest = [-np.interp(-rates, -x[::-1], -y[::-1]) for x, y in curves]  # where a curve rises straight up
+    highest = [np.interp(rates, x, y) for x, y in curves]
+    ends = (np.average(each, axis=0, weights=pairs) for each in (lowest, highest))
+    return np.repeat(rates, 2), np.column_stack([*ends]).ravel()
 
 
 def draw_precision_recall(breasts: pd.DataFrame) -> str:
-    """Draws the precision-recall curve of each fold and of all breasts, as steps like average precision."""
+    """Draws the precision-recall curve of each fold and of all breasts, as steps like average precision.
+
+    All are ranked as in that figure, after the folds' logits were brought to one scale.
+    """
+    folds = breasts["fold"].to_numpy()
+    arrays = breasts["cancer"].to_numpy(np.float64), breasts["probability"].to_numpy(np.float64)
+    scores = standardize_folds(*arrays, folds) if len(np.unique(folds)) > 1 else arrays[1]
+    together = find_operating_points(breasts["cancer"], scores)
     with new_axes("recall (sensitivity)", "precision") as axes:
         axes.axhline(breasts["cancer"].mean(), **GUIDE_LINE)
-        for points, line in _lines(breasts):
+        for points, line in [*_fold_lines(breasts), (together, {**THICK_LINE, "label": "all folds"})]:
             recall = points.true_positives / points.num_cancers
             precision = points.true_positives / (points.true_positives + points.false_positives)
             axes.step(np.append(0.0, recall), np.append(precision[0], precision), where="pre", **line)
         axes.set_ylim(0, 1.03)
-        return to_svg(axes.figure, "pr", "Precision-recall curve, thin for each fold, thick for all together")
+        return to_svg(axes.figure, "pr", "Precision-recall curve, thin for each fold, thick for all")
 
 
 def draw_f1_by_threshold(breasts: pd.DataFrame, threshold: float) -> str:
@@ -51,7 +71,8 @@ def draw_f1_by_threshold(breasts: pd.DataFrame, threshold: float) -> str:
     with new_axes("threshold on the probability", "pF1 after thresholding") as axes:
         axes.axhline(all_ones_pf1(breasts["cancer"].mean()), **GUIDE_LINE)
         axes.axvline(float(to_scale(threshold)), **GUIDE_LINE)
-        for points, line in _lines(breasts):
+        pooled = find_operating_points(breasts["cancer"], breasts["probability"])
+        for points, line in [*_fold_lines(breasts), (pooled, {**THICK_LINE, "label": "pooled"})]:
             axes.step(to_scale(points.thresholds[::-1]), points.f1[::-1], where="pre", **line)
         set_probability_ticks(axes, breasts["probability"].min(), breasts["probability"].max())
         axes.set_ylim(bottom=0)
@@ -88,9 +109,14 @@ def draw_validation_auc(histories: Mapping[int, pd.DataFrame]) -> str:
         return to_svg(axes.figure, "val-auc", "Validation AUC over the epochs, by fold")
 
 
-def _lines(breasts: pd.DataFrame) -> Iterator[tuple[OperatingPoints, dict[str, Any]]]:
-    """Yields points and line style of each fold that has both classes, and last of all breasts."""
+def _to_roc(points: OperatingPoints) -> tuple[Floats, Floats]:
+    """Returns false positive rates and sensitivities from 0 to 1."""
+    rates = np.append(0.0, points.false_positives) / points.false_positives[-1]
+    return rates, np.append(0.0, points.true_positives) / points.num_cancers
+
+
+def _fold_lines(breasts: pd.DataFrame) -> Iterator[tuple[OperatingPoints, dict[str, Any]]]:
+    """Yields points and line style of each fold that has both classes."""
     for fold, part in breasts.groupby("fold"):
         if part["cancer"].nunique() == 2:
             yield find_operating_points(part["cancer"], part["probability"]), fold_line(int(str(fold)))
-    yield find_operating_points(breasts["cancer"], breasts["probability"]), POOLED_LINE

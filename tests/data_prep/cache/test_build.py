@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data_prep.cache.build import prepare_dataset
 from data_prep.cache.folder import Cache, CacheSettings
 from data_prep.cache.images import read_image
 from data_prep.cache.tables import FAILURE_COLUMNS, MANIFEST_COLUMNS, TIMING_COLUMNS
@@ -17,11 +18,12 @@ from data_prep.imageio import codecs
 from data_prep.imageio.frame import Box
 from data_prep.preprocessing.settings import CodecSettings, PrepareSettings
 from data_prep.preprocessing.stream import stream_images
-from data_prep.rsna.exam_table import read_exams, require_images
+from data_prep.rsna.exam_table import read_exams, require_images, select_patients
 from tests.data_prep.data_folder import (
     SETTINGS,
     copy_data,
     find_image,
+    make_data,
     prepare_folder,
     snapshot,
     spoil,
@@ -287,3 +289,21 @@ def test_importing_data_prep_imports_no_deep_learning() -> None:
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+def test_rows_whose_file_is_absent_stay_known_until_it_comes(tmp_path: Path) -> None:
+    """Of two patients that were drawn; the others were not asked for and are not counted."""
+    data, cache = make_data(tmp_path / "data", 8), Cache(tmp_path / "cache")
+    every = read_exams(data, "train")
+    drawn = select_patients(every, 2, seed=0)
+    lost = find_image(data, drawn["image_id"].iloc[0])
+    lost.rename(tmp_path / lost.name)
+    options = {"workers": 0, "num_patients": 2, "present_only": True}
+    assert prepare_dataset(data, cache, SETTINGS, **options).num_absent == 1
+    assert cache.read_exams()["image_id"].tolist() == drawn["image_id"].tolist()[1:]
+    left_out = cache.read_left_out(cache.read_exams())
+    pd.testing.assert_frame_equal(left_out, drawn.iloc[:1])
+    pd.testing.assert_frame_equal(cache.read_all_exams(), drawn)
+    (tmp_path / lost.name).rename(lost)
+    assert prepare_dataset(data, cache, SETTINGS, **options).num_absent == 0
+    assert not cache.left_out_path.exists()

@@ -13,6 +13,8 @@ from data_prep.rsna.exam_table import (
     EXAM_COLUMNS,
     id_sort_key,
     locate_images,
+    name_breast,
+    number_exams,
     read_exam_table,
     read_exams,
     read_prediction_ids,
@@ -456,3 +458,53 @@ def test_the_real_test_table_is_read(real_data: Path) -> None:
 def test_all_real_images_are_found(real_data: Path) -> None:
     exams = read_exams(real_data / "rsna_png256", "train")
     assert require_images(exams, real_data / "rsna_png256", "train").num_absent == 0
+
+
+# Exams of one patient
+
+
+ROUNDS = ["7,1,70,L,0", "7,1,71,R,0", "7,2,72,L,1", "12,1,9,L,0"]
+ROUNDS_HEADER = "patient_id,exam_id,image_id,laterality,cancer"
+
+
+def test_rounds_of_a_woman_are_breasts_of_their_own(tmp_path: Path) -> None:
+    exams = read(tmp_path, *ROUNDS, header=ROUNDS_HEADER)
+    assert list(exams) == ["patient_id", "exam_id", "image_id", "laterality", "prediction_id", "cancer"]
+    assert exams["prediction_id"].tolist() == ["7_1_L", "7_1_R", "7_2_L", "12_1_L"]
+    assert name_breast(exams) == ["patient_id", "exam_id", "laterality"]
+    assert name_breast(exams, exams.drop(columns="exam_id")) == ["patient_id", "laterality"]
+    assert number_exams(exams)[0] == number_exams(exams)[1]
+    assert len(set(number_exams(exams))) == 3
+    assert len(set(number_exams(exams.drop(columns="exam_id")))) == 2
+    write_exam_table(tmp_path / "copy.csv", exams)
+    pd.testing.assert_frame_equal(read_exam_table(tmp_path / "copy.csv"), exams)
+
+
+def test_within_an_exam_a_breast_has_one_label_and_one_prediction_id(tmp_path: Path) -> None:
+    message = refusal(tmp_path, *ROUNDS, "7,2,73,L,0", header=ROUNDS_HEADER)
+    assert (
+        "row 6: cancer 0 but 1 in an earlier row of the same patient_id and exam_id and laterality" in message
+    )
+    header = f"{ROUNDS_HEADER},prediction_id"
+    message = refusal(tmp_path, "7,1,70,L,0,a", "7,2,71,L,0,a", header=header)
+    assert "exam_id 2 but 1 in an earlier row of the same prediction_id" in message
+    exams = read(tmp_path, "7,1,70,L,0,a", "7,2,71,L,0,b", header=header)
+    assert exams["prediction_id"].tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize("cell", ["", "na", "1.2.840", "../1", "1E5"])
+def test_every_image_has_an_exam_that_can_be_read(tmp_path: Path, cell: str) -> None:
+    assert "exam_id" in refusal(tmp_path, f"7,{cell},70,L,0", "8,10,71,L,0", header=ROUNDS_HEADER)
+
+
+def test_ids_that_join_to_the_same_are_told_apart_or_refused(tmp_path: Path) -> None:
+    """a_b and c, a and b_c."""
+    message = refusal(tmp_path, "a_b,c,70,L,0", "a,b_c,71,L,0", header=ROUNDS_HEADER)
+    assert "patient_id a but a_b in an earlier row of the same prediction_id" in message
+
+
+def test_the_longest_ids_survive_a_cache(tmp_path: Path) -> None:
+    row = f"{'p' * 64},{'e' * 64},70,L,0"
+    exams = read(tmp_path, row, header=ROUNDS_HEADER)
+    write_exam_table(tmp_path / "copy.csv", exams)
+    pd.testing.assert_frame_equal(read_exam_table(tmp_path / "copy.csv"), exams)

@@ -16,6 +16,8 @@ from pipeline.evaluation.estimates import AUC_WEIGHTED
 from pipeline.evaluation.metrics import LOWER_IS_BETTER, measure
 from tests.pipeline.synthetic_run import make_oof
 
+FEW = "fewer than 20 women with cancer"
+
 
 def blur(oof, amount, seed=9):
     """The same predictions with noise on the logit."""
@@ -98,7 +100,7 @@ def test_an_undefined_figure_has_no_difference():
     differences = compare({"a": oof, "b": blur(oof, 1)}, num_replicates=5)
     found = by_figure(differences)
     assert (found["auc"].difference, found["auc"].verdict) == (None, "undefined")
-    assert (found["brier"].verdict, found["brier"].reason) == ("unclear", "fewer than 20 cancers")
+    assert (found["brier"].verdict, found["brier"].reason) == ("unclear", FEW)
     table = tabulate_differences(differences).set_index("figure")
     assert table.reset_index()[COMPARISON_COLUMNS].shape == (len(COMPARED), len(COMPARISON_COLUMNS))
     assert table.loc["auc", ["value", "difference", "low", "high"]].isna().all()
@@ -141,10 +143,12 @@ def test_holms_correction_of_an_example_by_hand():
     assert correct_by_holm([]) == []
 
 
-@pytest.mark.parametrize(("num_cancers", "is_judged"), [(1, False), (19, False), (20, True)])
-def test_below_20_cancers_nothing_is_better(num_cancers, is_judged):
-    """The good run puts every cancer above everything."""
-    bad = make_oof(num_patients=150, num_cancers=num_cancers, skill=0.0)
+@pytest.mark.parametrize(("num_women", "is_judged"), [(1, False), (19, False), (20, True)])
+def test_below_20_women_with_cancer_nothing_is_better(num_women, is_judged):
+    """The good run puts every cancer above everything; three of the women have two."""
+    bad = make_oof(num_patients=150, num_cancers=0)
+    numbers = bad["patient_id"].astype(int)
+    bad["cancer"] = ((numbers < num_women) & ((bad["laterality"] == "L") | (numbers < 3))).astype(int)
     good = bad.assign(probability=np.where(bad["cancer"] == 1, 0.99, bad["probability"] / 2))
     found = by_figure(compare({"bad": bad, "good": good}, num_replicates=200))
     verdicts = {each.verdict for each in found.values()}
@@ -152,7 +156,7 @@ def test_below_20_cancers_nothing_is_better(num_cancers, is_judged):
         assert found["auc"].verdict == "better"
     else:
         assert verdicts <= {"unclear", "undefined"}
-        assert found["auc"].reason == found["brier"].reason == "fewer than 20 cancers"
+        assert found["auc"].reason == found["brier"].reason == FEW
 
 
 def test_a_figure_that_many_replicates_lack_is_unclear():
@@ -183,6 +187,25 @@ def test_secondary_figures_are_held_to_a_higher_standard():
     assert any(p > 2 * each.p for p, each in zip(corrected, found[1:], strict=True) if each.p)
     table = tabulate_differences(found)
     assert table["role"].tolist() == ["primary", *["secondary"] * (len(COMPARED) - 1)]
+
+
+def test_the_primary_figure_is_corrected_for_the_number_of_runs():
+    """Three runs are compared with the first: by Holm's correction, and all their other figures together."""
+    first = make_oof(num_patients=200, num_cancers=60)
+    runs = {"a": first} | {
+        name: blur(first, amount) for name, amount in {"b": 0.9, "c": 1.2, "d": 0.5}.items()
+    }
+    found = compare(runs, num_replicates=100)
+    primary = [each for each in found if each.is_primary]
+    assert [each.run for each in primary] == ["b", "c", "d"]
+    assert [each.p_holm for each in primary] == correct_by_holm([each.p for each in primary])
+    assert min(each.p_holm for each in primary) == pytest.approx(3 * min(each.p for each in primary))
+    secondary = [each for each in found if not each.is_primary]
+    expected = correct_by_holm([1.0 if each.p is None else each.p for each in secondary])
+    for each, p in zip(secondary, expected, strict=True):
+        assert each.p_holm == (None if each.p is None else p)
+    alone = compare({name: runs[name] for name in "ab"}, num_replicates=100)
+    assert alone[0].p_holm == alone[0].p == primary[0].p
 
 
 def test_where_counting_tells_the_label_images_decide():

@@ -7,7 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.evaluation.aggregate import to_breasts
-from pipeline.evaluation.estimates import FEW_CANCERS, estimate_all, measure_levels, transfer_thresholds
+from pipeline.evaluation.estimates import (
+    FEW_CANCERS,
+    estimate_all,
+    measure_levels,
+    transfer_thresholds,
+    weigh_images,
+)
 from pipeline.evaluation.metrics import NO_TRANSFER, measure
 from tests.pipeline.synthetic_run import make_oof
 from tests.pipeline.synthetic_tables import make_breasts, shuffle
@@ -94,3 +100,25 @@ def test_an_image_level_table_counts_breasts_and_images():
     oof = make_oof(num_patients=10, num_cancers=3).assign(threshold=np.nan)
     found = estimate_all({"all": pd.DataFrame(oof)}, num_replicates=5)["all"]
     assert (found.num_patients, found.num_breasts, found.num_images, found.num_cancers) == (10, 20, 40, 6)
+
+
+def test_breasts_with_more_images_weigh_no_more():
+    """Each breast's images add up to one; the weighted AUC is that of one image drawn from each breast."""
+    oof = make_oof(num_patients=30, num_cancers=12).drop(index=[0, 5, 9]).reset_index(drop=True)
+    oof = pd.concat([oof, oof.iloc[::3].assign(image_id=lambda part: "7" + part["image_id"])])
+    oof = oof.reset_index(drop=True)
+    weights = weigh_images(oof)
+    sums = weights.groupby([oof["patient_id"], oof["laterality"]]).sum()
+    assert sums.to_numpy() == pytest.approx(1)
+    assert len(set(weights)) > 1
+    parts = {label: oof[oof["cancer"] == label] for label in (0, 1)}
+    pairs = won = 0.0
+    for cancer, of_cancer in parts[1].iterrows():
+        for other, of_other in parts[0].iterrows():
+            if of_cancer["fold"] == of_other["fold"]:
+                weight = weights[cancer] * weights[other]
+                difference = of_cancer["probability"] - of_other["probability"]
+                won, pairs = won + weight * (np.sign(difference) + 1) / 2, pairs + weight
+    found = estimate_all({"all": oof.assign(threshold=np.nan)}, num_replicates=3)["all"]
+    assert found.auc_weighted.auc == pytest.approx(won / pairs)
+    assert found.auc_weighted.auc != pytest.approx(found.metrics.auc, abs=1e-3)

@@ -361,7 +361,7 @@ def test_what_five_small_folds_may_recall_together_is_not_rounded_away():
 )
 def test_recalls_are_shared_out_by_the_largest_remainder(women, rate):
     """One at a time and in fractions, in each of three weightings."""
-    found = formulas.share_out_recalls(np.array(women, float), rate)
+    found = formulas.share_out(np.array(women, float), rate)
     for column, own in zip(found.T, np.array(women).T.tolist(), strict=True):
         shares = [Fraction(round(100 * rate), 100) * count for count in own]
         expected = [int(share) for share in shares]

@@ -1,5 +1,6 @@
 """Submissions: exactly the required ids, once each, as probabilities; every kind of damage is told."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.errors import UserError
-from data_prep.storage.atomic import require_replaceable
+from data_prep.storage.atomic import require_replaceable, write_csv
+from pipeline.evaluation.aggregate import Views
+from pipeline.inference.predict_test_set import predict_folder
 from pipeline.inference.run_metrics import read_threshold
 from pipeline.inference.submission import (
     SUBMISSION_COLUMNS,
     check_submission,
     make_submission,
+    predict_submission,
     write_submission,
 )
 from pipeline.runs.run_folder import Run
+from tests.pipeline.tiny import make_exams, quiet, write_test_data
 
 IDS = ["7_R", "7_L", "12_L"]
 
@@ -258,3 +263,42 @@ def test_an_absent_submission_and_an_absent_test_table_are_user_errors(folder: P
         check_submission(folder / "other.csv", folder)
     with pytest.raises(UserError, match=r"has no test\.csv"):
         check_submission(folder / "other.csv", tmp_path / "empty")
+
+
+@pytest.mark.parametrize(("views", "tells"), [("max", True), ("max", False), ("mean", True)])
+def test_the_highest_of_the_views_is_warned_of_where_counting_tells_the_label(
+    finished: Run, tmp_path: Path, views: Views, tells: bool
+) -> None:
+    data = write_test_data(tmp_path / "data", make_exams(2, split="test"))
+    finished.metrics.write_text(json.dumps({"shortcut_audit": {"counting_tells_the_label": tells}}))
+    made = predict_submission(
+        finished, data, tmp_path / "a.csv", workers=0, reporter=quiet(), views=views, probabilities=True
+    )
+    warnings = [problem for problem in made.problems if "--views mean" in problem]
+    assert len(warnings) == (views == "max" and tells)
+    for warning in warnings:
+        assert "the highest of a breast's images grows with their number" in warning
+
+
+def test_each_exam_of_a_woman_has_a_row(unbroken: Run, tmp_path: Path) -> None:
+    """Of breast 1_L one image is of an earlier exam; both get what their own image has."""
+    exams = make_exams(2, split="test").drop(columns="prediction_id")
+    exams["exam_id"] = ["2020", "2022", "2022", "2022", *["2021"] * 4]
+    data = write_test_data(tmp_path / "data", exams)
+    made = predict_submission(
+        unbroken, data, tmp_path / "a.csv", workers=0, reporter=quiet(), probabilities=True
+    )
+    ids = ["1_2020_L", "1_2022_L", "1_2022_R", "2_2021_L", "2_2021_R"]
+    assert made.table["prediction_id"].tolist() == ids
+    assert made.problems == []
+    predictions = predict_folder(unbroken, data, workers=0, reporter=quiet())
+    alone = predictions.images.set_index("image_id")["probability"]
+    assert made.table["cancer"].tolist()[:2] == alone[["100", "101"]].tolist()
+    own = dict(zip(ids, "abcde", strict=True))
+    exams["prediction_id"] = exams["patient_id"] + "_" + exams["exam_id"] + "_" + exams["laterality"]
+    write_csv(data / "test.csv", exams.assign(prediction_id=exams["prediction_id"].map(own)))
+    again = predict_submission(
+        unbroken, data, tmp_path / "b.csv", workers=0, reporter=quiet(), probabilities=True
+    )
+    assert again.table["prediction_id"].tolist() == list("abcde")
+    assert again.table["cancer"].tolist() == made.table["cancer"].tolist()

@@ -148,7 +148,9 @@ def test_ten_drawings_with_alternative_texts_and_a_line_per_fold(tmp_path):
         assert INK not in drawing
     by_fold = [drawing for drawing in drawings if ">fold 0</text>" in drawing]
     assert all(drawing.count(f">fold {fold}</text>") == 1 for drawing in by_fold for fold in range(3))
-    assert [drawing.count(">pooled</text>") for drawing in by_fold] == [1, 1, 1, 0, 0]
+    for number, name in enumerate(["mean of folds", "all folds", "pooled"]):
+        counts = [drawing.count(f">{name}</text>") for drawing in by_fold]
+        assert counts == [int(place == number) for place in range(5)]
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path):
@@ -611,3 +613,38 @@ def test_choosing_the_best_epoch_is_priced(finished):
         write_csv(finished.fold(fold).history, history)
     page = write_report(finished, evaluate_run(finished), reporter=quiet()).read_text("utf-8")
     assert "0.700 on average, against 0.550 at the last epoch" in page
+
+
+def test_where_exams_are_told_apart_the_report_counts_exams(tmp_path):
+    """Thirty women with two exams each; without ids the same page speaks of women."""
+    oof = make_oof(num_patients=60, num_folds=1)
+    number = oof["patient_id"].astype(int)
+    oof = oof.assign(
+        patient_id=(number % 30).astype(str), fold=number % 3, exam_id=(number // 30 + 2020).astype(str)
+    )
+    texts = {}
+    for name, table in {"exams": oof, "women": to_women(oof)}.items():
+        run = write_run(tmp_path / name, table)
+        evaluation = evaluate_run(run)
+        write_report(run, evaluation, reporter=quiet())
+        texts[name] = f"{Page(run.report.read_text()).text} {run.report_text.read_text()}".replace(
+            "\u00a0", " "
+        )
+    for sentence in (
+        "If at most 10 % of the exams were recalled",
+        "of these 60 exams are",
+        "An exam is recalled if one of its breasts is",
+        "An exam is recalled if the woman is invited",
+        ", exam 202",
+        "| group | patient | exam | side |",
+        "per exam",
+        "30 patients, 120 breasts",
+    ):
+        assert sentence in texts["exams"], sentence
+    assert "exam" not in re.sub("invited for further examination", "", texts["women"])
+    assert "of these 60 women are" in texts["women"]
+
+
+def to_women(oof):
+    """Makes a woman of each exam."""
+    return oof.assign(patient_id=oof["patient_id"] + "x" + oof["exam_id"]).drop(columns="exam_id")

@@ -60,6 +60,30 @@ def test_every_image_is_predicted_failed_or_lost(tmp_path):
     assert flow.unknown == ""
 
 
+def test_rows_without_a_file_are_counted_and_their_cancers_are_lost(tmp_path):
+    """Of one breast with cancer both files are absent, of a healthy one one."""
+    oof = make_oof(num_patients=20, num_cancers=6)
+    sick = oof[oof["cancer"] == 1].iloc[0]
+    both = oof[(oof["patient_id"] == sick["patient_id"]) & (oof["laterality"] == sick["laterality"])]
+    absent = [*both["image_id"], oof[oof["cancer"] == 0]["image_id"].iloc[0]]
+    there = oof[~oof["image_id"].isin(absent)]
+    cache = make_cache(tmp_path / "cache", there, {})
+    tables = [table.drop(columns=["fold", "probability"]) for table in (there, oof)]
+    cache.write_exams(tables[0], tables[1][~tables[1]["image_id"].isin(there["image_id"])])
+    flow = describe_flow(there, cache)
+    assert flow.steps.to_numpy().tolist() == [
+        ["in the table", 80, 40, 6],
+        ["left out: no file", 3, 2, 1],
+        ["in the cache", 77, 39, 5],
+        ["predicted", 77, 39, 5],
+        ["lost", 2, 1, 1],
+    ]
+    assert flow.num_lost_cancers == 1
+    cache = make_cache(tmp_path / "again", oof, {})
+    cache.write_exams(tables[1], tables[1])  # as a killed command may leave them
+    assert describe_flow(oof, cache).steps["step"].tolist() == ["in the cache", "predicted"]
+
+
 def test_what_a_cache_got_after_the_training_is_not_lost(tmp_path):
     """Of 10 patients more: one breast with cancer has one image that failed, a negative one has two."""
     every = make_oof(num_patients=30, num_cancers=12)
@@ -123,3 +147,18 @@ def test_the_traits_of_files_are_those_of_the_manifest(tmp_path):
     assert (known[CROP_ASPECT] == 0.5).all()
     assert set(known[FILE_SIZE]) == set(range(1_001, 1_016))
     assert files[pd.isna(files[FILE_SIZE])]["image_id"].tolist() == [oof["image_id"].iloc[0]]
+
+
+def test_a_flow_counts_the_breasts_of_each_exam(tmp_path):
+    """Ten women with two exams each; a cache that knows no exams counts women's breasts alone."""
+    oof = make_oof(num_patients=20, num_cancers=6)
+    number = oof["patient_id"].astype(int)
+    oof = oof.assign(patient_id=(number % 10).astype(str), exam_id=(number // 10).astype(str))
+    cache = make_cache(tmp_path / "cache", oof, {})
+    assert describe_flow(oof, cache).steps.to_numpy().tolist() == [
+        ["in the cache", 80, 40, 6],
+        ["predicted", 80, 40, 6],
+    ]
+    assert describe_flow(oof.drop(columns="exam_id").assign(cancer=0), cache).steps[
+        "num_breasts"
+    ].tolist() == [20, 20]

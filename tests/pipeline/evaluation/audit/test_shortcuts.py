@@ -228,3 +228,13 @@ def test_on_real_crops_counting_tells_everything_and_random_numbers_tell_nothing
     by_name = {each.trait: each for each in found.traits if each.level == "breast"}
     assert max(by_name[NUM_IMAGES].auc, by_name[BOTH_VIEWS].auc) > 0.99
     assert found.counting_tells
+
+
+def test_a_value_is_drawn_towards_the_share_of_all_as_by_ten_predictions():
+    """Fold 1 scores by fold 0: of 40 predictions 10 are cancers, of the 5 with value a all."""
+    folds = np.repeat([0.0, 1.0], 40)
+    labels = np.zeros(80)
+    labels[:10] = 1
+    trait = pd.Series(["a"] * 5 + ["b"] * 35 + ["a", "b", "c"] + ["b"] * 37)
+    scores = score_out_of_fold(trait, labels, folds)
+    assert scores[40:43] == pytest.approx([(5 + 2.5) / 15, (5 + 2.5) / 45, 0.25])

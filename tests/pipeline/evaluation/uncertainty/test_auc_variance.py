@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.special import logit
+from scipy.stats import norm, t
 
 from pipeline.evaluation.bootstrap import replicate
 from pipeline.evaluation.metrics import measure
@@ -184,3 +185,17 @@ def test_guessing_has_a_p_value_of_one_half_and_a_perfect_ranking_an_exact_one()
     assert find_p_of_guessing(estimate((labels, 0 * scores, patients, folds))) == 1.0
     values = [find_p_of_guessing(estimate(draw(auc=0.5, seed=seed))) for seed in range(200)]
     assert np.mean(np.array(values) < 0.05) == pytest.approx(0.05, abs=0.05)
+
+
+@pytest.mark.parametrize("num_cancers", [6, 8])
+def test_few_cancers_widen_an_interval_by_students_t(num_cancers):
+    """On the logit it reaches t deviations to either side, with one degree of freedom less than cancers."""
+    labels = (np.arange(100) < num_cancers).astype(int)
+    scores = np.random.default_rng(1).normal(size=100) + 0.3 * labels
+    found = estimate((labels, scores, np.arange(100), np.zeros(100)))
+    interval = find_auc_interval(found)
+    slope = found.auc * (1 - found.auc)
+    reach = (logit(interval.high) - logit(interval.low)) / 2
+    expected = t.ppf(0.975, num_cancers - 1) * np.sqrt(find_variance(found)) / slope
+    assert reach == pytest.approx(expected)
+    assert expected > 1.15 * norm.ppf(0.975) * np.sqrt(find_variance(found)) / slope
