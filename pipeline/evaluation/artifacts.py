@@ -16,6 +16,7 @@ from pipeline.evaluation.evaluate_oof import Evaluation, UnitEvaluation, evaluat
 from pipeline.evaluation.metrics import FIGURES
 from pipeline.evaluation.oof import collect_oof
 from pipeline.evaluation.operating_point import SCREENING_PREVALENCE, OperatingPoint
+from pipeline.evaluation.uncertainty.intervals import CAPPED
 from pipeline.runs.run_folder import Run
 
 MEAN_OF_LOGITS = "mean of logits"
@@ -125,7 +126,7 @@ def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
             "replicates": NUM_REPLICATES,
             "unit": "patient",
             "interval": "percentile",
-            "not_of": ["auc", "auc_pooled", AUC_WEIGHTED],
+            "not_of": ["auc", "auc_pooled", AUC_WEIGHTED, *CAPPED],
         },
     }
 

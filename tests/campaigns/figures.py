@@ -111,6 +111,21 @@ def cover(
     return {name: _summarise(intervals, auc) for name, intervals in found.items() if intervals}
 
 
+def cover_recall_rate(num_cancers: int, *, auc: float, num_runs: int, rate: int = 2) -> Coverage:
+    """Measures the interval of the sensitivity at a recall rate in per cent, of women without end."""
+    many = draw_breasts(5_000, auc=auc, seed=0, alike=True)
+    highest = many.groupby("patient_id")["probability"].max()
+    is_found = many["probability"] >= highest.quantile(1 - rate / 100)
+    truth = float(is_found[many["cancer"] == 1].mean())
+    intervals = []
+    for seed in range(num_runs):
+        breasts = draw_breasts(num_cancers, auc=auc, seed=seed + 1)
+        estimate = estimate_all({"all": breasts}, num_replicates=2)["all"]  # it needs none
+        interval = estimate.intervals.get(f"sensitivity_at_recall_rate_{rate}")
+        intervals.append(interval and (interval.low, interval.high))
+    return _summarise(intervals, truth)
+
+
 def cover_sensitivity(
     num_cancers: int, *, auc: float, num_runs: int, num_replicates: int, prevalence: float = PREVALENCE
 ) -> Coverage:
@@ -220,6 +235,10 @@ def main() -> None:
     for num_cancers in (10, 60):
         shared = {"auc": 0.85, "num_runs": num_runs // 4, "num_replicates": 500}
         print(f"{num_cancers} cancers, sensitivity: {cover_sensitivity(num_cancers, **shared)}", flush=True)
+    for num_cancers in (10, 20, 60):
+        for auc in (0.7, 0.85, 0.922):
+            found = cover_recall_rate(num_cancers, auc=auc, num_runs=num_runs)
+            print(f"{num_cancers} cancers, AUC {auc}, sensitivity at 2 % recalled: {found}", flush=True)
     verdicts, num_any = compare_equals(num_runs // 2)
     print(f"equal runs, primary figure: {dict(verdicts)}; any figure: {num_any}", flush=True)
     if folder := os.environ.get("MAMMO_REAL_DATA"):

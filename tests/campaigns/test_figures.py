@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaigns.figures import compare_equals, cover, score_crops_at_random
+from tests.campaigns.figures import compare_equals, cover, cover_recall_rate, score_crops_at_random
 
 
 @pytest.mark.slow
@@ -16,6 +16,12 @@ def test_intervals_hold_the_truth_within_folds_and_the_pooled_ones_do_not(num_ca
     assert found["within"].share > 0.95 - 4 * math.sqrt(0.95 * 0.05 / 150)
     if num_cancers == 60:
         assert found["pooled"].share < 0.8
+
+
+@pytest.mark.slow
+def test_the_interval_at_a_recall_rate_of_few_women_holds_the_truth() -> None:
+    """Women have two breasts alike, and of each fold only two may be recalled."""
+    assert cover_recall_rate(20, auc=0.85, num_runs=150).share >= 0.93
 
 
 @pytest.mark.slow

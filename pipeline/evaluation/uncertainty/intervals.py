@@ -1,13 +1,16 @@
 """Which interval each figure gets, or why it has none.
 
-AUCs have one by their patients' variance, all others by the bootstrap. A share of 0 or 1, which no draw
-moves, reaches as far as the exact interval of so many independent cancers.
+AUCs have one by their patients' variance, sensitivities at a recall rate one of so many independent women
+with cancer, all others by the bootstrap. A share of 0 or 1, which no draw moves, reaches as far as the exact
+interval of so many.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import brentq
+from scipy.special import betainc
 from scipy.stats import beta
 
 from data_prep.rsna.exam_table import number_exams
@@ -58,8 +61,7 @@ def find_intervals(
             reason = NO_REPLICATE if found is None else _explain_width(int(table["cancer"].sum()))
         if name in CAPPED:
             ceiling = largest_sensitivity(table["cancer"], exams, table["fold"], CAPPED[name])
-            found = _cap(_widen_share(found, value, num_cancer_patients), ceiling)
-            reason = reason if ceiling else NO_CHANCE
+            found, reason = _cap(find_share_interval(value, num_cancer_patients), ceiling), NO_CHANCE
         elif name in SHARES:
             found = _widen_share(found, value, num_cancer_patients)
         if found is None or not found.has_width:
@@ -82,6 +84,32 @@ def find_exact_interval(share: float, num_independent: int) -> Interval:
     return Interval(low, high, 0)
 
 
+def find_share_interval(share: float, num_independent: int) -> Interval:
+    """Returns a 95 % interval of the share of cancers that are found among the few highest.
+
+    It is the mid-P one of a share of so many independent observations (Lancaster 1961, "Significance tests in
+    discrete distributions", J. Am. Stat. Assoc. 56:223); of 0 or 1 it is the exact one. How many are recalled
+    is fixed, so each cancer found leaves less room for another, and the figure varies less than such a share.
+    The bootstrap is too narrow here: drawn twice, the one woman who may be recalled of a fold is two.
+
+    Args:
+        share: observed, 0 to 1.
+        num_independent: women with cancer.
+    """
+    if share in {0.0, 1.0}:
+        return find_exact_interval(share, num_independent)
+    found, missed = share * num_independent, (1 - share) * num_independent
+
+    def reach_share(truth: float) -> float:
+        at_least, more = betainc(found, missed + 1, truth), betainc(found + 1, missed, truth)
+        return float(at_least + more) / 2
+
+    def find_end(tail: float) -> float:
+        return float(brentq(lambda truth: reach_share(truth) - tail, 0, 1))
+
+    return Interval(find_end(TAIL), find_end(1 - TAIL), 0)
+
+
 def _widen_share(found: Interval | None, share: float, num_independent: int) -> Interval | None:
     """Returns an interval that holds its share; one of 0 or 1 reaches as far as the exact one.
 
@@ -95,9 +123,7 @@ def _widen_share(found: Interval | None, share: float, num_independent: int) -> 
     return Interval(min(found.low, exact.low), max(found.high, exact.high), found.num_undefined)
 
 
-def _cap(found: Interval | None, ceiling: float) -> Interval | None:
-    if found is None:
-        return None
+def _cap(found: Interval, ceiling: float) -> Interval:
     return Interval(min(found.low, ceiling), min(found.high, ceiling), found.num_undefined)
 
 

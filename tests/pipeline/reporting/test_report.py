@@ -132,7 +132,7 @@ def test_the_page_says_what_a_reader_needs(tmp_path):
         "Only 15 breasts with cancer",
         "Here 12.5 % of the breasts have it, and answering 1 for every breast scores 0.222",
         "Not a medical device",
-        "percentile of 2,000 bootstrap replicates. Both count a patient once",
+        "percentile of 2,000 bootstrap replicates. All count a patient once",
         "embed_dim = 64",
         "packages.torch 2.13.0",
     ):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
 from pipeline.evaluation.estimates import estimate_all
 from pipeline.evaluation.metrics import largest_sensitivity
@@ -11,6 +11,7 @@ from pipeline.evaluation.uncertainty.intervals import (
     NO_CHANCE,
     ONE_PATIENT,
     find_exact_interval,
+    find_share_interval,
 )
 from tests.pipeline.synthetic_tables import make_breasts
 
@@ -69,3 +70,34 @@ def test_no_interval_passes_what_no_model_could_find():
         assert found.intervals[f"sensitivity_at_recall_rate_{percent}"].high <= ceiling
     few = make_breasts(num_patients=40, num_cancers=24, num_folds=4)  # 2 % of 40 women is none
     assert estimate(few).no_interval["sensitivity_at_recall_rate_2"] == NO_CHANCE
+
+
+@pytest.mark.parametrize(("found", "number"), [(1, 5), (3, 20), (19, 20), (30, 60)])
+def test_ends_of_a_share_are_where_its_mid_p_value_is_a_fortieth(found, number):
+    """Half of the probability of what was seen counts as more extreme, and half as less."""
+    interval = find_share_interval(found / number, number)
+    above = binom.sf(found, number, interval.low) + binom.pmf(found, number, interval.low) / 2
+    below = binom.cdf(found - 1, number, interval.high) + binom.pmf(found, number, interval.high) / 2
+    assert (above, below) == pytest.approx((0.025, 0.025))
+    exact = find_exact_interval(found / number, number)
+    assert exact.low < interval.low < found / number < interval.high < exact.high
+
+
+def test_ends_of_a_share_move_with_it_between_whole_numbers():
+    """Breasts and images give shares that no number of women has."""
+    shares = np.linspace(0.01, 0.99, 99)
+    intervals = [find_share_interval(share, 10) for share in shares]
+    for ends in zip(*((each.low, each.high) for each in intervals), strict=True):
+        assert (np.diff(ends) > 0).all()
+    assert find_share_interval(0, 10) == find_exact_interval(0, 10)
+    assert find_share_interval(1, 10) == find_exact_interval(1, 10)
+
+
+def test_a_sensitivity_at_a_recall_rate_is_as_sure_as_so_many_women_with_cancer():
+    breasts = make_breasts(num_patients=150, num_cancers=40)
+    found = estimate(breasts)
+    assert found.num_cancer_patients < found.num_cancers == 40
+    for percent in (2, 5, 10):
+        name = f"sensitivity_at_recall_rate_{percent}"
+        expected = find_share_interval(found.figures[name], found.num_cancer_patients)
+        assert found.intervals[name] == expected
