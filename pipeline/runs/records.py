@@ -1,7 +1,8 @@
 """What a training has recorded for people to read, and a report can do without."""
 
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,24 @@ from data_prep.storage.files import parse_json, read_own
 
 HISTORY_FIGURES = ["pf1", "auc", "average_precision"]
 """What a fold's `history.csv` follows, per breast (`val_`) and per image (`val_image_`)."""
+FIGURES_OF_AN_EPOCH = {
+    "train_loss": "loss",
+    "val_loss": "val",
+    "test_loss": "test",
+    "val_auc": "AUC",
+    "val_pf1": "pF1",
+    "test_accuracy": "accuracy",
+}
+"""What is said of an epoch once it has ended, by the columns of `history.csv`."""
+
+
+def describe_epoch(row: Mapping[str, float]) -> str:
+    """Returns the main figures of a row of `history.csv` in a few words."""
+    shown = {name: row[name] for name in FIGURES_OF_AN_EPOCH if name in row}
+    return ", ".join(
+        f"{FIGURES_OF_AN_EPOCH[name]} {'undefined' if math.isnan(value) else f'{value:.3f}'}"
+        for name, value in shown.items()
+    )
 
 
 def read_environment(path: Path) -> dict[str, str]:

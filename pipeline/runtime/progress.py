@@ -11,7 +11,8 @@ from data_prep.errors import printable
 from data_prep.parallel.track import Advance
 from pipeline.runtime.signals import raise_if_stopped
 
-SECONDS_BETWEEN_LINES = 15.0
+SECONDS_BETWEEN_LINES = 15.0  # of a log at first
+SHARE_BETWEEN_LINES = 0.05  # of the time gone by, where that is more: a day's work needs no 6,000 lines
 
 
 class Reporter:
@@ -40,6 +41,14 @@ class Reporter:
             advance.show()
 
 
+def format_duration(seconds: float) -> str:
+    """Returns seconds, minutes, or hours and minutes, whichever a person would say."""
+    minutes = round(seconds / 60)
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+
+
 def _make_bar(console: Console, unit: str) -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),
@@ -66,20 +75,24 @@ class _BarAdvance:
 class _LineAdvance:
     def __init__(self, reporter: Reporter, title: str, total: int, unit: str) -> None:
         self._reporter, self._title, self._total, self._unit = reporter, title, total, unit
-        self._done, self._note = 0, ""
+        self._done, self._note, self._told = 0, "", -1
         self._start = self._shown = time.monotonic()
 
     def __call__(self, count: int = 1, note: str = "") -> None:
         raise_if_stopped()
         self._done += count
         self._note = note or self._note
-        if time.monotonic() - self._shown >= SECONDS_BETWEEN_LINES:
+        now = time.monotonic()
+        if now - self._shown >= max(SECONDS_BETWEEN_LINES, SHARE_BETWEEN_LINES * (now - self._start)):
             self.show()
 
     def show(self) -> None:
-        self._shown = time.monotonic()
+        """Says how far the work is, unless the last line said that already."""
+        if self._told == self._done:
+            return
+        self._shown, self._told = time.monotonic(), self._done
         rate = self._done / max(self._shown - self._start, 1e-9)
         left = (self._total - self._done) / rate if rate else 0.0
-        parts = [f"{self._title}: {self._done}/{self._total} {self._unit}", f"{rate:.1f}/s"]
-        parts += [f"{left:.0f} s left"] if self._done < self._total else []
+        parts = [f"{self._title}: {self._done:,}/{self._total:,} {self._unit}", f"{rate:.1f}/s"]
+        parts += [f"{format_duration(left)} left"] if self._done < self._total else []
         self._reporter.say(", ".join(parts + ([self._note] if self._note else [])))

@@ -14,16 +14,18 @@ import pandas as pd
 import torch
 
 from data_prep.errors import UserError
+from data_prep.parallel.track import Advance
 from data_prep.storage.atomic import write_csv
 from pipeline.data.loader import Batch, ImageDataset, in_order, load_batches
 from pipeline.data.sampler import Rows, plan_parts
 from pipeline.models.attention import measure_attention
 from pipeline.models.weights_file import save_weights
 from pipeline.runs.recipe import Recipe
+from pipeline.runs.records import describe_epoch
 from pipeline.runs.run_folder import TrainingFolder
 from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup, RankLost
 from pipeline.runtime.precision import ComputeSettings
-from pipeline.runtime.progress import Reporter
+from pipeline.runtime.progress import Reporter, format_duration
 from pipeline.runtime.signals import Interrupted, StopRequest
 from pipeline.runtime.workers import choose_workers
 from pipeline.training.checkpoint import CheckpointWriter
@@ -67,7 +69,7 @@ class Trainer:
         self.compute = ComputeSettings.choose(recipe.train.device, recipe.train.precision)
         self.workers = choose_workers(recipe, self.compute.device, world_size=group.world_size)
         sizes = [len(rows) for rows in task.plan(0)]
-        self.batches_per_epoch = len(sizes)
+        self.batches_per_epoch, self.images_per_epoch = len(sizes), sum(sizes)
         with group.main_process_first():  # may remove a damaged checkpoint, or download first weights
             self._require_rows_for_all_parts(min(sizes))
             self.state = load_state(task, recipe.train, folder, self.compute, reporter=reporter, group=group)
@@ -114,20 +116,22 @@ class Trainer:
             closing(self.load_parts(self._remaining_plan())) as parts,
             closing(load_held_out(self.task, self.group, self.compute, self.workers)) as held_out,
             self._checkpoints,
+            self.reporter.track(self.task.name, self._count_images()) as advance,
         ):
             while self.state.epoch < self.settings.epochs:
                 began = time.perf_counter()
-                speed = self._train_epoch(parts, stop)
+                speed = self._train_epoch(parts, stop, advance)
                 if self.group.world_size > 1:  # a stop may find this rank waiting for another's predictions
                     self._save()
-                judged = self._judge(held_out, stop)
+                judged = self._judge(held_out, stop, advance)
                 speed["epoch_seconds"] = time.perf_counter() - began
                 self._end_epoch(judged.figures, speed)
+                self._tell_epoch(speed)
             if self.state.best:
                 self.state.average.module.load_state_dict(self.state.best["weights"])
                 judged = None
             if judged is None:
-                judged = self._judge(held_out, stop)
+                judged = self._judge(held_out, stop, advance)
         if self.group.is_main:
             self._finish(judged.predictions)
 
@@ -161,24 +165,31 @@ class Trainer:
             yield from self.task.plan(epoch)[done:]
             done = 0
 
-    def _train_epoch(self, parts: Iterator[Batch], stop: StopRequest) -> dict[str, float]:
+    def _count_images(self) -> int:
+        """Returns how many images are still to go through the model, to learn from and to be judged by."""
+        num_epochs = self.settings.epochs - self.state.epoch
+        is_judged_last = self.settings.select == "best" or not num_epochs
+        num_held_out = len(self.group.share(range(len(self.task.held_out))))
+        return sum(map(len, self._remaining_plan())) + num_held_out * (num_epochs + is_judged_last)
+
+    def _train_epoch(
+        self, parts: Iterator[Batch], stop: StopRequest, advance: Advance
+    ) -> dict[str, float]:
         """Returns this epoch's row of `throughput.csv`, of what this process did."""
         state, meter = self.state, Meter()
         watched = meter.watch(parts)
         plan = self.task.plan(state.epoch)[state.batch :]
-        title = f"{self.task.name} epoch {state.epoch + 1}/{self.settings.epochs}"
-        ask = self._make_questions(stop)
-        with self.reporter.track(title, sum(map(len, plan))) as advance:
-            for rows in plan:
-                must_stop, may_save = self.take_step(watched, len(rows), ask)
-                state.batch += 1
-                meter.num_images += len(rows)
-                num_read = state.batch - self.stepper.num_unread
-                advance(len(rows), note=f"loss {state.loss_sum / num_read:.4f}" if num_read else "")
-                if must_stop or may_save:
-                    self._save()
-                if must_stop:
-                    self._stop(stop)
+        ask, note = self._make_questions(stop), f"epoch {state.epoch + 1}/{self.settings.epochs}"
+        for rows in plan:
+            must_stop, may_save = self.take_step(watched, len(rows), ask)
+            state.batch += 1
+            meter.num_images += len(rows)
+            num_read = state.batch - self.stepper.num_unread
+            advance(len(rows), note=f"{note}, loss {state.loss_sum / num_read:.4f}" if num_read else note)
+            if must_stop or may_save:
+                self._save()
+            if must_stop:
+                self._stop(stop)
         self.stepper.settle()
         return self.summarise(meter)
 
@@ -243,10 +254,11 @@ class Trainer:
             peak=self.settings.learning_rate,
         )
 
-    def _judge(self, held_out: Iterator[Batch], stop: StopRequest) -> Judgement:
+    def _judge(self, held_out: Iterator[Batch], stop: StopRequest, advance: Advance) -> Judgement:
         """Judges the averaged weights by the held-out images."""
 
-        def after_batch() -> None:
+        def on_batch(num_images: int) -> None:
+            advance(num_images, note="validation")
             if stop.is_made:  # each rank by itself: the end of the epoch is behind all of them
                 self._save()
                 self._stop(stop)
@@ -257,8 +269,7 @@ class Trainer:
             held_out,
             self.compute,
             group=self.group,
-            reporter=self.reporter,
-            after_batch=after_batch,
+            on_batch=on_batch,
         )
 
     def _stop(self, stop: StopRequest) -> NoReturn:
@@ -292,3 +303,12 @@ class Trainer:
             if self.settings.tensorboard:
                 write_events(self.folder.events, state.history[-1] | speed, step=state.epoch)
         self._save()
+
+    def _tell_epoch(self, speed: dict[str, float]) -> None:
+        """Says in one line how the last epoch went, and how long the others will take."""
+        done, num_epochs = self.state.epoch, self.settings.epochs
+        parts = [describe_epoch(self.state.history[-1]), f"{speed['images_per_second']:,.1f}/s"]
+        if done < num_epochs and speed["images"]:  # none in an epoch of which the validation alone was left
+            seconds = speed["epoch_seconds"] * self.images_per_epoch / speed["images"]
+            parts.append(f"{format_duration((num_epochs - done) * seconds)} left")
+        self.reporter.say(f"{self.task.name}, {done}/{num_epochs}: {', '.join(parts)}")

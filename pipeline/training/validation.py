@@ -13,7 +13,6 @@ from pipeline.inference.ensemble import BATCH_SIZE, compute_logits
 from pipeline.models.normalization import to_tensor
 from pipeline.runtime.distributed import ProcessGroup
 from pipeline.runtime.precision import ComputeSettings
-from pipeline.runtime.progress import Reporter
 from pipeline.training.task import Judgement, Task
 
 
@@ -32,23 +31,18 @@ def validate(
     compute: ComputeSettings,
     *,
     group: ProcessGroup,
-    reporter: Reporter,
-    after_batch: Callable[[], None],
+    on_batch: Callable[[int], None],
 ) -> Judgement:
-    """Judges a model by the next round of `load_held_out`; `after_batch` may end it by an exception.
+    """Judges a model by the next round of `load_held_out`.
+
+    `on_batch` hears how many images came, and may end it by an exception.
 
     Raises:
         RankLost: if another process of the group has ended.
     """
     rows = group.share(range(len(task.held_out)))
     batches = islice(held_out, len(in_order(rows, BATCH_SIZE)))
-    with reporter.track(f"{task.name} held-out images", len(rows)) as advance:
-
-        def on_batch(count: int) -> None:
-            advance(count)
-            after_batch()
-
-        share_NK = predict_held_out(task, model, batches, compute, on_batch=on_batch)
+    share_NK = predict_held_out(task, model, batches, compute, on_batch=on_batch)
     probabilities_MK = np.zeros((len(task.held_out), share_NK.shape[1]))
     probabilities_MK[rows] = share_NK
     return task.judge(group.sum(probabilities_MK))

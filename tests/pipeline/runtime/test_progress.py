@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.runtime import progress
-from pipeline.runtime.progress import Reporter
+from pipeline.runtime.progress import Reporter, format_duration
 from tests.pipeline.tiny import heard, quiet
 
 
@@ -40,8 +40,35 @@ def test_a_log_gets_a_line_every_fifteen_seconds_and_one_at_the_end(clock: Clock
         "prepare: 30/60 images, 1.0/s, 30 s left",
         "prepare: 45/60 images, 1.0/s, 15 s left",
         "prepare: 60/60 images, 1.0/s",
-        "prepare: 60/60 images, 1.0/s",
     ]
+
+
+def test_a_long_log_has_fewer_lines_and_none_twice(clock: Clock) -> None:
+    reporter = quiet()
+    with reporter.track("prepare", 54_706) as advance:
+        for _ in range(54_706):
+            clock.now += 1
+            advance()
+    lines = heard(reporter).splitlines()
+    assert 60 < len(lines) < 150
+    assert len(set(lines)) == len(lines)
+    assert lines[0] == "prepare: 15/54,706 images, 1.0/s, 15 h 12 min left"
+    assert lines[-1] == "prepare: 54,706/54,706 images, 1.0/s"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.2, "0 s"),
+        (99, "99 s"),
+        (100, "2 min"),
+        (59.4 * 60, "59 min"),
+        (59.6 * 60, "1 h 00 min"),
+        (3900, "1 h 05 min"),
+    ],
+)
+def test_durations_are_told_as_people_do(seconds: float, words: str) -> None:
+    assert format_duration(seconds) == words
 
 
 def test_the_last_note_stays(clock: Clock) -> None:

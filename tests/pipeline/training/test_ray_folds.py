@@ -69,7 +69,7 @@ def test_a_fold_whose_machine_alone_is_told_to_stop_goes_on_elsewhere(cache: Cac
     machines, run, reporter = Machines(), Run(tmp_path / "run"), quiet()
     ray_folds.cross_validate_on_ray(machines, make_recipe(epochs=1), cache, run, reporter=reporter, gpus=0.0)
     assert machines.given == [None, 0, 1, 0, 1]
-    assert [heard(reporter).count(f"fold {fold} epoch 1/1") for fold in (0, 1)] == [1, 1]
+    assert [heard(reporter).count(f"fold {fold}, 1/1: loss") for fold in (0, 1)] == [1, 1]
     assert all(run.fold(fold).is_finished for fold in (0, 1))
 
 
@@ -86,8 +86,8 @@ def test_folds_whose_nodes_are_lost_go_on_elsewhere_to_the_same_bytes(
         said, errors = training.communicate(timeout=600)
     assert training.returncode == 0, errors
     assert "goes on after epoch" in said
-    assert "fold 0 epoch 1/40" in said
-    assert "fold 1 epoch 1/40" in said
+    assert "fold 0, 1/40: loss" in said
+    assert "fold 1, 1/40: loss" in said
     assert results(run) == results(one_after_another)
 
 

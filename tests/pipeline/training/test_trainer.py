@@ -1,5 +1,7 @@
 """The training of a fold: repeatable to the byte, stopped and killed without a trace, and it learns."""
 
+import io
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -13,6 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 from scipy.special import logit
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch._dynamo.testing import CompileCounter
@@ -24,6 +27,7 @@ from pipeline.evaluation.aggregate import to_breasts
 from pipeline.models.weights_file import load_weights
 from pipeline.runs.recipe import AugmentSettings, Recipe
 from pipeline.runs.run_folder import Run, read_oof
+from pipeline.runtime.progress import Reporter
 from pipeline.runtime.signals import Interrupted, StopRequest
 from pipeline.training import checkpoint, state, stepper, trainer
 from pipeline.training.checkpoint import load_checkpoint
@@ -95,6 +99,41 @@ def test_another_recipe_gives_other_weights(
     run = Run(tmp_path / "run")
     cross_validate(make_recipe(**change), cache, run, reporter=quiet(), folds=[0])
     assert run.fold(0).weights.read_bytes() != unbroken.fold(0).weights.read_bytes()
+
+
+# What is said meanwhile
+
+
+def test_an_epoch_is_one_line_with_its_figures(cache: Cache, tmp_path: Path) -> None:
+    reporter, run = quiet(), Run(tmp_path / "run")
+    cross_validate(make_recipe(), cache, run, reporter=reporter)
+    lines = heard(reporter).splitlines()
+    assert len(set(lines)) == len(lines)
+    for fold in (0, 1):
+        history = pd.read_csv(run.fold(fold).history)
+        told = [line for line in lines if line.startswith(f"fold {fold}, ")]
+        for epoch, (row, line) in enumerate(zip(history.itertuples(), told, strict=True), start=1):
+            figures = f"loss {row.train_loss:.3f}, val {row.val_loss:.3f}, AUC {row.val_auc:.3f}, pF1 "
+            assert line.startswith(f"fold {fold}, {epoch}/3: {figures}{row.val_pf1:.3f}, ")
+            assert re.search(r", [0-9,.]+/s(, .* left)?$", line)
+            assert line.endswith(" left") == (epoch < 3)
+        (bar,) = [line for line in lines if line.startswith(f"fold {fold}: ")]
+        num_images, total = re.match(r"fold .: ([0-9]+)/([0-9]+) images", bar).groups()
+        assert num_images == total
+
+
+def test_a_terminal_has_one_bar_for_a_fold(cache: Cache, tmp_path: Path) -> None:
+    stream = io.StringIO()
+    reporter = Reporter(Console(file=stream, force_terminal=True, width=80))
+    recipe = make_recipe(select="best", epochs=2)
+    cross_validate(recipe, cache, Run(tmp_path / "run"), reporter=reporter, folds=[0])
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    lasting = [line for line in shown.replace("\r", "\n").splitlines() if line.startswith("fold 0 ")]
+    assert re.search(r" ([0-9]+)/\1 images ", lasting[-1])
+    assert {re.search(r"/([0-9]+) images", line)[1] for line in lasting} == {
+        re.search(r"/([0-9]+) images", lasting[-1])[1]
+    }
+    assert shown.count("fold 0, 1/2: loss") == shown.count("fold 0, 2/2: loss") == 1
 
 
 # Stopped, killed, and gone on with
