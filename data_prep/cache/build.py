@@ -19,7 +19,7 @@ from data_prep.parallel.executor import Executor, Outcome, map_unordered
 from data_prep.parallel.track import Track, untracked
 from data_prep.preprocessing.preprocess import ManifestRow, identify_source, try_preprocess
 from data_prep.preprocessing.settings import PrepareSettings
-from data_prep.rsna.exam_table import read_exams, require_images, select_patients
+from data_prep.rsna.exam_table import Split, read_exams, require_images, select_patients
 from data_prep.storage.atomic import remove_temporaries, require_space
 from data_prep.storage.locks import locked
 from data_prep.storage.places import ImagePath, Place
@@ -33,12 +33,14 @@ class ImageJob:
 
     Attributes:
         laterality: L or R, as the exam table says.
+        file: the user's own name for the file, or else its path below the data folder.
     """
 
     patient_id: str
     image_id: str
     laterality: str
     path: ImagePath
+    file: str
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,8 @@ def build_cache(
         known = cache.read_records()
         records = {image_id: known[image_id] for image_id in known if is_whole(known[image_id])}
         columns = (exams["patient_id"], exams["image_id"], exams["laterality"], paths)
-        jobs = [ImageJob(*row) for row in zip(*columns, strict=True)]
+        files = name_files(exams, paths, settings.split)
+        jobs = [ImageJob(*row) for row in zip(*columns, files, strict=True)]
         waiting = [job for job in jobs if not _is_done(job, cache, records)]
         pixel_bytes = settings.prepare.side**2 * settings.prepare.bit_depth // 8
         num_bytes = int(LEAST_SHARE * len(waiting) * pixel_bytes)
@@ -168,6 +171,8 @@ def build_cache(
             on_image("reason" in record)
         remove_temporaries(cache.folder)  # of processes and machines that were lost meanwhile
         cache.write_exams(exams, left_out)
+        for job in jobs:  # also of images that an older mammo prepared
+            records[job.image_id]["file"] = job.file
         mark_shared_pictures(records)
         cache.write_tables(records)
     asked = [records[job.image_id] for job in jobs]
@@ -181,6 +186,15 @@ def build_cache(
         received_bytes=sum(record["bytes_read"] for record in remote),
         shared_pictures=find_shared_pictures(cache.read_manifest(), exams).describe(),
     )
+
+
+def name_files(exams: pd.DataFrame, paths: "pd.Series[Any]", split: Split) -> list[str]:
+    """Returns what each row's file is called: as the table's column `file` says, else where it lies."""
+    names = exams["file"].fillna("") if "file" in exams else [""] * len(exams)
+    return [
+        name or f"{split}_images/{patient_id}/{path.name}"
+        for name, patient_id, path in zip(names, exams["patient_id"], paths, strict=True)
+    ]
 
 
 def _is_done(job: ImageJob, cache: Cache, records: dict[str, ManifestRow]) -> bool:

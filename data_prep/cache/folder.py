@@ -171,7 +171,7 @@ class Cache:
         tables = {
             self.timings_path: TIMING_COLUMNS,
             self.manifest_path: [name for name in MANIFEST_COLUMNS if name not in ADDED_COLUMNS],
-            self.failures_path: FAILURE_COLUMNS,
+            self.failures_path: [name for name in FAILURE_COLUMNS if name not in ADDED_COLUMNS],
         }
         for path, columns in tables.items():
             for row in read_text_rows(path, columns):
@@ -200,7 +200,7 @@ class Cache:
         self.journal.remove()
 
     def read_manifest(self) -> pd.DataFrame:
-        """Returns the manifest: text, nullable integers, floats, booleans; a failed image has ids alone.
+        """Returns the manifest: text, nullable integers, floats, booleans; a failed image has ids and file.
 
         `source_etag` is always there, and empty for images from local files.
 
@@ -220,7 +220,9 @@ class Cache:
         """
         if not self.failures_path.exists():
             raise self._not_finished()
-        return pd.DataFrame(read_text_rows(self.failures_path, FAILURE_COLUMNS), columns=FAILURE_COLUMNS)
+        needed = [name for name in FAILURE_COLUMNS if name not in ADDED_COLUMNS]
+        rows = read_text_rows(self.failures_path, needed)
+        return pd.DataFrame(rows, columns=FAILURE_COLUMNS).fillna({"file": ""})
 
     def _not_finished(self) -> UserError:
         return UserError(f"{self.folder} is not finished: give the same `mammo prepare` command again")

@@ -16,6 +16,7 @@ ID_COLUMNS = ["patient_id", "image_id"]
 MANIFEST_COLUMNS = [
     *ID_COLUMNS,
     "status",
+    "file",
     "source_bytes",
     "bytes_read",
     "source_sha256",
@@ -43,7 +44,7 @@ MANIFEST_COLUMNS = [
     "warnings",
 ]
 INTEGER_COLUMNS = ["source_bytes", "bytes_read", "rows", "columns", "level", "turned", "top", "patches"]
-ADDED_COLUMNS: dict[str, Any] = {"pixel_aspect": 1.0, "turned": 0, "patches": ""}
+ADDED_COLUMNS: dict[str, Any] = {"file": "", "pixel_aspect": 1.0, "turned": 0, "patches": ""}
 """Columns that the manifests of older versions lack, and what holds for all of their images; "": unknown."""
 MANIFEST_TYPES = dict.fromkeys(MANIFEST_COLUMNS, "str")
 MANIFEST_TYPES |= dict.fromkeys(INTEGER_COLUMNS, "Int64")
@@ -52,9 +53,11 @@ MANIFEST_TYPES |= dict.fromkeys(["pixel_aspect", "scale_x", "scale_y", "contrast
 MANIFEST_TYPES |= {"flipped": "boolean", "source_etag": "str"}
 ETAG = "source_etag"
 """The manifest's last column, where an image came from object storage."""
-NEEDED_COLUMNS = [name for name in MANIFEST_COLUMNS if name not in {"status", "patches", "warnings"}]
+NEEDED_COLUMNS = [
+    name for name in MANIFEST_COLUMNS if name not in {"status", "file", "patches", "warnings"}
+]
 """The cells that every prepared image has."""
-FAILURE_COLUMNS = [*ID_COLUMNS, "reason", "message"]
+FAILURE_COLUMNS = [*ID_COLUMNS, "reason", "message", "file"]
 TIMING_COLUMNS = [*ID_COLUMNS, "source_mtime_ns", "seconds"]
 ALL_COLUMNS = list(dict.fromkeys([*MANIFEST_COLUMNS, ETAG, *FAILURE_COLUMNS, *TIMING_COLUMNS]))
 
@@ -99,7 +102,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
         raise damaged(path) from error
     if manifest[ID_COLUMNS].isna().any(axis=None):
         raise damaged(path)
-    return manifest.fillna({"warnings": "", ETAG: ""})
+    return manifest.fillna({"file": "", "warnings": "", ETAG: ""})
 
 
 def read_text_rows(path: Path, columns: list[str]) -> list[dict[str, str]]:

@@ -25,6 +25,7 @@ from data_prep.storage.csv_rows import Problem
 def collect(files: Path, labels: Path, folder: Path, split: Split = "train") -> int:
     """Makes `<split>.csv` and `<split>_images/`, whose images are links to your files; copies no pixels.
 
+    The CSV has the column `file` too, so that what becomes of an image can be told by your own name for it.
     Doing it again changes nothing; other images or labels in the same folder are refused. The CSV comes last.
 
     Args:
@@ -43,7 +44,7 @@ def collect(files: Path, labels: Path, folder: Path, split: Split = "train") -> 
     if not files.is_dir():
         what = "is not a folder" if files.exists() else "does not exist"
         raise UserError(f"{files} {what}: name the folder that holds your image files")
-    rows = read_named_rows(labels, others=["file"])
+    rows = read_named_rows(labels)
     require_columns(rows, ["file", "patient_id", "laterality"], split, source=labels)
     if "image_id" not in rows:
         rows["image_id"] = [str(number) for number in range(1, len(rows) + 1)]
@@ -118,7 +119,10 @@ def _make_links(exams: pd.DataFrame, sources: list[Path], images: Path) -> dict[
 
 def _require_same_table(exams: pd.DataFrame, folder: Path, split: Split) -> None:
     path = folder / f"{split}.csv"
-    if path.exists() and not read_exams(folder, split).equals(exams):
+    if not path.exists():
+        return
+    before = read_exams(folder, split)
+    if not before.equals(exams if "file" in before else exams.drop(columns="file")):  # made by an older mammo
         raise UserError(f"{path} holds other exams already: choose another folder, or remove that one first")
 
 

@@ -29,6 +29,7 @@ class Column:
         rule: the pattern in words.
         needed: whether no cell may be empty.
         spellings: what to read for other ways of writing a value, which stand here in lower case.
+        is_verbatim: whether a cell is taken as it stands: 1.0 may be the name of a file.
     """
 
     dtype: str
@@ -36,6 +37,7 @@ class Column:
     rule: str
     needed: bool = False
     spellings: Mapping[str, str] = field(default_factory=dict)
+    is_verbatim: bool = False
 
 
 ID = ("str", r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", "1 to 64 letters, digits, _ and -, not starting with _ or -")
@@ -75,6 +77,12 @@ EXAM_COLUMNS = {
     "invasive": FLAG,
     "BIRADS": Column(*CODE),
     "difficult_negative_case": Column("boolean", r"True|False", "True or False", spellings=BOOLEANS),
+    "file": Column(
+        "str",
+        r"[^=+\-@\x00-\x1f\x7f][^\x00-\x1f\x7f]{0,1023}",  # in a spreadsheet the others begin a formula
+        "a path without control characters, with ./ before a name that begins with = + - or @",
+        is_verbatim=True,
+    ),
 }
 """All that is ever taken from a CSV, in the order of the checked table. Other columns stay behind."""
 
@@ -98,7 +106,7 @@ def _hint(text: str) -> str:
 
 def _clean(cell: str, column: Column) -> str:
     """Returns the one spelling of what a cell says."""
-    text = read_cell(cell)
+    text = cell.strip() if column.is_verbatim else read_cell(cell)
     return column.spellings.get(text.lower(), text)
 
 

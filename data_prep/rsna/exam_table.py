@@ -62,13 +62,13 @@ def _read_in_file_order(folder: Place, split: Split) -> pd.DataFrame:
     return check_exams(read_named_rows(path), split, source=path)
 
 
-def read_named_rows(path: Place, *, others: Sequence[str] = ()) -> pd.DataFrame:
-    """Reads text cells as `read_rows` does; the columns of `EXAM_COLUMNS` and `others` have their own names.
+def read_named_rows(path: Place) -> pd.DataFrame:
+    """Reads text cells as `read_rows` does; the columns of `EXAM_COLUMNS` have their own names.
 
     Raises:
         UserError: as `read_rows` does, or if the file has one of them twice.
     """
-    return name_columns(read_rows(path), [*EXAM_COLUMNS, *others], source=path)
+    return name_columns(read_rows(path), [*EXAM_COLUMNS], source=path)
 
 
 def read_exam_table(path: Path) -> pd.DataFrame:

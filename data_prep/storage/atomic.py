@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -305,13 +305,14 @@ def read_header(path: Path) -> list[str]:
         return stream.readline(10_000).decode("utf-8", "replace").strip().split(",")
 
 
-def require_replaceable(path: Path, columns: list[str]) -> None:
-    """Makes sure that a table replaces nothing but another one of its kind.
+def require_replaceable(path: Path, columns: list[str], *, optional: Sequence[str] = ()) -> None:
+    """Makes sure that a table replaces nothing but another one of its kind, with or without `optional`.
 
     Raises:
         UserError: if a file with other contents is there.
     """
-    if path.is_file() and path.stat().st_size and read_header(path) != columns:
+    is_there = path.is_file() and path.stat().st_size
+    if is_there and [name for name in read_header(path) if name not in optional] != columns:
         raise UserError(
             f"{path} is not a table of {', '.join(columns[:4])} and would be overwritten: "
             "move it, or choose another --out"

@@ -37,6 +37,8 @@ from pipeline.runtime.progress import Reporter
 
 BEGINNING = b'{"run": '
 FAILURES_COLUMNS = ["patient_id", "image_id", "reason", "message"]
+FILE = "file"
+"""The last column of the failures, where test.csv has it."""
 
 BatchRecord = dict[str, Any]
 """A line of the journal: a batch, its probabilities by image_id, and reason and message of its failures."""
@@ -59,7 +61,8 @@ class RunPredictions:
     Attributes:
         images: patient_id, image_id, laterality, prediction_id, exam_id where exams are told apart,
             probability (NaN where the image failed).
-        failures: patient_id, image_id, reason, message of images that could not be used.
+        failures: patient_id, image_id, reason, message of images that could not be used, and `file` if the
+            exam table has it.
         prior: share of cancers among the breasts that the run was trained on.
     """
 
@@ -224,11 +227,14 @@ def _tabulate(exams: pd.DataFrame, records: list[BatchRecord], *, prior: float) 
     columns = ["patient_id", "image_id", "laterality", "prediction_id", EXAM_ID]
     images = exams[[name for name in columns if name in exams]]
     probabilities = [known.get(image_id, np.nan) for image_id in exams["image_id"]]
-    failures = exams.loc[exams["image_id"].isin(list(failed)), ["patient_id", "image_id"]]
+    failures = exams[exams["image_id"].isin(list(failed))]
     reasons = [failed[image_id] for image_id in failures["image_id"]]
+    failures = failures.assign(
+        reason=[reason for reason, _ in reasons], message=[text for _, text in reasons]
+    )
     return RunPredictions(
         images.assign(probability=np.array(probabilities, np.float64)),
-        failures.assign(reason=[reason for reason, _ in reasons], message=[text for _, text in reasons]),
+        failures[[*FAILURES_COLUMNS, *([FILE] if FILE in exams else [])]],
         prior,
     )
 

@@ -23,6 +23,7 @@ from data_prep.storage.places import Place
 from pipeline.evaluation.aggregate import Views
 from pipeline.inference.predict_test_set import (
     FAILURES_COLUMNS,
+    FILE,
     Predictor,
     predict_cache,
     predict_folder,
@@ -52,7 +53,7 @@ class Submission:
         path: of the CSV.
         table: what stands in it.
         threshold: from which probability on a breast is given 1; None where its probability is written.
-        failures: patient_id, image_id, reason, message of images that could not be used.
+        failures: patient_id, image_id, reason, message of images that could not be used; `file` if known.
         failures_path: where these stand, if there are any.
         problems: what `check_submission` would say of it, and that counting spoils `--views max`.
     """
@@ -99,7 +100,7 @@ def predict_submission(
     journal = Journal(path.with_name(f"{path.name}.partial"))
     failures_path = path.with_name(f"{path.stem}_failures.csv")
     require_replaceable(path, SUBMISSION_COLUMNS)
-    require_replaceable(failures_path, FAILURES_COLUMNS)
+    require_replaceable(failures_path, FAILURES_COLUMNS, optional=[FILE])
     require_writable(path)
     explained = explain_out_of_memory("prediction", WAY_OUT_OF_PREDICTION)
     with journal.held(), explained, cluster or nullcontext() as connected:

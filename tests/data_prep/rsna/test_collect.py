@@ -58,9 +58,42 @@ def test_the_folder_has_the_rsna_layout_and_links_to_the_files(files: Path, tmp_
 def test_columns_that_are_not_known_stay_behind(files: Path, tmp_path: Path) -> None:
     collect(files, write_labels(files, LABELS), tmp_path / "out")
     table = (tmp_path / "out" / "train.csv").read_text()
-    assert table.splitlines()[0] == "patient_id,image_id,laterality,prediction_id,cancer,age"
+    assert table.splitlines()[0] == "patient_id,image_id,laterality,prediction_id,cancer,age,file"
     assert "Anna" not in table
-    assert "one.dcm" not in table
+
+
+def test_the_table_keeps_the_names_of_the_files(files: Path, tmp_path: Path) -> None:
+    collect(files, write_labels(files, LABELS), tmp_path / "out")
+    assert read_exams(tmp_path / "out", "train")["file"].tolist() == ["a/one.dcm", "./two.PNG", "1.2.840.113"]
+
+
+def test_a_folder_that_an_older_mammo_collected_gets_the_names_too(files: Path, tmp_path: Path) -> None:
+    labels, path = write_labels(files, LABELS), tmp_path / "out/train.csv"
+    collect(files, labels, tmp_path / "out")
+    now = path.read_text()
+    read_exams(tmp_path / "out", "train").drop(columns="file").to_csv(path, index=False)
+    collect(files, labels, tmp_path / "out")
+    assert path.read_text() == now
+
+
+@pytest.mark.parametrize("name", ["=one.dcm", "+1.dcm", "@x", "-2.dcm"])
+def test_a_name_that_a_spreadsheet_takes_for_a_formula_is_written_as_a_path(
+    files: Path, tmp_path: Path, name: str
+) -> None:
+    (files / name).touch()
+    header = "file,patient_id,laterality,cancer"
+    assert "with ./ before a name that begins with" in refusal(
+        files, f"{header}\n{name},7,L,0\n", tmp_path / "out"
+    )
+    assert collect(files, write_labels(files, f"{header}\n./{name},7,L,0\n"), tmp_path / "out") == 1
+
+
+@pytest.mark.parametrize("name", ["1.0", "nan", "1E5", "Übersicht 2.dcm"])
+def test_a_name_is_taken_as_it_stands(files: Path, tmp_path: Path, name: str) -> None:
+    (files / name).touch()
+    labels = write_labels(files, f"file,patient_id,laterality,cancer\n{name},7,L,0\n")
+    collect(files, labels, tmp_path / "out")
+    assert read_exams(tmp_path / "out", "train")["file"].tolist() == [name]
 
 
 def test_given_image_ids_are_kept_and_a_test_split_needs_no_labels(files: Path, tmp_path: Path) -> None:
