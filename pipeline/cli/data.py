@@ -200,7 +200,8 @@ def verify(
     """Check that a cache is whole and still what was prepared.
 
     Reads every image and compares it with the manifest's checksum; with --data the source files as well.
-    Changes nothing; the exit code is 1 if anything is wrong.
+    Names the images that could not be prepared, and why. Changes nothing; the exit code is 1 if anything is
+    wrong with the cache.
     """
     from data_prep.cache.folder import Cache
     from data_prep.cache.verify import verify as verify_cache
@@ -215,16 +216,29 @@ def verify(
             workers=count_cores() if workers is None else workers,
             on_image=advance,
         )
-    shown = found.problems[:MAX_PROBLEMS_SHOWN]
-    if len(found.problems) > len(shown):
-        shown.append(f"and {len(found.problems) - len(shown)} problems more")
+    _show_failures(store)
     for warning in found.shared_pictures:
         say(f"warning: {warning}")
-    for problem in shown:
+    for problem in _shorten(found.problems, "problems"):
         error_console.print(problem, markup=False, highlight=False)
-    if shown:
+    if found.problems:
         raise typer.Exit(NOT_CLEAN)
     say(f"{cache}: {found.summary}")
+
+
+def _show_failures(cache: "Cache") -> None:
+    from data_prep.cache.failures import describe_failures, list_failures
+
+    if sentence := describe_failures(cache):
+        say(f"warning: {sentence}:")
+        for failure in _shorten(list_failures(cache), f"in {cache.failures_path}"):
+            say(f"  {failure}")
+
+
+def _shorten(lines: list[str], rest: str) -> list[str]:
+    """Returns the first lines, and how many more of the `rest` there are."""
+    shown = lines[:MAX_PROBLEMS_SHOWN]
+    return shown if shown == lines else [*shown, f"and {len(lines) - len(shown)} more {rest}"]
 
 
 def pack(cache: CacheArgument, workers: Workers = None) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from data_prep.cache.failures import describe_failures
 from data_prep.cache.folder import Cache
 from data_prep.cache.shared_pictures import find_shared_pictures
 from data_prep.errors import UserError
@@ -75,6 +76,7 @@ def cross_validate(
         plan = begin(recipe, cache, run, folds=folds, group=group)
         if group.is_main:
             say_if_split_otherwise(run, plan.recipe, group, reporter)
+            say_if_failed(cache, reporter)
             say_if_grouped(plan.fold_table, reporter)
             say_if_peak_unknown(plan.recipe.train.precision, plan.recipe.train.device, reporter)
     with StopRequest() as stop:
@@ -130,6 +132,12 @@ def train_fold(
             Trainer(plan.recipe, task, folder, reporter=reporter, group=group).run(stop)
 
 
+def say_if_failed(cache: Cache, reporter: Reporter) -> None:
+    """Says how many images could not be prepared, and so take no part."""
+    if sentence := describe_failures(cache):
+        reporter.say(f"{sentence} and are left out: `mammo verify {cache.folder}` says why")
+
+
 def say_if_grouped(fold_table: pd.DataFrame, reporter: Reporter) -> None:
     """Says how many patients are kept together because they share pictures."""
     if sentence := describe_groups(fold_table):
@@ -146,6 +154,7 @@ def make_fold_tasks(
     """
     exams = _read_exams(recipe, cache)
     fold_table = _tabulate_folds(exams, recipe, cache)
+    say_if_failed(cache, reporter)
     say_if_grouped(fold_table, reporter)
     for fold in _check_folds(folds, recipe.train.num_folds):
         yield FoldTask(recipe, FoldImages.split(exams, fold_table, fold, cache), fold=fold)

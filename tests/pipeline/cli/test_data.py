@@ -10,7 +10,7 @@ from data_prep.cache.images import is_packed
 from data_prep.errors import FolderInUse, UserError
 from data_prep.storage.locks import locked
 from pipeline.cli.app import app
-from tests.data_prep.cache_folder import Made, make_cache
+from tests.data_prep.cache_folder import Made, fail, make_cache
 
 
 @pytest.fixture
@@ -42,6 +42,22 @@ def test_a_sound_cache_is_one_sentence(made: Made) -> None:
     assert ended.stderr == ""
 
 
+def test_images_that_failed_are_named_with_file_and_reason(made: Made) -> None:
+    records = made.cache.read_records()
+    for image_id in [str(number) for number in range(13, 38)]:
+        records[image_id] |= fail(image_id) | {"file": f"exam/{image_id}.dcm"}
+    for image_id in range(14, 38):
+        made.png(str(image_id)).unlink()
+    made.cache.write_tables(records)
+    ended = mammo("verify", made.cache.folder, "--workers", 0)
+    assert (ended.exit_code, ended.stderr) == (0, "")
+    lines = ended.stdout.splitlines()
+    start = lines.index("warning: 25 of 30 images failed to prepare (25 truncated):")
+    assert lines[start + 1] == "  2/13 (exam/13.dcm): truncated: it ends too early"
+    assert lines[start + 21] == f"  and 5 more in {made.cache.failures_path}"
+    assert lines[-1] == f"{made.cache.folder}: 5 images agree with the manifest"
+
+
 def test_a_problem_is_a_line_and_the_exit_code_is_1(made: Made) -> None:
     made.source("11").write_bytes(b"another")
     assert mammo("verify", made.cache.folder, "--workers", 0).exit_code == 0
@@ -59,7 +75,7 @@ def test_of_many_problems_twenty_are_shown_and_the_others_counted(made: Made) ->
     assert ended.exit_code == 1
     lines = ended.stderr.splitlines()
     assert len(lines) == 21
-    assert lines[-1] == "and 5 problems more"
+    assert lines[-1] == "and 5 more problems"
 
 
 @pytest.mark.parametrize("command", ["verify", "pack"])

@@ -19,7 +19,7 @@ from pipeline.evaluation.artifacts import evaluate_run
 from pipeline.reporting.text import describe_separation
 from pipeline.runs.recipe import Recipe, load_recipe
 from pipeline.runs.run_folder import OOF_COLUMNS, Run, read_oof
-from pipeline.training.cross_validate import begin, cross_validate
+from pipeline.training.cross_validate import begin, cross_validate, make_fold_tasks
 from pipeline.training.run_setup import resolve
 from tests.pipeline.tiny import (
     PREPARE,
@@ -75,6 +75,19 @@ def test_every_image_is_predicted_once_by_the_fold_that_did_not_train_on_its_pat
     told = oof.merge(exams, on="image_id", suffixes=("", "_given"))
     for name in ("patient_id", "laterality", "cancer", "view"):
         assert (told[name] == told[f"{name}_given"]).all()
+
+
+def test_images_that_failed_to_prepare_are_counted_with_the_command_that_names_them(tmp_path: Path) -> None:
+    cache = write_cache(tmp_path / "cache", make_exams(), failed={"101", "130"})
+    reporter = quiet()
+    cross_validate(make_recipe(epochs=1), cache, Run(tmp_path / "run"), reporter=reporter, folds=[0])
+    sentence = (
+        "2 of 40 images failed to prepare (2 truncated) and are left out: "
+        f"`mammo verify {cache.folder}` says why"
+    )
+    assert heard(reporter).count(sentence) == 1
+    list(make_fold_tasks(make_recipe(), cache, reporter=reporter))
+    assert heard(reporter).count(sentence) == 2
 
 
 def test_a_run_keeps_its_recipe_and_the_place_where_it_was_made(cache: Cache, unbroken: Run) -> None:

@@ -1,0 +1,42 @@
+"""The images of a cache that could not be prepared, in words: how many, why, and which files they are."""
+
+import pandas as pd
+
+from data_prep.cache.folder import Cache
+
+
+def describe_failures(cache: Cache) -> str:
+    """Returns how many images of a finished cache's exam table failed for which reason; empty for none.
+
+    Raises:
+        UserError: if the cache is not finished, or a table is damaged.
+    """
+    failures = _read_failures(cache)
+    if failures.empty:
+        return ""
+    reasons = failures["reason"].value_counts().sort_index()
+    counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+    num_images = len(cache.read_exams(prepared_only=False))
+    images = "1 image" if num_images == 1 else f"{num_images:,} images"
+    return f"{len(failures):,} of {images} failed to prepare ({counts})"
+
+
+def list_failures(cache: Cache) -> list[str]:
+    """Returns a sentence for each image that failed: its ids, its file, the reason.
+
+    Raises:
+        UserError: if the cache is not finished, or a table is damaged.
+    """
+    return [
+        "{patient_id}/{image_id}{0}: {reason}: {message}".format(f" ({row['file']})" if row["file"] else "", **row)
+        for row in _read_failures(cache).to_dict("records")
+    ]
+
+
+def _read_failures(cache: Cache) -> pd.DataFrame:
+    """Leaves out images that an earlier command for more patients asked for."""
+    failures = cache.read_failures()
+    if failures.empty:
+        return failures
+    asked = cache.read_exams(prepared_only=False)["image_id"]
+    return failures[failures["image_id"].isin(asked)]
