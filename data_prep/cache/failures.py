@@ -28,7 +28,9 @@ def list_failures(cache: Cache) -> list[str]:
         UserError: if the cache is not finished, or a table is damaged.
     """
     return [
-        "{patient_id}/{image_id}{0}: {reason}: {message}".format(f" ({row['file']})" if row["file"] else "", **row)
+        "{patient_id}/{image_id}{0}: {reason}: {message}".format(
+            f" ({row['file']})" if row["file"] else "", **row
+        )
         for row in _read_failures(cache).to_dict("records")
     ]
 

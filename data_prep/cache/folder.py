@@ -222,7 +222,7 @@ class Cache:
             raise self._not_finished()
         needed = [name for name in FAILURE_COLUMNS if name not in ADDED_COLUMNS]
         rows = read_text_rows(self.failures_path, needed)
-        return pd.DataFrame(rows, columns=FAILURE_COLUMNS).fillna({"file": ""})
+        return pd.DataFrame([{"file": ""} | row for row in rows], columns=FAILURE_COLUMNS)
 
     def _not_finished(self) -> UserError:
         return UserError(f"{self.folder} is not finished: give the same `mammo prepare` command again")

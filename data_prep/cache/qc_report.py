@@ -6,6 +6,7 @@ The same cache gives the same bytes, wherever it lies.
 import base64
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,13 +18,13 @@ from data_prep.cache.images import read_image
 from data_prep.cache.tables import select_prepared
 from data_prep.errors import UserError
 from data_prep.imageio.frame import Image
-from data_prep.preprocessing.quality_checks import WARNINGS
+from data_prep.preprocessing.quality_checks import NOTES, WARNINGS
 from data_prep.storage.atomic import write_text
 
 THUMBNAIL_SIDE_PX = 160
 JPEG_QUALITY = 75  # percent
 SHOWN_PER_WARNING = 12
-SHOWN_OF_ALL_WARNINGS = 150  # so that the page stays small where many kinds occur
+MOST_SHOWN = 150  # of the images that deserve a look, so that the page stays small where many warnings occur
 SHOWN_OF_THE_REST = 24
 SHOWN_FAILURES = 50
 SAMPLE_SEED = 0  # draws the images that are shown
@@ -39,18 +40,23 @@ class QcImage:
 
     patient_id: str
     image_id: str
+    file: str
     warnings: list[str]
     address: str | None
 
 
 @dataclass(frozen=True)
-class WarningGroup:
-    """The images that have one warning, and a few of them to look at."""
+class WarningCount:
+    """How many prepared images have a warning.
+
+    Attributes:
+        is_note: whether it alone calls for no look.
+    """
 
     code: str
     sentence: str
     count: int
-    pictures: list[QcImage]
+    is_note: bool
 
 
 def write_qc_report(cache: Cache) -> Path:
@@ -62,7 +68,8 @@ def write_qc_report(cache: Cache) -> Path:
     manifest = cache.read_manifest()
     failures = cache.read_failures()
     prepared = select_prepared(manifest)
-    unusual = prepared["warnings"] != ""
+    codes = prepared["warnings"].str.split()
+    is_unusual = codes.map(lambda of_image: bool(set(of_image) - NOTES)).astype(bool)
     environment = Environment(
         loader=PackageLoader("data_prep.cache", "."),
         autoescape=True,
@@ -74,9 +81,11 @@ def write_qc_report(cache: Cache) -> Path:
         settings=cache.settings(),
         num_images=len(manifest),
         num_prepared=len(prepared),
-        num_unusual=int(unusual.sum()),
-        groups=_group_by_warning(cache, prepared),
-        rest=_draw_pictures(cache, prepared[~unusual], SHOWN_OF_THE_REST),
+        num_unusual=int(is_unusual.sum()),
+        warnings=_count_warnings(codes),
+        unusual=_draw_pictures(cache, _choose_unusual(prepared[is_unusual])),
+        most_per_warning=SHOWN_PER_WARNING,
+        rest=_draw_pictures(cache, _sample(prepared[~is_unusual], SHOWN_OF_THE_REST).sort_index()),
         reasons=failures["reason"].value_counts().sort_index().to_dict(),
         failures=failures.head(SHOWN_FAILURES).to_dict("records"),
         num_failed=len(failures),
@@ -85,30 +94,44 @@ def write_qc_report(cache: Cache) -> Path:
     return cache.qc_path
 
 
-def _group_by_warning(cache: Cache, prepared: pd.DataFrame) -> list[WarningGroup]:
-    """Returns a group for each warning that occurs; an image with several is in several."""
-    places = prepared["warnings"].str.split().explode().dropna()
-    found = set(places)
-    codes = [*(code for code in WARNINGS if code in found), *sorted(found - set(WARNINGS))]
-    count = min(SHOWN_PER_WARNING, SHOWN_OF_ALL_WARNINGS // max(1, len(codes)))
-    groups = []
-    for code in codes:
-        concerned = prepared.loc[places.index[places == code]]
-        pictures = _draw_pictures(cache, concerned, count)
-        groups.append(WarningGroup(code, WARNINGS.get(code, ""), len(concerned), pictures))
-    return groups
+def _count_warnings(codes: "pd.Series[Any]") -> list[WarningCount]:
+    """Returns the warnings that occur, in the order of `WARNINGS`, those of another version last."""
+    counts = codes.explode().dropna().value_counts()
+    known = [*(code for code in WARNINGS if code in counts), *sorted(set(counts.index) - set(WARNINGS))]
+    return [WarningCount(code, WARNINGS.get(code, ""), int(counts[code]), code in NOTES) for code in known]
 
 
-def _draw_pictures(cache: Cache, images: pd.DataFrame, count: int) -> list[QcImage]:
-    """Takes some rows at random, always the same ones, and keeps their order."""
-    drawn = images.sample(min(count, len(images)), random_state=SAMPLE_SEED).sort_index()
+def _choose_unusual(images: pd.DataFrame) -> pd.DataFrame:
+    """Takes some images of each warning, each image once, by the rarest of its warnings and the rarest first."""
+    places = images["warnings"].str.split().explode().dropna()
+    counts = places[~places.isin(NOTES)].value_counts()
+    most = min(SHOWN_PER_WARNING, MOST_SHOWN // max(1, len(counts)))
+    chosen: list[Any] = []
+    for code in sorted(counts.index, key=lambda code: (counts[code], code)):
+        with_code = images.loc[places.index[places == code]]
+        shown = with_code.index.isin(chosen).sum()  # beside a rarer warning
+        chosen += (
+            _sample(with_code.drop(chosen, errors="ignore"), max(0, most - shown)).sort_index().index.tolist()
+        )
+    return images.loc[chosen]
+
+
+def _sample(images: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Takes some rows at random, always the same ones."""
+    return images.sample(min(count, len(images)), random_state=SAMPLE_SEED)
+
+
+def _draw_pictures(cache: Cache, images: pd.DataFrame) -> list[QcImage]:
+    columns = [images[name] for name in ("patient_id", "image_id", "file", "warnings")]
     return [
         QcImage(
-            patient_id, image_id, warnings.split(), _read_thumbnail(cache.image_path(patient_id, image_id))
+            patient_id,
+            image_id,
+            file,
+            warnings.split(),
+            _read_thumbnail(cache.image_path(patient_id, image_id)),
         )
-        for patient_id, image_id, warnings in drawn[["patient_id", "image_id", "warnings"]].itertuples(
-            index=False
-        )
+        for patient_id, image_id, file, warnings in zip(*columns, strict=True)
     ]
 
 

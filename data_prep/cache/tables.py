@@ -22,6 +22,7 @@ MANIFEST_COLUMNS = [
     "source_sha256",
     "image_sha256",
     "laterality",
+    "modality",
     "transfer_syntax",
     "photometric_interpretation",
     "window",
@@ -44,7 +45,7 @@ MANIFEST_COLUMNS = [
     "warnings",
 ]
 INTEGER_COLUMNS = ["source_bytes", "bytes_read", "rows", "columns", "level", "turned", "top", "patches"]
-ADDED_COLUMNS: dict[str, Any] = {"file": "", "pixel_aspect": 1.0, "turned": 0, "patches": ""}
+ADDED_COLUMNS: dict[str, Any] = {"file": "", "modality": "", "pixel_aspect": 1.0, "turned": 0, "patches": ""}
 """Columns that the manifests of older versions lack, and what holds for all of their images; "": unknown."""
 MANIFEST_TYPES = dict.fromkeys(MANIFEST_COLUMNS, "str")
 MANIFEST_TYPES |= dict.fromkeys(INTEGER_COLUMNS, "Int64")
@@ -53,9 +54,8 @@ MANIFEST_TYPES |= dict.fromkeys(["pixel_aspect", "scale_x", "scale_y", "contrast
 MANIFEST_TYPES |= {"flipped": "boolean", "source_etag": "str"}
 ETAG = "source_etag"
 """The manifest's last column, where an image came from object storage."""
-NEEDED_COLUMNS = [
-    name for name in MANIFEST_COLUMNS if name not in {"status", "file", "patches", "warnings"}
-]
+MAY_BE_EMPTY = ("status", "file", "modality", "patches", "warnings")
+NEEDED_COLUMNS = [name for name in MANIFEST_COLUMNS if name not in MAY_BE_EMPTY]
 """The cells that every prepared image has."""
 FAILURE_COLUMNS = [*ID_COLUMNS, "reason", "message", "file"]
 TIMING_COLUMNS = [*ID_COLUMNS, "source_mtime_ns", "seconds"]
@@ -102,7 +102,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
         raise damaged(path) from error
     if manifest[ID_COLUMNS].isna().any(axis=None):
         raise damaged(path)
-    return manifest.fillna({"file": "", "warnings": "", ETAG: ""})
+    return manifest.fillna(dict.fromkeys(["file", "modality", "warnings", ETAG], ""))
 
 
 def read_text_rows(path: Path, columns: list[str]) -> list[dict[str, str]]:

@@ -20,10 +20,12 @@ from data_prep.imageio.encapsulation import find_frame, inflate
 from data_prep.imageio.file_format import gunzip, name_kind
 from data_prep.imageio.frame import Frame, Grid, PhotometricInterpretation, Pixels
 from data_prep.imageio.header import (
+    MAMMOGRAPHY,
     find_stored_range,
     read_grey_scale,
     read_laterality,
     read_layout,
+    read_modality,
     read_padding,
     read_photometric_interpretation,
 )
@@ -32,6 +34,7 @@ from data_prep.storage.byte_source import ByteSource, Span
 from data_prep.storage.places import ImagePath
 
 TAGS = [
+    "Modality",
     "PresentationIntentType",
     "SamplesPerPixel",
     "PhotometricInterpretation",
@@ -179,7 +182,7 @@ def _say_what_it_is(source: ByteSource) -> str:
 
 
 def _read_header(dataset: Dataset, elements: Elements, layout: codecs.Layout, syntax: str) -> Frame:
-    photometric_interpretation = read_photometric_interpretation(elements)
+    photometric_interpretation, modality = read_photometric_interpretation(elements), read_modality(elements)
     shape = elements.code("PresentationLUTShape")
     is_for_processing = elements.code("PresentationIntentType") == "FOR PROCESSING"
     tables = {keyword: _read_items(dataset, keyword) for keyword in SEQUENCES}
@@ -190,6 +193,7 @@ def _read_header(dataset: Dataset, elements: Elements, layout: codecs.Layout, sy
     shapes = {name: texts for name in SHAPE_ELEMENTS if any(texts := elements.texts(name) or [])}
     pixel_shape = read_pixel_shape(shapes)
     found = {
+        "not_mammography": modality not in {"", MAMMOGRAPHY},
         "pixel_shape": pixel_shape.is_doubtful,
         "orientation_unknown": directions is None and len(orientation) > 1,  # one value is a view's name
         "for_processing": is_for_processing,
@@ -210,6 +214,7 @@ def _read_header(dataset: Dataset, elements: Elements, layout: codecs.Layout, sy
         modality_lut=grey_scale.modality_lut,
         window=grey_scale.window,
         voi_lut=grey_scale.voi_lut,
+        modality=modality,
         laterality=read_laterality(elements),
         pixel_aspect=pixel_shape.aspect,
         directions=directions,

@@ -145,6 +145,7 @@ class Frame:
         modality_lut: replaces the rescale where present.
         window: first VOI window that can be used, or None.
         voi_lut: VOI lookup table, preferred to the window where present.
+        modality: DICOM's code for what made the picture, such as MG; empty where the header says none.
         laterality: "L", "R", or None where the header says neither.
         pixel_aspect: a pixel's height over its width.
         directions: where rows and columns lead to, or None where the header does not say.
@@ -168,6 +169,7 @@ class Frame:
     modality_lut: LookupTable | None = None
     window: Window | LogarithmicScale | None = None
     voi_lut: LookupTable | None = None
+    modality: str = ""
     laterality: str | None = None
     pixel_aspect: float = 1.0
     directions: Directions | None = None

@@ -19,6 +19,13 @@ Tables = Mapping[str, Sequence[Elements] | None]
 
 COLOURS = {"RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"}
 """The other values of PhotometricInterpretation that may be quoted, PS3.3 C.7.6.3.1.2."""
+MAMMOGRAPHY = "MG"
+MODALITIES = {
+    *("AR", "BI", "BMD", "CR", "CT", "DG", "DX", "ECG", "ES", "GM", "IO", "IVOCT", "IVUS", "LS", MAMMOGRAPHY),
+    *("MR", "NM", "OCT", "OP", "OPT", "OT", "PR", "PT", "PX", "RF", "RG", "RTDOSE", "RTIMAGE", "SC", "SEG"),
+    *("SM", "TG", "US", "XA", "XC"),
+}
+"""The modalities that have images and may be quoted, PS3.3 C.7.3.1.1.1, and SC, which some files have."""
 PIXEL_REPRESENTATIONS = (0, 1)  # unsigned, signed
 LARGEST, SMALLEST = 1e30, 1e-30  # of a slope, an intercept or a window: beyond it, arithmetic overflows
 
@@ -102,6 +109,12 @@ def read_photometric_interpretation(elements: Elements) -> PhotometricInterpreta
             f"PhotometricInterpretation is {said}; a mammogram has MONOCHROME1 or MONOCHROME2: export it so",
         )
     return PhotometricInterpretation(value)
+
+
+def read_modality(elements: Elements) -> str:
+    """Returns what kind of device made the picture; empty where that is not said."""
+    value = elements.code("Modality")
+    return value if value in MODALITIES or not value else "of no standard"
 
 
 def read_laterality(elements: Elements) -> str | None:

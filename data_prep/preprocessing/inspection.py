@@ -15,9 +15,10 @@ from matplotlib.patches import Rectangle
 from data_prep.errors import UserError
 from data_prep.imageio import codecs
 from data_prep.imageio.frame import PhotometricInterpretation
+from data_prep.imageio.header import MAMMOGRAPHY
 from data_prep.imageio.raster import PNG_SIGNATURE
 from data_prep.preprocessing.preprocess import Stages
-from data_prep.preprocessing.quality_checks import LOW_CONTRAST, SATURATED, WARNINGS
+from data_prep.preprocessing.quality_checks import LOW_CONTRAST, NOTES, SATURATED, WARNINGS
 from data_prep.storage.files import open_own
 
 ENCODINGS = {
@@ -70,6 +71,7 @@ def describe_stages(stages: Stages) -> list[tuple[str, str]]:
     record = stages.record
     side = stages.image.shape[0]
     return [
+        *([("modality", _describe_modality(record["modality"]))] if record["modality"] else []),
         ("encoding", describe_encoding(record["transfer_syntax"])),
         ("size", f"{record['rows']} rows x {record['columns']} columns"),
         *_describe_shape(record["pixel_aspect"]),
@@ -84,8 +86,15 @@ def describe_stages(stages: Stages) -> list[tuple[str, str]]:
         ("image", f"{side} x {side} pixels of {stages.image.itemsize * 8} bits"),
         ("contrast", f"{record['contrast']:.3f} of 1; low is below {LOW_CONTRAST:g}"),
         ("saturated", f"{record['saturated']:.1%} of the box's pixels; much is above {SATURATED:.0%}"),
-        *[("warning", f"{code}: {WARNINGS[code]}") for code in record["warnings"].split()],
+        *[
+            ("note" if code in NOTES else "warning", f"{code}: {WARNINGS[code]}")
+            for code in record["warnings"].split()
+        ],
     ]
+
+
+def _describe_modality(modality: str) -> str:
+    return f"{modality}, mammography" if modality == MAMMOGRAPHY else f"{modality}, which is not mammography"
 
 
 def describe_encoding(transfer_syntax: str) -> str:

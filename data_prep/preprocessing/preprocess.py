@@ -210,6 +210,7 @@ def to_integers(square: Display, bit_depth: int) -> Image:
 def describe_frame(frame: Frame) -> ManifestRow:
     """Returns the columns about the frame."""
     return {
+        "modality": frame.modality,
         "transfer_syntax": frame.transfer_syntax,
         "photometric_interpretation": str(frame.photometric_interpretation),
         "window": describe_voi(frame),

@@ -9,6 +9,7 @@ from data_prep.preprocessing.search import Found
 from data_prep.preprocessing.windowing import is_padding
 
 WARNINGS = {
+    "not_mammography": "the header's Modality is not MG: the file may be no mammogram",
     "for_processing": "raw detector data, not made for display: shown on a logarithmic scale",
     "no_window": "the file brings no window that can be used: one over the bulk of its values is",
     "window_unusable": "the file's window is incomplete or against PS3.3 C.11.2.1.2: it is left out",
@@ -38,6 +39,8 @@ WARNINGS = {
     "shared_picture": "the same picture stands under another patient too",
 }
 """Every code of the manifest's column `warnings`, with what it means."""
+NOTES = {"no_window", "window_width", "low_range", "lut_range", "lut_shape"}
+"""Those that say how a file was read: whole data sets have them, and alone they call for no look."""
 
 PATCH_PX = 16  # of a Vision Transformer's patches
 ASPECTS = (0.9, 4.0)  # height over width of a breast's box; real ones lie between 1 and 3.5

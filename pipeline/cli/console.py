@@ -117,13 +117,19 @@ def choose_picture(image: ImagePath, out: Path | None, ending: str) -> Path:
     return target
 
 
+def describe_file(image: ImagePath) -> str:
+    """Returns an image's path, and where a link, such as `mammo collect` makes, leads to."""
+    leads_on = isinstance(image, Path) and image.is_symlink()
+    return f"{image}, a link to {image.resolve()}" if leads_on else str(image)
+
+
 @contextmanager
 def reporting_unusable(image: ImagePath) -> Iterator[None]:
     """Says why an image cannot be used, and ends with `NOT_CLEAN`."""
     try:
         yield
     except ImageError as error:
-        error_console.print(f"{image}: {error.reason}: {error}", markup=False, highlight=False)
+        error_console.print(f"{describe_file(image)}: {error.reason}: {error}", markup=False, highlight=False)
         raise typer.Exit(NOT_CLEAN) from error
 
 

@@ -21,6 +21,7 @@ from pipeline.cli.console import (
     Workers,
     choose_picture,
     console,
+    describe_file,
     error_console,
     finish_with_failures,
     reporting_unusable,
@@ -185,7 +186,7 @@ def inspect(
     target = choose_picture(image, out, "inspect")
     with reporting_unusable(image):
         stages = preprocess(image, load_prepare_settings(config, overrides or ()))
-    show_facts(describe_stages(stages))
+    show_facts([("file", describe_file(image)), *describe_stages(stages)])
     write_bytes(target, draw_stages(stages))
     say(f"picture: {target}")
 

@@ -172,9 +172,7 @@ class Trainer:
         num_held_out = len(self.group.share(range(len(self.task.held_out))))
         return sum(map(len, self._remaining_plan())) + num_held_out * (num_epochs + is_judged_last)
 
-    def _train_epoch(
-        self, parts: Iterator[Batch], stop: StopRequest, advance: Advance
-    ) -> dict[str, float]:
+    def _train_epoch(self, parts: Iterator[Batch], stop: StopRequest, advance: Advance) -> dict[str, float]:
         """Returns this epoch's row of `throughput.csv`, of what this process did."""
         state, meter = self.state, Meter()
         watched = meter.watch(parts)

@@ -204,6 +204,38 @@ def test_files_of_the_user_in_the_folder_are_neither_removed_nor_mixed_with(
     assert mine.read_text() == "mine"
 
 
+def test_manifest_and_failures_name_the_files(data: Path, tmp_path: Path) -> None:
+    """As the table's column `file` says, else where they lie below the data."""
+    copy, cache = copy_data(data, tmp_path / "data"), tmp_path / "cache"
+    spoil(copy, "97")
+    prepare_folder(copy, cache)
+    manifest = table(cache / "manifest.csv")
+    assert all((copy / name).is_file() for name in manifest["file"])
+    assert table(cache / "failures.csv")["file"].tolist() == ["train_images/5/97.dcm"]
+    exams = pd.read_csv(copy / "train.csv", dtype=str)
+    exams["file"] = [f"exam 1/IM{number}" for number in range(len(exams))]
+    exams.loc[0, "file"] = ""
+    exams.to_csv(copy / "train.csv", index=False)
+    assert prepare_folder(copy, cache).num_prepared == 0
+    named = table(cache / "manifest.csv").set_index("image_id")["file"]
+    assert named.tolist() == [manifest["file"][0], *exams["file"][1:]]
+    assert table(cache / "failures.csv")["file"].tolist() == ["exam 1/IM1"]
+
+
+def test_a_cache_that_an_older_mammo_made_gets_the_names_of_its_files(data: Path, tmp_path: Path) -> None:
+    copy, cache = copy_data(data, tmp_path / "data"), tmp_path / "cache"
+    spoil(copy, "97")
+    prepare_folder(copy, cache)
+    sound = snapshot(cache)
+    for name in ("manifest.csv", "failures.csv"):
+        rows = pd.read_csv(cache / name, dtype=str, keep_default_na=False)
+        rows.drop(columns=["file", "modality"], errors="ignore").to_csv(cache / name, index=False)
+    assert Cache(cache).read_manifest()["file"].eq("").all()
+    assert Cache(cache).read_failures()["file"].tolist() == [""]
+    assert prepare_folder(copy, cache).num_prepared == 0
+    assert snapshot(cache) == sound
+
+
 def test_bad_files_are_quarantined_and_tried_again(data: Path, tmp_path: Path) -> None:
     copy, cache = copy_data(data, tmp_path / "data"), tmp_path / "cache"
     whole = find_image(copy, "97").read_bytes()

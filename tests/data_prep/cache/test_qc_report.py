@@ -99,35 +99,66 @@ def test_the_headline_counts_images_failures_by_reason_and_what_deserves_a_look(
         assert expected in text
 
 
-def test_a_picture_stands_under_each_of_its_warnings_with_all_of_them(tmp_path: Path) -> None:
+def test_a_picture_stands_once_with_all_of_its_warnings_the_rarest_first(tmp_path: Path) -> None:
     page = read_page(write_cache(tmp_path, make_records(["", "small_box", "small_box saturated"])))
-    both = [page.figures["saturated"][0], page.figures["small_box"][1]]
-    for figure in both:
-        assert figure["alt"] == "Image 102 of patient 11: small_box, saturated"
-        assert figure["caption"].split() == ["patient", "11", "image", "102", "small_box", "saturated"]
-    text = page.text.replace("\xa0", " ")
-    assert f"{WARNINGS['small_box']} 2 images, 66.7 % of the prepared" in text
-    assert f"{WARNINGS['saturated']} 1 image, 33.3 % of the prepared" in text
-    assert [len(figures) for figures in page.figures.values()] == [2, 1, 1]
+    first, second = page.figures["unusual"]
+    assert first["alt"] == "Image 102 of patient 11: small_box, saturated"
+    assert first["caption"].split() == ["patient", "11", "image", "102", "small_box", "saturated"]
+    assert second["caption"].split() == ["patient", "10", "image", "101", "small_box"]
+    assert f"small_box {WARNINGS['small_box']} 2 " in page.text
+    assert f"saturated {WARNINGS['saturated']} 1 " in page.text
+    assert [len(figures) for figures in page.figures.values()] == [2, 1]
+
+
+def test_common_notes_do_not_drown_the_images_that_deserve_a_look(tmp_path: Path) -> None:
+    warnings = ["no_window low_range"] * 58 + ["no_window not_mammography", "no_window low_contrast"]
+    page = read_page(write_cache(tmp_path, make_records(warnings)))
+    assert "Deserve a look 2 3.3" in page.text
+    assert [figure["alt"].partition(": ")[2] for figure in page.figures["unusual"]] == [
+        "no_window, low_contrast",
+        "no_window, not_mammography",
+    ]
+    assert len(page.figures["others"]) == 24
+    assert f"no_window note {WARNINGS['no_window']} 60 " in page.text
+    assert "58 images have no warning, or notes alone; 24 of them are shown" in page.text
 
 
 def test_every_image_is_shown_or_counted(tmp_path: Path) -> None:
     page = read_page(write_cache(tmp_path, make_records(["low_contrast"] * 30 + [""] * 40)))
-    assert len(page.figures["low_contrast"]) == 12
-    assert len(page.figures[""]) == 24
-    assert "of the prepared, 12 of them drawn at random" in page.text
-    assert "40 images have no warning, 24 of them drawn at random" in page.text
+    assert len(page.figures["unusual"]) == 12
+    assert len(page.figures["others"]) == 24
+    assert "Of 30 images, 12 are shown, drawn at random: up to 12 of each warning." in page.text
+    assert "40 images have no warning, or notes alone; 24 of them are shown, drawn at random" in page.text
+
+
+def test_no_image_is_shown_twice_and_a_rare_warning_never_left_out(tmp_path: Path) -> None:
+    codes = sorted(WARNINGS)
+    warnings = [" ".join(codes[: 1 + number % len(codes)]) for number in range(400)]
+    page = read_page(write_cache(tmp_path, make_records(warnings)))
+    shown = [figure["alt"] for figure in page.figures["unusual"]]
+    assert len(set(shown)) == len(shown) <= 150
+    assert any(codes[-1] in alt for alt in shown)
+
+
+def test_your_own_file_name_stands_at_the_picture_and_at_the_failure(tmp_path: Path) -> None:
+    records = make_records(["saturated"], [("truncated", "cut off")])
+    records["100"]["file"], records["101"]["file"] = "exam 1/IM<0001>", "exam 1/IM0002"
+    page = read_page(write_cache(tmp_path, records))
+    assert "file exam 1/IM<0001> saturated" in " ".join(page.figures["unusual"][0]["caption"].split())
+    assert "10 101 exam 1/IM0002 truncated cut off" in page.text
 
 
 def test_a_code_of_another_version_is_shown_without_a_sentence(tmp_path: Path) -> None:
     page = read_page(write_cache(tmp_path, make_records(["blurred small_box"])))
-    assert list(page.figures) == ["small_box", "blurred"]
+    assert page.text.index("small_box ") < page.text.index("blurred ")
+    assert page.figures["unusual"][0]["caption"].split()[-2:] == ["blurred", "small_box"]
 
 
 def test_a_cache_without_warnings_and_failures_says_so(tmp_path: Path) -> None:
     text = read_page(write_cache(tmp_path, make_records([""]))).text
     assert "No prepared image has a warning." in text
-    assert "1 image has no warning." in text
+    assert "Images that deserve a look" not in text
+    assert "1 image has no warning, or notes alone." in text
     assert "No file failed." in text
 
 
@@ -164,7 +195,7 @@ def test_a_png_that_cannot_be_read_leaves_a_placeholder(
     cache = write_cache(tmp_path, make_records(["", ""]))
     spoil(cache.image_path("10", "100"))
     page = read_page(cache)
-    lost, shown = page.figures[""]
+    lost, shown = page.figures["others"]
     assert "src" not in lost
     assert "its PNG is missing or damaged patient 10 image 100" in " ".join(lost["caption"].split())
     assert "src" in shown
@@ -211,7 +242,7 @@ def test_a_thumbnail_shows_the_greys_of_the_image(dtype: type, side: int) -> Non
 def test_data_uris_hold_the_pictures(tmp_path: Path) -> None:
     """The page needs no other file and no script."""
     page = read_page(write_cache(tmp_path, make_records([""]), dtype=np.uint16))
-    kind, _, payload = page.figures[""][0]["src"].partition(",")
+    kind, _, payload = page.figures["others"][0]["src"].partition(",")
     assert kind == "data:image/jpeg;base64"
     assert cv2.imdecode(np.frombuffer(base64.b64decode(payload), np.uint8), cv2.IMREAD_UNCHANGED).max() > 250
     assert not {"script", "link", "iframe"} & set(page.tags)
@@ -237,5 +268,5 @@ def test_a_browser_shows_every_picture_and_runs_nothing_that_is_planted(tmp_path
         fits: document.documentElement.scrollWidth <= document.documentElement.clientWidth}"""
     for width in (500, 1200):
         opened = open_page(write_qc_report(cache), question, tmp_path, width=width)
-        assert opened.answer == {"loaded": 3, "square": 3, "lost": 1, "planted": False, "fits": True}
+        assert opened.answer == {"loaded": 2, "square": 2, "lost": 1, "planted": False, "fits": True}
         assert opened.console == []

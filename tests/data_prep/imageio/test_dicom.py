@@ -149,6 +149,16 @@ def test_a_bare_header_is_enough(tmp_path: Path) -> None:
     assert (frame.rescale_slope, frame.rescale_intercept) == (1, 0)
 
 
+@pytest.mark.parametrize(
+    ("element", "read"),
+    [(None, ""), ("", ""), ("MG", "MG"), ("CT", "CT"), ("WEIHERER", "of no standard")],
+)
+def test_the_modality_is_read_where_it_is_there(tmp_path: Path, element: str | None, read: str) -> None:
+    """A damaged header may hold a name in its place."""
+    elements = {} if element is None else {"Modality": element}
+    assert read_frame(written(tmp_path, **elements)).modality == read
+
+
 def test_levels_come_from_the_codestream_or_from_averaging(tmp_path: Path) -> None:
     pixels = make_breast(256, 192)
     file = open_dicom(

@@ -13,12 +13,13 @@ from data_prep.errors import ImageError
 from data_prep.imageio import codecs
 from data_prep.preprocessing.inspection import ENCODINGS, describe_stages, draw_stages
 from data_prep.preprocessing.preprocess import Stages, preprocess
-from data_prep.preprocessing.quality_checks import WARNINGS
+from data_prep.preprocessing.quality_checks import NOTES, WARNINGS
 from data_prep.preprocessing.settings import PrepareSettings
 from data_prep.storage.byte_source import ByteSource
 from tests.data_prep.dicom_files import make_breast, write_dicom
 
 RECORD = {
+    "modality": "",
     "transfer_syntax": codecs.JPEG_2000_LOSSLESS,
     "photometric_interpretation": "MONOCHROME1",
     "window": "LINEAR 2048/4096",
@@ -115,8 +116,16 @@ def test_the_picture_shows_the_frame_in_its_true_proportions(aspect: float, turn
 
 def test_each_warning_comes_with_its_sentence() -> None:
     said = describe_stages(make_stages(warnings=" ".join(WARNINGS)))
-    expected = [f"{code}: {sentence}" for code, sentence in WARNINGS.items()]
-    assert [value for name, value in said if name == "warning"] == expected
+    expected = [
+        ("note" if code in NOTES else "warning", f"{code}: {sentence}") for code, sentence in WARNINGS.items()
+    ]
+    assert said[-len(WARNINGS) :] == expected
+
+
+def test_the_modality_is_told_where_the_file_has_one() -> None:
+    assert "modality" not in describe()
+    assert describe(modality="MG")["modality"] == "MG, mammography"
+    assert describe(modality="CT")["modality"] == "CT, which is not mammography"
 
 
 def test_every_encoding_that_is_read_has_words() -> None:

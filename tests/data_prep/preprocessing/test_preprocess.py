@@ -120,6 +120,9 @@ def test_bright_padding_is_black_and_kept_from_its_neighbours(tmp_path: Path) ->
         ({"WindowCenter": 900, "WindowWidth": 4}, "L", {"saturated"}),
         ({"WindowCenter": 30000, "WindowWidth": 60000}, "L", {"low_contrast"}),
         ({"PresentationIntentType": "FOR PROCESSING"}, "L", {"for_processing"}),
+        ({"Modality": "MG"}, "L", set()),
+        ({"Modality": ""}, "L", set()),
+        *(({"Modality": modality}, "L", {"not_mammography"}) for modality in ("CT", "US", "OT", "SMITH")),
     ],
 )
 def test_what_deserves_a_look_is_named(

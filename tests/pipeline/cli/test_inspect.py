@@ -41,6 +41,15 @@ def test_it_prints_what_was_understood_and_writes_the_picture(mammogram: Path) -
     assert cv2.imread("one_inspect.png") is not None
 
 
+def test_a_link_is_told_with_the_file_that_it_leads_to(mammogram: Path) -> None:
+    """`mammo collect` makes links, and a user looks for the own file."""
+    link = Path("link.dcm")
+    link.symlink_to(mammogram)
+    assert f"file {link}, a link to {mammogram} " in " ".join(inspect(link).output.split())
+    mammogram.write_bytes(mammogram.read_bytes()[:-50])
+    assert inspect(link).stderr.startswith(f"{link}, a link to {mammogram}: truncated: ")
+
+
 def test_nothing_that_identifies_a_patient_is_printed_or_written(mammogram: Path) -> None:
     ended = inspect(mammogram)
     written = Path("one_inspect.png").read_bytes()
