@@ -206,7 +206,8 @@ def check_torchvision() -> Check:
     is_sound, said = run_child(TORCHVISION)
     if is_sound:
         return Check("torchvision", said)
-    return Check("torchvision", f"{said} (mammo works around it)")
+    what = "not built for this torch" if _is_installed("torchvision") else "none"
+    return Check("torchvision", f"{what}: mammo works without it")
 
 
 def check_codecs() -> Check:

@@ -102,7 +102,7 @@ def _count_warnings(codes: "pd.Series[Any]") -> list[WarningCount]:
 
 
 def _choose_unusual(images: pd.DataFrame) -> pd.DataFrame:
-    """Takes some images of each warning, each image once, by the rarest of its warnings and the rarest first."""
+    """Takes some images of each warning, each image once; the rarest warnings come first."""
     places = images["warnings"].str.split().explode().dropna()
     counts = places[~places.isin(NOTES)].value_counts()
     most = min(SHOWN_PER_WARNING, MOST_SHOWN // max(1, len(counts)))

@@ -14,6 +14,7 @@ import typer
 from data_prep.errors import UserError
 from pipeline.cli import data, doctor, evaluate, predict, recipes, train
 from pipeline.cli.console import console, error_console, say
+from pipeline.cli.help_pages import PlainCommand, PlainGroup
 from pipeline.cli.stopped import describe_stop
 from pipeline.runtime.signals import Interrupted, find_signal, leave
 
@@ -40,7 +41,7 @@ COMMANDS: list[Callable[..., None]] = [
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    cls=PlainGroup,
     help="Screening mammograms in; a cross-validated Vision Transformer and a submission out.",
 )
 
@@ -64,7 +65,7 @@ def with_local_paths(command: Callable[..., None]) -> Callable[..., None]:
 
 
 for command in COMMANDS:
-    app.command()(with_local_paths(command))
+    app.command(cls=PlainCommand)(with_local_paths(command))
 
 
 def _show_version(is_asked: bool) -> None:  # noqa: FBT001  typer gives it so

@@ -54,7 +54,9 @@ DataArgument = Annotated[
         "URL, such as s3://BUCKET/FOLDER.",
     ),
 ]
-DataOption = Annotated[str, typer.Option("--data", help="Folder in RSNA layout with test.csv, or its URL.")]
+DataOption = Annotated[
+    str, typer.Option("--data", metavar="DATA", help="Folder in RSNA layout with test.csv, or its URL.")
+]
 CacheArgument = Annotated[Path, typer.Argument(metavar="CACHE", help="Cache that `mammo prepare` made.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that `mammo train` made.")]
 Overrides = Annotated[
@@ -67,10 +69,12 @@ PrepareOverrides = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(min=0, max=1024, help="Processes; 0 works in this one.", show_default="one per core"),
+    typer.Option(
+        min=0, max=1024, metavar="N", help="Processes; 0 works in this one.", show_default="one per core"
+    ),
 ]
 AllowFailures = Annotated[bool, typer.Option("--allow-failures", help="Exit 0 although some images failed.")]
-Seed = Annotated[int, typer.Option(min=0, help="Draws everything that is random.")]
+Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Draws everything that is random.")]
 
 
 def say(text: str) -> None:
@@ -119,8 +123,9 @@ def choose_picture(image: ImagePath, out: Path | None, ending: str) -> Path:
 
 def describe_file(image: ImagePath) -> str:
     """Returns an image's path, and where a link, such as `mammo collect` makes, leads to."""
-    leads_on = isinstance(image, Path) and image.is_symlink()
-    return f"{image}, a link to {image.resolve()}" if leads_on else str(image)
+    if isinstance(image, Path) and image.is_symlink():
+        return f"{image}, a link to {image.resolve()}"
+    return str(image)
 
 
 @contextmanager

@@ -50,10 +50,12 @@ MAX_PROBLEMS_SHOWN = 20
 
 def phantom(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
-    patients: Annotated[int, typer.Option(min=1, help="Patients in train.csv, four images each.")] = 100,
+    patients: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Patients in train.csv, four images each.")
+    ] = 100,
     seed: Seed = 0,
-    rows: Annotated[int, typer.Option(min=64, max=8192, help="Rows of a frame.")] = 640,
-    columns: Annotated[int, typer.Option(min=64, max=8192, help="Columns of a frame.")] = 512,
+    rows: Annotated[int, typer.Option(min=64, max=8192, metavar="N", help="Rows of a frame.")] = 640,
+    columns: Annotated[int, typer.Option(min=64, max=8192, metavar="N", help="Columns of a frame.")] = 512,
 ) -> None:
     """Write synthetic mammograms in RSNA layout.
 
@@ -77,10 +79,12 @@ def phantom(
 def collect(
     files: Annotated[Path, typer.Argument(metavar="FILES", help="Folder that holds your image files.")],
     labels: Annotated[
-        Path, typer.Option(help="CSV, one row per image: file, patient_id, laterality, cancer, ...")
+        Path, typer.Option(metavar="CSV", help="One row per image: file, patient_id, laterality, cancer, ...")
     ],
-    out: Annotated[Path, typer.Option(help="Folder to make, in RSNA layout.")],
-    split: Annotated[Split, typer.Option(help="train, or test for images without labels.")] = "train",
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to make, in RSNA layout.")],
+    split: Annotated[
+        Split, typer.Option(metavar="train|test", help="test is for images without labels.")
+    ] = "train",
 ) -> None:
     """Make a folder in RSNA layout from your own files.
 
@@ -93,13 +97,19 @@ def collect(
 
 def prepare(
     data: DataArgument,
-    cache: Annotated[Path, typer.Option(help="Folder for the images; created, or resumed.")],
-    split: Annotated[Split, typer.Option(help="Which CSV to read.")] = "train",
-    config: Annotated[Path | None, typer.Option(help="Recipe; only its [prepare] settings are used.")] = None,
+    cache: Annotated[
+        Path, typer.Option(metavar="CACHE", help="Folder for the images; made, or gone on with.")
+    ],
+    split: Annotated[Split, typer.Option(metavar="train|test", help="Which CSV to read.")] = "train",
+    config: Annotated[
+        Path | None, typer.Option(metavar="CONFIG", help="Recipe; only its [prepare] settings are used.")
+    ] = None,
     overrides: PrepareOverrides = None,
     workers: Workers = None,
-    patients: Annotated[int | None, typer.Option(help="Only so many patients, stratified by label.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Draws the patients of --patients.")] = 0,
+    patients: Annotated[
+        int | None, typer.Option(metavar="N", help="Only so many patients, stratified by label.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Draws the patients of --patients.")] = 0,
     engine: EngineName = "local",
     address: Address = None,
     *,
@@ -167,9 +177,12 @@ def inspect(
         str, typer.Argument(metavar="FILE", help="A mammogram: DICOM, PNG, JPEG or PGM; or its URL.")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Picture to write.", show_default="<name of FILE>_inspect.png")
+        Path | None,
+        typer.Option(metavar="PNG", help="Picture to write.", show_default="<name of FILE>_inspect.png"),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="Recipe; only its [prepare] settings are used.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="CONFIG", help="Recipe; only its [prepare] settings are used.")
+    ] = None,
     overrides: PrepareOverrides = None,
 ) -> None:
     """Show what is understood of one mammogram.
@@ -194,7 +207,8 @@ def inspect(
 def verify(
     cache: CacheArgument,
     data: Annotated[
-        str | None, typer.Option(help="The folder or URL that it was made of, to compare the files too.")
+        str | None,
+        typer.Option(metavar="DATA", help="The folder or URL that it was made of, to compare the files too."),
     ] = None,
     workers: Workers = None,
 ) -> None:

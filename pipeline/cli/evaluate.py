@@ -44,7 +44,9 @@ def evaluate(run: RunArgument) -> None:
 
 def compare(
     runs: RunArguments,
-    out: Annotated[Path | None, typer.Option(help="CSV to write the differences to.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Table to write the differences to.")
+    ] = None,
 ) -> None:
     """Say whether runs are better than the first one.
 

@@ -35,14 +35,21 @@ if TYPE_CHECKING:
 def predict(
     run: RunArgument,
     data: Annotated[
-        str | None, typer.Option(help="Folder in RSNA layout with test.csv and the images, or its URL.")
+        str | None,
+        typer.Option(metavar="DATA", help="Folder in RSNA layout with test.csv and the images, or its URL."),
     ] = None,
-    cache: Annotated[Path | None, typer.Option(help="Cache of the test split, instead of --data.")] = None,
-    out: Annotated[Path | None, typer.Option(help="CSV to write.", show_default="RUN/submission.csv")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="CACHE", help="Cache of the test split, instead of --data.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="Submission to write.", show_default="RUN/submission.csv"),
+    ] = None,
     views: Annotated[
         Literal["mean", "max"],
         typer.Option(
-            help="A breast's probability: its images' mean (on the logit), or with --probabilities the max."
+            metavar="mean|max",
+            help="A breast's probability: its images' mean (on the logit), or with --probabilities the max.",
         ),
     ] = "mean",
     workers: Workers = None,
@@ -131,7 +138,8 @@ def explain(
         str, typer.Argument(metavar="IMAGE", help="A mammogram: DICOM, PNG, JPEG or PGM; or its URL.")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Picture to write.", show_default="<name of IMAGE>_explain.png")
+        Path | None,
+        typer.Option(metavar="PNG", help="Picture to write.", show_default="<name of IMAGE>_explain.png"),
     ] = None,
 ) -> None:
     """Show where a run's models look in one mammogram.
@@ -159,7 +167,9 @@ def explain(
 
 def export(
     run: RunArgument,
-    out: Annotated[Path | None, typer.Option(help="Folder to write to.", show_default="RUN/onnx")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder to write to.", show_default="RUN/onnx")
+    ] = None,
 ) -> None:
     """Write a run's models as ONNX, one file per fold.
 

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 EngineName = Annotated[
     Literal["local", "ray"],
     typer.Option(
-        "--engine", help="Where it runs: this machine, or a Ray cluster with storage that all share."
+        "--engine",
+        metavar="local|ray",
+        help="Where it runs: this machine, or a Ray cluster with storage that all share.",
     ),
 ]
 Address = Annotated[

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for data, cache and run.")] = Path("reports/demo"),
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for data, cache and run.")] = Path(
+        "reports/demo"
+    ),
     seed: Seed = 0,
 ) -> None:
     """Show the whole pipeline on synthetic mammograms.
@@ -53,16 +55,20 @@ def train(
         ),
     ],
     cache: Annotated[
-        Path | None, typer.Option(help="Cache of the train split that `mammo prepare` made.")
+        Path | None, typer.Option(metavar="CACHE", help="Cache of the train split that `mammo prepare` made.")
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Instead of --cache: images in a folder per class, or Oxford-IIIT Pet."),
+        typer.Option(
+            metavar="FOLDER", help="Instead of --cache: images in a folder per class, or Oxford-IIIT Pet."
+        ),
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="Run folder.", show_default="reports/<name of CONFIG>")
+        Path | None, typer.Option(metavar="RUN", help="Run folder.", show_default="reports/<name of CONFIG>")
     ] = None,
-    fold: Annotated[list[int] | None, typer.Option(help="Only this fold; may be repeated.")] = None,
+    fold: Annotated[
+        list[int] | None, typer.Option(metavar="K", help="Only this fold; may be repeated.")
+    ] = None,
     overrides: Overrides = None,
     engine: EngineName = "local",
     address: Address = None,
@@ -71,6 +77,7 @@ def train(
         typer.Option(
             min=0,
             max=1,
+            metavar="N",
             help="With --engine ray; 0.5 puts two folds on one, 0 all on CPUs.",
             show_default="1 where there are any",
         ),

@@ -195,6 +195,17 @@ def test_a_gpu_newer_than_torch_wants_a_newer_torch() -> None:
     assert check.remedy.startswith("pip install --upgrade torch torchvision")
 
 
+@pytest.mark.parametrize(("is_installed", "found"), [(True, "not built for this torch"), (False, "none")])
+def test_a_torchvision_that_is_not_needed_is_told_without_an_error(
+    monkeypatch: pytest.MonkeyPatch, is_installed: bool, found: str
+) -> None:
+    """A line that says good and RuntimeError would be read as neither."""
+    said = "RuntimeError: operator torchvision::nms does not exist"
+    monkeypatch.setattr(doctor, "run_child", lambda program: (False, said))
+    monkeypatch.setattr(doctor, "_is_installed", lambda name: is_installed)
+    assert doctor.check_torchvision() == Check("torchvision", f"{found}: mammo works without it")
+
+
 def test_no_compiler_is_no_problem_but_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CC", "")

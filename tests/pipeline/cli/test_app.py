@@ -1,6 +1,7 @@
 """The command line: help, one-line errors with their exit codes, and signals to a real process."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import pandas as pd
 import pytest
@@ -90,18 +91,54 @@ def test_the_commands_of_the_design_are_there() -> None:
     assert {"demo", "prepare", "train", "evaluate", "predict", "check"} <= set(COMMANDS)
 
 
-@pytest.mark.parametrize("command", [[], *([command] for command in COMMANDS)], ids=str)
-def test_every_command_and_every_option_has_help(command: list[str]) -> None:
-    shown = CliRunner().invoke(app.app, [*command, "--help"], env={"COLUMNS": "200"})
+def show_help(command: list[str], width: int) -> list[str]:
+    """The lines of a command's help."""
+    shown = CliRunner().invoke(app.app, [*command, "--help"], env={"COLUMNS": str(width)})
     assert shown.exit_code == 0
+    return shown.output.splitlines()
+
+
+def describe(command: list[str]) -> Any:
     group = typer.main.get_command(app.app)
-    described = group.commands[command[0]] if command else group  # type: ignore[attr-defined]
-    assert described.help
-    assert described.help.splitlines()[0] in shown.output
-    for parameter in described.params:
-        assert parameter.help, parameter.name
-        plain = parameter.help.replace("`", "")
-        assert plain.split(".")[0][:40] in shown.output
+    return group.commands[command[0]] if command else group  # type: ignore[attr-defined]
+
+
+every_command = pytest.mark.parametrize("command", [[], *([command] for command in COMMANDS)], ids=str)
+
+
+@every_command
+@pytest.mark.parametrize("width", [50, 80, 200])
+def test_help_keeps_every_word_and_bracket_and_fits_the_width(command: list[str], width: int) -> None:
+    lines, described = show_help(command, width), describe(command)
+    assert max(map(len, lines)) <= width
+    words = " ".join(lines).split()
+    for text in (described.help, *(parameter.help for parameter in described.params)):
+        assert text
+        assert not set(text.split()) - set(words)
+    for paragraph in described.help.split("\n\n"):
+        assert " ".join(paragraph.split()) in " ".join(words), "nothing stands between its words"
+
+
+@every_command
+def test_help_calls_each_value_by_a_plain_word(command: list[str]) -> None:
+    lines = show_help(command, 200)
+    for parameter in describe(command).params:
+        (row,) = [line for line in lines if parameter.help.split("\n")[0][:60] in line]
+        name = row[: row.index(parameter.help[:20])].split()
+        assert name[0] == (parameter.opts[0] if "-" in parameter.opts[0] else parameter.metavar.split()[0])
+        assert all(re.fullmatch(r"--[a-z-]+|[A-Z.=]+|[a-z|]+(://HOST:PORT)?", word) for word in name), name
+        assert len(name) == 1 or not getattr(parameter, "is_flag", False)
+    assert not re.search(r"<(int|str|bool|path|list|float)|\{", "\n".join(lines))
+
+
+def test_help_tells_defaults_and_what_is_required() -> None:
+    text = " ".join(" ".join(show_help(["prepare"], 80)).split())
+    assert "Usage: mammo prepare [OPTIONS] DATA" in text.replace("Usage: root", "Usage: mammo")
+    assert "--split train|test Which CSV to read. (default: train)" in text
+    assert "Draws the patients of --patients. (default: 0)" in text
+    assert "--workers N Processes; 0 works in this one. (default: one per core)" in text
+    assert "gone on with. (required)" in text
+    assert "--allow-failures Exit 0 although some images failed. --help" in text
 
 
 def test_help_does_not_wait_for_torch() -> None:
