@@ -57,16 +57,24 @@ def train_and_evaluate(
         cross_validate_on_ray(cluster, recipe, cache, run, reporter=reporter, folds=folds, gpus=gpus_per_fold)
     if not group.is_main or run.unfinished_folds():
         return None
-    return evaluate_and_report(run, reporter=reporter)
+    return evaluate_and_report(run, reporter=reporter, cache=cache)
 
 
-def evaluate_and_report(run: Run, *, reporter: Reporter) -> Evaluation:
+def evaluate_and_report(run: Run, *, reporter: Reporter, cache: Cache | None = None) -> Evaluation:
     """Computes all figures of a finished run and writes tables and reports.
 
+    Args:
+        run: with all folds trained.
+        reporter: shows the progress.
+        cache: that the run was trained on; None takes the one that the run names, if it is still there.
+
     Raises:
-        UserError: if a fold is missing, its predictions do not fit the run, or a file is damaged.
+        UserError: if a fold is missing, its predictions do not fit the run, or a file or the given cache is
+            damaged.
     """
+    if cache is not None:
+        cache.read_manifest()  # a cache that is named is no longer optional
     reporter.say(f"figures and intervals from {NUM_REPLICATES:,} bootstrap replicates, then the report")
-    evaluation = evaluate_run(run)
-    write_report(run, evaluation, reporter=reporter)
+    evaluation = evaluate_run(run, cache)
+    write_report(run, evaluation, reporter=reporter, cache=cache)
     return evaluation

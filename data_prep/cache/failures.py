@@ -27,11 +27,11 @@ def list_failures(cache: Cache) -> list[str]:
     Raises:
         UserError: if the cache is not finished, or a table is damaged.
     """
+    failures = _read_failures(cache)
+    columns = [failures[name] for name in ("patient_id", "image_id", "file", "reason", "message")]
     return [
-        "{patient_id}/{image_id}{0}: {reason}: {message}".format(
-            f" ({row['file']})" if row["file"] else "", **row
-        )
-        for row in _read_failures(cache).to_dict("records")
+        f"{patient_id}/{image_id}{f' ({file})' if file else ''}: {reason}: {message}"
+        for patient_id, image_id, file, reason, message in zip(*columns, strict=True)
     ]
 
 

@@ -119,7 +119,7 @@ def require_model_fits(model: ModelSettings, folder: ImageFolder) -> None:
 
 def _start(recipe: Recipe, folder: ImageFolder, run: ClassRun, *, world_size: int) -> None:
     """Makes the run folder, or checks that it was made by the same recipe on the same images."""
-    origin = {"data": str(folder.folder), "split": folder.origin, "processes": world_size}
+    origin = {"data": str(folder.folder.absolute()), "split": folder.origin, "processes": world_size}
     start_run(run, recipe, table=folder.images, path=run.images, origin=origin)
     if not run.read_images().equals(folder.images):
         raise UserError(f"{run.folder} has other images or labels than {folder.folder}: choose another --run")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Column, Table
 
+from data_prep.errors import UserError
 from pipeline.cli.console import RunArgument, console, say
 from pipeline.runtime.progress import Reporter
 
@@ -25,21 +26,36 @@ COMPARISON_WIDTH = 108  # characters, also where there are 80: a log shows each 
 SHOWN_FIGURES = ["auc", "auc_pooled", "average_precision", "pf1", "pf1_transferred", "pf1_best"]
 
 
-def evaluate(run: RunArgument) -> None:
+def evaluate(
+    run: RunArgument,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CACHE", help="Cache of the run.", show_default="the one that the run was trained on"
+        ),
+    ] = None,
+) -> None:
     """Compute the figures of a run and write its report.
 
     Writes metrics.json, tables of folds, slices, calibration and threshold stability, report.html, report.md
-    and model_card.md into RUN.
+    and model_card.md into RUN. The cache is needed for the pictures of cases and for what is known of files;
+    without it the report says what it lacks.
     """
+    from data_prep.cache.folder import Cache
     from pipeline.experiment import evaluate_and_report
     from pipeline.runs.run_folder import Run
 
     if Run(run).kind == "classification":
         from pipeline.cli.classes import evaluate_classes
 
+        if cache is not None:
+            raise UserError(
+                f"--cache goes with a run on mammograms: {run} was trained on a folder of classes"
+            )
         evaluate_classes(run)
-    else:
-        show_evaluation(Run(run), evaluate_and_report(Run(run), reporter=Reporter(console)))
+        return
+    store = None if cache is None else Cache(cache)
+    show_evaluation(Run(run), evaluate_and_report(Run(run), reporter=Reporter(console), cache=store))
 
 
 def compare(

@@ -5,11 +5,12 @@ from typing import Any
 
 import pandas as pd
 
+from data_prep.cache.folder import Cache
 from data_prep.errors import UserError
 from data_prep.storage.atomic import write_csv, write_json
 from pipeline.evaluation.audit.flow import Flow, describe_flow
 from pipeline.evaluation.audit.shortcuts import ShortcutAudit, tabulate_audit
-from pipeline.evaluation.audit.traits import find_cache, read_file_traits
+from pipeline.evaluation.audit.traits import read_file_traits
 from pipeline.evaluation.bootstrap import NUM_REPLICATES, SEED
 from pipeline.evaluation.estimates import AUC_WEIGHTED, Estimate
 from pipeline.evaluation.evaluate_oof import Evaluation, UnitEvaluation, evaluate_oof
@@ -17,6 +18,7 @@ from pipeline.evaluation.metrics import FIGURES
 from pipeline.evaluation.oof import collect_oof
 from pipeline.evaluation.operating_point import SCREENING_PREVALENCE, OperatingPoint
 from pipeline.evaluation.uncertainty.intervals import CAPPED
+from pipeline.runs.records import find_cache
 from pipeline.runs.run_folder import Run
 
 MEAN_OF_LOGITS = "mean of logits"
@@ -39,18 +41,18 @@ SLICES_COLUMNS = [
 ]
 
 
-def evaluate_run(run: Run) -> Evaluation:
-    """Computes all figures of a finished run.
+def evaluate_run(run: Run, cache: Cache | None = None) -> Evaluation:
+    """Computes all figures of a finished run; its cache is where the run says unless it is given.
 
     Raises:
         UserError: if a fold is missing, or its predictions do not fit the run.
     """
     oof = collect_oof(run)
     try:
-        cache = find_cache(run)
+        cache = cache or find_cache(run)
         files, flow = read_file_traits(cache), describe_flow(oof, cache)
     except UserError as error:  # a run may outlive its cache, or the images in it
-        return evaluate_oof(oof, no_cache=f"the run's cache is not at hand ({error})")
+        return evaluate_oof(oof, no_cache=str(error))
     return evaluate_oof(oof, files, flow)
 
 

@@ -8,7 +8,6 @@ import io
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import cv2
@@ -31,7 +30,7 @@ from pipeline.models.weights_file import load_weights
 from pipeline.reporting.case_selection import Case, CaseSelection, CaseView
 from pipeline.reporting.heatmap import colour, relative_to_box
 from pipeline.runs.recipe import Recipe, load_recipe
-from pipeline.runs.records import read_environment
+from pipeline.runs.records import find_cache
 from pipeline.runs.run_folder import Run
 from pipeline.runtime.precision import choose_device
 from pipeline.runtime.progress import Reporter
@@ -120,11 +119,18 @@ class Gallery:
     missing: list[str] = field(default_factory=list)
 
 
-def show_cases(run: Run, selection: CaseSelection, *, reporter: Reporter) -> Gallery:
-    """Returns a picture of every image of the chosen breasts, or says why there is none."""
+def show_cases(
+    run: Run, selection: CaseSelection, *, reporter: Reporter, cache: Cache | None = None
+) -> Gallery:
+    """Returns a picture of every image of the chosen breasts, or says why there is none.
+
+    They come from the run's cache, which is where the run says unless it is given.
+    """
+    if not selection.groups:
+        return Gallery()
     try:
         recipe = _load_recipe(run)
-        cache = open_cache(run, recipe)
+        cache = open_cache(run, recipe, cache)
         records = {record["image_id"]: record for record in cache.read_manifest().to_dict("records")}
     except UserError as error:
         return Gallery(missing=[f"The cases have no pictures: {error}."])
@@ -201,21 +207,18 @@ def find_cut(placement: Placement, patch_size: int) -> tuple[slice, slice]:
     return slice(first, last), slice(0, -(-placement.width // patch_size))
 
 
-def open_cache(run: Run, recipe: Recipe) -> Cache:
-    """Returns the cache that the run was trained on.
+def open_cache(run: Run, recipe: Recipe, cache: Cache | None = None) -> Cache:
+    """Returns the cache that the run was trained on; `cache` is the one that is said to be it.
 
     Raises:
         UserError: if it is gone, or was made anew with other settings.
     """
-    folder = read_environment(run.environment).get("cache")
-    if not folder:
-        raise UserError(f"the run's {run.environment.name} names no cache")
-    cache = Cache(Path(folder))
-    if not cache.folder.is_dir():
-        raise UserError(f"the run's cache {folder} is no longer there")
+    cache = cache or find_cache(run)
     changed = differences(cache.settings().prepare, recipe.prepare)
     if changed:
-        raise UserError(f"the run's cache {folder} was made anew with other settings ({'; '.join(changed)})")
+        raise UserError(
+            f"the run's cache {cache.folder} was made anew with other settings ({'; '.join(changed)})"
+        )
     return cache
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from data_prep.cache.folder import Cache
 from data_prep.storage.atomic import write_text
 from pipeline.evaluation.artifacts import write_evaluation
 from pipeline.evaluation.calibration import RAW
@@ -16,7 +17,7 @@ from pipeline.evaluation.evaluate_oof import Evaluation
 from pipeline.evaluation.slices import list_values
 from pipeline.reporting.case_selection import CaseSelection, select_cases
 from pipeline.reporting.formatting import FIGURE_NAMES, format_figure, format_interval
-from pipeline.reporting.gallery import show_cases
+from pipeline.reporting.gallery import Gallery, show_cases
 from pipeline.reporting.plots import calibration_plots, curves
 from pipeline.reporting.plots.svg import fold_line
 from pipeline.reporting.rendering import Filters, Picture, render_markdown, render_page
@@ -74,33 +75,51 @@ FIGURE_FILTERS: Filters = {
 TEXT_FILTERS: Filters = {**FIGURE_FILTERS, "table": to_markdown}
 
 
-def write_report(run: Run, evaluation: Evaluation, *, reporter: Reporter) -> Path:
+def write_report(run: Run, evaluation: Evaluation, *, reporter: Reporter, cache: Cache | None = None) -> Path:
     """Writes the figures, the page, the same for plain readers and the model card; returns the page's path.
 
-    All is made before the first file is written, so that a folder never holds half of two reports.
+    All is made before the first file is written, so that a folder never holds half of two reports. Pictures
+    come from `cache`, or from the cache that the run names; the reporter says what has none.
 
     Raises:
         UserError: if a file that the report shows is damaged; nothing is written then.
     """
-    texts = render_report(run, evaluation, reporter=reporter)
+    texts = render_report(run, evaluation, reporter=reporter, cache=cache)
     write_evaluation(run, evaluation)
     for path, text in texts.items():
         write_text(path, text)
     return run.report
 
 
-def render_report(run: Run, evaluation: Evaluation, *, reporter: Reporter) -> dict[Path, str]:
+def render_report(
+    run: Run, evaluation: Evaluation, *, reporter: Reporter, cache: Cache | None = None
+) -> dict[Path, str]:
     """Returns the texts by the file that they belong into."""
     selection = select_cases(evaluation)
     content = collect_content(run, evaluation, selection)
     pictures = make_pictures(run, evaluation, content["histories"])
-    gallery = show_cases(run, selection, reporter=reporter)
+    gallery = show_cases(run, selection, reporter=reporter, cache=cache)
+    _say_missing(gallery, run, reporter)
     page = render_page("report.html.j2", run, filters=FIGURE_FILTERS, gallery=gallery, **content, **pictures)
     return {
         run.report: page,
         run.report_text: render_markdown("report.md.j2", run, filters=TEXT_FILTERS, **content),
         run.model_card: render_markdown("model_card.md.j2", run, filters=TEXT_FILTERS, **content),
     }
+
+
+def _say_missing(gallery: Gallery, run: Run, reporter: Reporter) -> None:
+    """Says which pictures the report has not."""
+    for sentence in gallery.missing:
+        reporter.say(f"warning: {sentence}")
+    if gallery.reasons:
+        one, (reason, *_) = len(gallery.reasons) == 1, gallery.reasons.values()
+        reporter.say(
+            f"warning: {'1 image' if one else f'{len(gallery.reasons)} images'} of the cases "
+            f"{'has' if one else 'have'} no picture: {reason}{'' if one else ', and so on'}"
+        )
+    if (gallery.missing or gallery.reasons) and not gallery.tiles:
+        reporter.say(f"the cache can be named: `mammo evaluate {run.folder} --cache CACHE`")
 
 
 def collect_content(run: Run, evaluation: Evaluation, selection: CaseSelection) -> dict[str, Any]:

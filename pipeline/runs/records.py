@@ -2,14 +2,19 @@
 
 import io
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from data_prep.cache.folder import Cache
 from data_prep.errors import UserError
 from data_prep.storage.files import parse_json, read_own
+from pipeline.runs.run_folder import RunFolder
+
+CACHE_FROM_RUN = "cache_from_run"
 
 HISTORY_FIGURES = ["pf1", "auc", "average_precision"]
 """What a fold's `history.csv` follows, per breast (`val_`) and per image (`val_image_`)."""
@@ -46,6 +51,34 @@ def read_environment(path: Path) -> dict[str, str]:
             f"{path} is damaged ({error}): remove it; it describes the machine and names the cache, and a "
             "report goes without them and without the cases' pictures"
         ) from error
+
+
+def describe_cache(cache: Cache, run: RunFolder) -> dict[str, str]:
+    """Returns what `environment.json` says of a run's cache: where it lies, also as seen from the run."""
+    folder = cache.folder.absolute()
+    return {"cache": str(folder), CACHE_FROM_RUN: os.path.relpath(folder, run.folder.absolute())}
+
+
+def find_cache(run: RunFolder) -> Cache:
+    """Returns the cache that a run was trained on, though both may have been moved together.
+
+    A run of an older mammo may name it as seen from the folder where `mammo train` was typed, which is often
+    one above the run.
+
+    Raises:
+        UserError: if the run names none, or it is gone.
+    """
+    environment = read_environment(run.environment)
+    if not (named := environment.get("cache")):
+        raise UserError(f"the run's {run.environment.name} names no cache")
+    above = [] if Path(named).is_absolute() else run.folder.absolute().parents
+    places = [*(folder / named for folder in above), Path(named)]
+    if from_run := environment.get(CACHE_FROM_RUN):
+        places.append(Path(os.path.normpath(run.folder.absolute() / from_run)))
+    found = next((place for place in places if Cache(place).settings_path.exists()), None)
+    if found is None:
+        raise UserError(f"the run's cache {named} is no longer there")
+    return Cache(found)
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -15,6 +15,7 @@ from data_prep.settings import differences, write_overrides
 from data_prep.storage.locks import require_unlocked
 from pipeline.data.kept_patches import describe_kept_patches
 from pipeline.runs.recipe import Recipe
+from pipeline.runs.records import describe_cache
 from pipeline.runs.run_folder import FOLDS_COLUMNS, GROUP, Run, describe_groups
 from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from pipeline.runtime.gpu_memory import explain_full_training
@@ -247,7 +248,7 @@ def _start(recipe: Recipe, cache: Cache, run: Run, fold_table: pd.DataFrame, *, 
     """Makes the run folder, or checks that it was made by the same recipe on the same patients."""
     require_unlocked(run.folder)  # a run on an image folder may train in it
     patches = describe_kept_patches(recipe.model, cache.read_manifest())
-    origin = {"cache": str(cache.folder), "processes": world_size, "patches": patches}
+    origin = {**describe_cache(cache, run), "processes": world_size, "patches": patches}
     start_run(run, recipe, table=fold_table, path=run.folds, origin=origin)
     before = run.read_folds()
     if GROUP in fold_table and GROUP not in before:

@@ -26,7 +26,7 @@ from pipeline.runtime.progress import Reporter
 from pipeline.runtime.signals import Interrupted, StopRequest
 from pipeline.runtime.workers import MOST_BESIDE_A_GPU
 from pipeline.training.cross_validate import Plan, begin, say_if_failed, say_if_grouped, train_fold
-from pipeline.training.run_setup import say_if_split_otherwise
+from pipeline.training.run_setup import say_if_split_otherwise, with_absolute_init
 
 Result = TypeVar("Result")
 
@@ -55,7 +55,7 @@ def cross_validate_on_ray(
     """
     # Machines have other working folders.
     cache, run = Cache(cache.folder.absolute()), Run(run.folder.absolute())
-    recipe, needs = _choose(cluster, recipe, gpus)
+    recipe, needs = _choose(cluster, with_absolute_init(recipe), gpus)
     if needs.gpus and not cluster.count("GPU"):
         reporter.say("no machine of the cluster has a GPU: waiting for one to join")
     with StopRequest() as stop:

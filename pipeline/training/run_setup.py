@@ -23,6 +23,7 @@ from data_prep.storage.atomic import (
 )
 from data_prep.storage.files import parse_json, read_own
 from data_prep.storage.locks import locked, require_unlocked
+from pipeline.models.pretrained import TIMM
 from pipeline.models.vit import VisionTransformer
 from pipeline.runs.recipe import Recipe, load_recipe
 from pipeline.runs.records import read_environment
@@ -54,7 +55,7 @@ RECORDED_PACKAGES = [
 
 
 def resolve(recipe: Recipe) -> Recipe:
-    """Returns the recipe with device and precision as this machine has them, which is what a run keeps.
+    """Returns the recipe with device, precision and path of first weights as a run keeps them.
 
     Raises:
         UserError: if it lacks a GPU or a package that the recipe asks for by name.
@@ -63,6 +64,15 @@ def resolve(recipe: Recipe) -> Recipe:
         require_tensorboard()
     chosen = ComputeSettings.choose(recipe.train.device, recipe.train.precision)
     train = recipe.train.model_copy(update={"device": chosen.device, "precision": chosen.precision})
+    return with_absolute_init(recipe.model_copy(update={"train": train}))
+
+
+def with_absolute_init(recipe: Recipe) -> Recipe:
+    """Returns the recipe with a path in `train.init` that does not depend on the working folder."""
+    init = recipe.train.init
+    if not init or init.startswith(TIMM):
+        return recipe
+    train = recipe.train.model_copy(update={"init": str(Path(init).absolute())})
     return recipe.model_copy(update={"train": train})
 
 
@@ -85,7 +95,8 @@ def start_run(
         write_json(run.environment, describe_environment(recipe, origin))
         write_text(run.settings, dump_settings(recipe))
         return
-    changed = differences(load_recipe(run.settings), recipe, ignored=(*MAY_CHANGE, *ANOTHER_NAME))
+    before = with_absolute_init(load_recipe(run.settings))
+    changed = differences(before, recipe, ignored=(*MAY_CHANGE, *ANOTHER_NAME))
     if changed:
         raise UserError(
             f"{run.folder} was started with other settings ({'; '.join(changed)}): "

@@ -3,17 +3,12 @@
 A trait is a column of numbers (NaN is not recorded) or of texts.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
 from data_prep.cache.folder import Cache
-from data_prep.errors import UserError
 from data_prep.rsna.exam_table import EXAM_ID, id_sort_key, name_breast
 from pipeline.evaluation.slices import NOT_RECORDED
-from pipeline.runs.records import read_environment
-from pipeline.runs.run_folder import Run
 
 NUM_IMAGES, BOTH_VIEWS, AGE = "images per breast", "CC and MLO present", "age"
 TEXT_COLUMNS = {
@@ -31,20 +26,6 @@ PATIENT_ORDER, EXAM_ORDER = "order of patient ids", "order of exam ids"
 IMAGE_ORDER = "order of image ids"
 OF_IMAGES = {"view", IMAGE_ORDER, *OF_CACHE}
 """Traits of single images; a mean over a breast's images would tell how many there are."""
-
-
-def find_cache(run: Run) -> Cache:
-    """Returns the cache that the run was trained on.
-
-    Raises:
-        UserError: if environment.json names none, or it is gone.
-    """
-    folder = read_environment(run.environment).get("cache", "")
-    if not folder:
-        raise UserError("environment.json names no cache")
-    if not Path(folder).is_dir():
-        raise UserError("it is no longer there")
-    return Cache(Path(folder))
 
 
 def read_file_traits(cache: Cache) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -9,11 +10,13 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from data_prep.cache.folder import Cache
 from data_prep.errors import UserError
 from pipeline.cli.app import app
 from pipeline.cli.evaluate import SHOWN_FIGURES
 from pipeline.evaluation.compare import COMPARED, COMPARISON_COLUMNS
 from pipeline.reporting.formatting import FIGURE_NAMES
+from pipeline.runs.run_folder import Run
 from tests.pipeline.synthetic_run import make_oof, write_run
 
 
@@ -60,6 +63,19 @@ def test_evaluate_says_what_is_undefined_and_why_in_one_line(tmp_path: Path) -> 
     shown = mammo("evaluate", run.folder)
     assert shown.exit_code == 0, shown.output
     assert shown.stdout.count("undefined, since there is no breast with cancer: pF1 of the raw") == 1
+
+
+def test_evaluate_says_that_the_report_has_no_pictures_and_takes_the_cache(
+    finished: Run, cache: Cache, tmp_path: Path
+) -> None:
+    moved = Path(shutil.copytree(cache.folder, tmp_path / "moved"))
+    finished.environment.write_text('{"cache": "gone"}')
+    told = mammo("evaluate", finished.folder).stdout
+    assert "warning: The cases have no pictures: the run's cache gone is no longer there." in told
+    assert f"`mammo evaluate {finished.folder} --cache CACHE`" in told
+    told = mammo("evaluate", finished.folder, "--cache", moved).stdout
+    assert "no pictures" not in told
+    assert "is not a cache" in refuse("evaluate", finished.folder, "--cache", tmp_path / "gone")
 
 
 def test_compare_prints_a_verdict_per_figure_and_writes_the_table(

@@ -14,11 +14,14 @@ import pytest
 from PIL import Image
 from scipy.special import expit, logit
 
+from data_prep.cache.folder import Cache
 from data_prep.cache.images import read_image
+from data_prep.errors import UserError
 from data_prep.imageio.frame import Box
 from data_prep.preprocessing.placement import Placement
 from pipeline.evaluation.artifacts import evaluate_run
 from pipeline.evaluation.evaluate_oof import evaluate_oof
+from pipeline.experiment import evaluate_and_report
 from pipeline.models.attention import find_maps
 from pipeline.models.normalization import to_tensor
 from pipeline.models.weights_file import load_weights
@@ -141,8 +144,13 @@ def say_missing(run):
     gallery = show_cases(run, select_cases(evaluation), reporter=quiet())
     assert gallery.tiles == {}
     (sentence,) = gallery.missing
-    page = write_report(run, evaluation, reporter=quiet()).read_text("utf-8")
+    reporter = quiet()
+    page = write_report(run, evaluation, reporter=reporter).read_text("utf-8")
     assert html.escape(sentence, quote=False) in page.replace("&#39;", "'")
+    assert heard(reporter).splitlines() == [
+        f"warning: {sentence}",
+        f"the cache can be named: `mammo evaluate {run.folder} --cache CACHE`",
+    ]
     assert "<img" not in page
     return sentence
 
@@ -156,6 +164,21 @@ def test_without_its_cache_a_report_says_so_and_lists_the_cases(finished, tmp_pa
     assert "settings.toml does not describe a model" in say_missing(finished)
     cases = select_cases(evaluate_run(finished)).groups[0].cases
     assert f"Patient {cases[0].patient_id}, left" in finished.report.read_text("utf-8")
+
+
+def test_a_cache_that_is_named_is_the_runs(finished, cache, tmp_path):
+    """Both for the pictures and for what is known of files."""
+    change_cache(finished, tmp_path / "gone")
+    assert (
+        f"{tmp_path / 'gone'} is no longer there" in evaluate_run(finished).audit.not_looked_at["file size"]
+    )
+    reporter = quiet()
+    evaluation = evaluate_and_report(finished, reporter=reporter, cache=cache)
+    assert evaluation.flow.unknown == ""
+    assert "warning: " not in heard(reporter)
+    assert "<img" in finished.report.read_text("utf-8")
+    with pytest.raises(UserError, match="is not a cache"):
+        evaluate_and_report(finished, reporter=reporter, cache=Cache(tmp_path / "gone"))
 
 
 def test_a_cache_with_other_images_is_not_shown(finished, cache, tmp_path):
@@ -201,6 +224,10 @@ def test_an_image_that_cannot_be_read_is_missing_alone_and_its_place_says_why(
     page = write_report(finished, evaluation, reporter=quiet()).read_text("utf-8")
     place = re.search(rf'<figure class="view">(?:(?!</figure>).)*{image_id}<.*?</figure>', page, re.DOTALL)[0]
     assert f"No picture: {path} " in place
+    reporter = quiet()
+    write_report(finished, evaluation, reporter=reporter)
+    assert f"warning: 1 image of the cases has no picture: {path} " in heard(reporter)
+    assert "--cache" not in heard(reporter)
 
 
 def test_an_image_of_which_the_model_says_something_else_is_another_image(finished):
