@@ -3,6 +3,7 @@
 Imports stand in the commands, so that `mammo --help` does not wait for torch.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +23,8 @@ RunArguments = Annotated[
     list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders; the first is the reference.")
 ]
 
-COMPARISON_WIDTH = 108  # characters, also where there are 80: a log shows each figure on one line then
+COMPARISON_WIDTH = 80  # characters, in a log too
+FEW_FOLDS = 2  # of so many each has its own figure in the table
 SHOWN_FIGURES = ["auc", "auc_pooled", "average_precision", "pf1", "pf1_transferred", "pf1_best"]
 
 
@@ -89,27 +91,25 @@ def compare(
 
 
 def show_evaluation(run: "Run", evaluation: "Evaluation") -> None:
-    """Prints the breasts' figures of each fold and of all, and where the rest stands."""
+    """Prints the breasts' figures of all folds and what the folds span, and where the rest stands."""
     from pipeline.reporting.formatting import FIGURE_NAMES, format_figure, format_interval
     from pipeline.reporting.shortcut_text import describe_shortcuts
 
-    pooled = evaluation.breasts.pooled
-    estimates = {
-        **{str(fold): estimate for fold, estimate in evaluation.breasts.folds.items()},
-        "all": pooled,
-    }
-    table = Table(Column("per breast, fold", no_wrap=True), *estimates, box=None, padding=(0, 2, 0, 0))
-    for count in ("breasts", "cancers"):
-        table.add_row(count, *(f"{getattr(estimate, f'num_{count}'):,}" for estimate in estimates.values()))
-    for name in SHOWN_FIGURES:
-        figures = (format_figure(estimate.metrics.figures[name]) for estimate in estimates.values())
-        table.add_row(FIGURE_NAMES[name], *figures)
-    console.print(table)
+    pooled, folds = evaluation.breasts.pooled, list(evaluation.breasts.folds.values())
     lead, of_lead = evaluation.lead
-    for name, estimate in {"pf1_transferred": pooled, lead: of_lead}.items():
-        if interval := format_interval(estimate.intervals.get(name)):
-            figure = format_figure(estimate.figures[name])
-            say(f"{FIGURE_NAMES[name]} {figure}, 95 % interval {interval}")
+    table = Table("per breast", "all", "95 %", "by fold", box=None, padding=(0, 2, 0, 0))
+    for count in ("breasts", "cancers"):
+        number, *numbers = (getattr(estimate, f"num_{count}") for estimate in (pooled, *folds))
+        table.add_row(count, f"{number:,}", "", _span([f"{each:,}" for each in numbers], numbers))
+    if lead not in SHOWN_FIGURES:  # of images, because counting them tells the label
+        interval = format_interval(of_lead.intervals.get(lead))
+        table.add_row(FIGURE_NAMES[lead], format_figure(of_lead.figures[lead]), interval, "")
+    for name in SHOWN_FIGURES:
+        values = [estimate.figures[name] for estimate in folds]
+        interval = format_interval(pooled.intervals.get(name))
+        by_fold = _span(list(map(format_figure, values)), values)
+        table.add_row(FIGURE_NAMES[name], format_figure(pooled.figures[name]), interval, by_fold)
+    console.print(table)
     _say_undefined(pooled.undefined)
     for sentence in describe_shortcuts(evaluation.audit):
         say(f"warning: {sentence}")
@@ -117,6 +117,16 @@ def show_evaluation(run: "Run", evaluation: "Evaluation") -> None:
         say(f"no slices by {', '.join(evaluation.missing_slices)}: the predictions have no such column")
     say(f"all figures, also per image and slice: {run.metrics}")
     say(f"report: {run.report}")
+
+
+def _span(shown: list[str], values: Sequence[float | None]) -> str:
+    """Returns the folds' values if they are few, else the lowest and the highest."""
+    if len(shown) <= FEW_FOLDS:
+        return ", ".join(shown)
+    known = sorted((value, text) for value, text in zip(values, shown, strict=True) if value is not None)
+    ends = dict.fromkeys([known[0][1], known[-1][1]] if known else [])
+    more = f", {len(shown) - len(known)} undefined" if known and len(known) < len(shown) else ""
+    return " to ".join(ends) + more
 
 
 def _say_undefined(undefined: dict[str, str]) -> None:
@@ -136,14 +146,14 @@ def _show_differences(differences: list["Difference"]) -> None:
         of_run = [found for found in differences if found.run == run]
         say(f"{run} compared with {of_run[0].reference}, per breast; {_name(of_run[0])} decides:")
         table = Table(
-            *("figure", "first", "this", "difference (95 %)", "p", "this is"),
+            *("figure", "first", "this", Column("difference (95 %)", no_wrap=True), "p", "this is"),
             box=None,
             padding=(0, 2, 0, 0),
             width=COMPARISON_WIDTH,
         )
         for found in of_run:
             values = map(format_figure, [found.reference_value, found.value])
-            p = "" if found.p_holm is None else f"{found.p_holm:.3f}"
+            p = "" if found.p_holm is None else _show_p(found.p_holm)
             table.add_row(_name(found), *values, _show_difference(found), p, found.verdict)
         console.print(table)
         for reason in dict.fromkeys(found.reason for found in of_run if found.reason):
@@ -160,6 +170,10 @@ def _describe_correction(differences: list["Difference"]) -> str:
     return (
         f"with Holm's correction: of the first figure for {number} runs, of all others for those of all runs"
     )
+
+
+def _show_p(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.0005 else "<0.001"
 
 
 def _name(found: "Difference") -> str:

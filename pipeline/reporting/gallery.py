@@ -112,11 +112,13 @@ class Gallery:
         tiles: by image_id.
         reasons: by image_id, why an image is not shown.
         missing: sentences about what is not shown of all images, or of a fold's.
+        lacks_cache: whether all are missing because the run's cache is.
     """
 
     tiles: dict[str, Tile] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    lacks_cache: bool = False
 
 
 def show_cases(
@@ -129,11 +131,15 @@ def show_cases(
     if not selection.groups:
         return Gallery()
     try:
-        recipe = _load_recipe(run)
+        recipe = load_recipe(run.settings)
+    except UserError:  # the page shows the settings as they are
+        sentence = f"The cases have no pictures: the run's {run.settings.name} does not describe a model."
+        return Gallery(missing=[sentence])
+    try:
         cache = open_cache(run, recipe, cache)
         records = {record["image_id"]: record for record in cache.read_manifest().to_dict("records")}
     except UserError as error:
-        return Gallery(missing=[f"The cases have no pictures: {error}."])
+        return Gallery(missing=[f"The cases have no pictures: {error}."], lacks_cache=True)
     by_fold: dict[int, list[tuple[Case, CaseView]]] = defaultdict(list)
     for case in (case for group in selection.groups for case in group.cases):
         by_fold[case.fold] += [(case, view) for view in case.views]
@@ -152,13 +158,6 @@ def show_cases(
                     reasons[view.image_id] = str(error)
                 advance()
     return Gallery(encode_within(crops, MOST_CHARACTERS), reasons, missing)
-
-
-def _load_recipe(run: Run) -> Recipe:
-    try:
-        return load_recipe(run.settings)
-    except UserError:  # the page shows the settings as they are
-        raise UserError(f"the run's {run.settings.name} does not describe a model") from None
 
 
 def load_fold_model(run: Run, recipe: Recipe, fold: int) -> FoldModel | None:

@@ -118,7 +118,7 @@ def _say_missing(gallery: Gallery, run: Run, reporter: Reporter) -> None:
             f"warning: {'1 image' if one else f'{len(gallery.reasons)} images'} of the cases "
             f"{'has' if one else 'have'} no picture: {reason}{'' if one else ', and so on'}"
         )
-    if (gallery.missing or gallery.reasons) and not gallery.tiles:
+    if gallery.lacks_cache:
         reporter.say(f"the cache can be named: `mammo evaluate {run.folder} --cache CACHE`")
 
 

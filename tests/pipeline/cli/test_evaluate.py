@@ -41,21 +41,43 @@ def runs(tmp_path: Path) -> list[Path]:
     return folders
 
 
-def test_evaluate_prints_folds_intervals_and_where_the_rest_stands(runs: list[Path]) -> None:
-    shown = CliRunner().invoke(app, ["evaluate", str(runs[1])], env={"COLUMNS": "80"})
+@pytest.mark.parametrize("num_folds", [2, 5])
+def test_evaluate_prints_one_table_with_intervals_and_where_the_rest_stands(
+    tmp_path: Path, num_folds: int
+) -> None:
+    folder = write_run(tmp_path / "run", make_oof(num_folds=num_folds, num_cancers=25, skill=3.0)).folder
+    shown = CliRunner().invoke(app, ["evaluate", str(folder)], env={"COLUMNS": "80"})
     assert shown.exit_code == 0, shown.output
-    assert re.search(r"^AUC 0\.\d{3}, 95 % interval 0\.\d{3} to ", shown.stdout, re.MULTILINE)
     lines = [re.split(r"  +", line.strip()) for line in shown.stdout.splitlines()]
-    start = lines.index(["per breast, fold", "0", "1", "2", "3", "4", "all"])
+    start = lines.index(["per breast", "all", "95 %", "by fold"])
     table = lines[start : start + 3 + len(SHOWN_FIGURES)]
-    content = json.loads((runs[1] / "metrics.json").read_text())
+    content = json.loads((folder / "metrics.json").read_text())
+    assert table[1][:2] == ["breasts", "120"]
     for name, *cells in table[3:]:
         (figure,) = [figure for figure, title in FIGURE_NAMES.items() if title == name]
-        assert cells == [f"{estimate[figure]:.3f}" for estimate in [*content["folds"], content["pooled"]]]
-    assert f"all figures, also per image and slice: {runs[1] / 'metrics.json'}" in shown.stdout
-    assert shown.stdout.splitlines()[-1] == f"report: {runs[1] / 'report.html'}"
+        folds = [f"{estimate[figure]:.3f}" for estimate in content["folds"]]
+        span = ", ".join(folds) if num_folds == 2 else " to ".join(dict.fromkeys([min(folds), max(folds)]))
+        low, high = content["pooled"]["interval_95"][figure]
+        assert cells == [f"{content['pooled'][figure]:.3f}", f"{low:.3f} to {high:.3f}", span]
+    told = shown.stdout.splitlines()[start:]
+    assert all(len(line) <= 80 for line in told if str(folder) not in line and "no slices" not in line)
+    numbers = re.findall(r"\b0\.\d{3} to 0\.\d{3}\b", "".join(told[3 + len(SHOWN_FIGURES) :]))
+    assert not numbers, "no interval is printed twice"
+    assert f"all figures, also per image and slice: {folder / 'metrics.json'}" in shown.stdout
+    assert told[-1] == f"report: {folder / 'report.html'}"
     assert "undefined" not in shown.stdout
     assert "no slices by site, machine, view, density, age, implant: the predictions" in shown.stdout
+
+
+def test_the_figure_that_leads_where_counting_tells_stands_first(tmp_path: Path) -> None:
+    """Breasts with cancer have more images; the AUC of images that weighs breasts alike leads then."""
+    oof = make_oof(num_cancers=40, num_patients=100)
+    keep = (oof["cancer"] == 1) | ~oof.duplicated(["patient_id", "laterality"])
+    folder = write_run(tmp_path / "run", oof[keep]).folder
+    lines = CliRunner().invoke(app, ["evaluate", str(folder)], env={"COLUMNS": "80"}).stdout.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("cancers "))
+    assert lines[start + 1].startswith("AUC, each breast's images")
+    assert all(len(line) <= 80 for line in lines[start - 2 : start + 9])
 
 
 def test_evaluate_says_what_is_undefined_and_why_in_one_line(tmp_path: Path) -> None:
@@ -86,10 +108,17 @@ def test_compare_prints_a_verdict_per_figure_and_writes_the_table(
     shown = mammo("compare", *runs, "--out", out)
     assert shown.exit_code == 0, shown.output
     assert f"{runs[1]} compared with {runs[0]}, per breast" in shown.stdout
-    lines = [line for line in shown.stdout.splitlines() if line.startswith(tuple(FIGURE_NAMES.values()))]
-    verdicts = {line.split("  ")[0].strip(): line.split()[-1] for line in lines}
-    assert set(verdicts) == {FIGURE_NAMES[name] for name in COMPARED}
-    assert verdicts["AUC"] == "better"
+    lines = shown.stdout.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("figure "))
+    end = next(number for number, line in enumerate(lines) if line.startswith("p: "))
+    assert max(map(len, lines[start:end])) <= 80
+    place = {name: lines[start].index(name) for name in ("first", "this is")}
+    told = " ".join(line[: place["first"]].strip() for line in lines[start + 1 : end])
+    assert all(FIGURE_NAMES[name].replace("\xa0", " ") in told.replace("\xa0", " ") for name in COMPARED)
+    words = [line[place["this is"] :].strip() for line in lines[start + 1 : end]]
+    assert len([word for word in words if word in {"better", "worse", "unclear"}]) == len(COMPARED)
+    assert "<0.001" in lines[start + 1]
+    assert words[0] == "better"
     assert "AUC decides" in shown.stdout
     table = pd.read_csv(out)
     assert list(table) == COMPARISON_COLUMNS
