@@ -44,7 +44,7 @@ CAUTION = (
 BOX_SIDE_PX = 900  # the box's longer side in the picture, where the file has as many pixels
 MAMMOGRAM_SIDE_PX = 2400  # the mammogram's longer side in memory, at most
 BOX_MARGIN = 0.03  # of the box's longer side, shown around it
-PANEL_INCHES, TEXT_INCHES, DOTS_PER_INCH = 3.4, 1.7, 120
+PANEL_INCHES, TEXT_INCHES, MARGIN_INCHES, DOTS_PER_INCH = 3.4, 1.7, 0.1, 120
 LONGEST_NAME = 80
 
 
@@ -137,10 +137,19 @@ def draw_explanation(explanation: Explanation) -> bytes:
         _zoom(axes, explanation.box)
         _lay_over(axes, values, explanation.pixel_aspect)
     figure.suptitle(_describe(explanation), fontsize=12, parse_math=False)
-    figure.supxlabel(fill(CAUTION, 205), fontsize=9, x=0.01, ha="left")
+    _write_below(figure, fill(CAUTION, 205))
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=DOTS_PER_INCH)
+    figure.savefig(stream, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight", pad_inches=MARGIN_INCHES)
     return stream.getvalue()
+
+
+def _write_below(figure: Figure, text: str) -> None:
+    """Writes a caption close below the pictures, wherever these end once all else has its place."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    lowest = min(box.y0 for axes in figure.axes if (box := axes.get_tightbbox()) is not None)
+    bottom = (lowest / figure.dpi - MARGIN_INCHES) / figure.get_figheight()
+    figure.text(0.01, bottom, text, fontsize=9, ha="left", va="top")
 
 
 def _find_squares(model: VisionTransformer, images_BCHW: Tensor) -> dict[str, Array]:
