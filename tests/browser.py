@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,20 @@ PROBE = """<script>addEventListener("load", () => {
   answer.textContent = JSON.stringify(%s);
   document.body.append(answer);
 })</script>"""
+
+
+def print_page(page: Path, folder: Path) -> list[int]:
+    """Returns how many pieces of text stand on each sheet that a page is printed on."""
+    out, profile = folder / "printed.pdf", f"--user-data-dir={folder / 'profile'}"
+    command = [find_chromium(), *OPTIONS, profile, "--no-pdf-header-footer", f"--print-to-pdf={out}"]
+    subprocess.run([*command, page.as_uri()], capture_output=True, timeout=120, check=True)
+    content, counts = out.read_bytes(), []
+    for sheet in re.findall(rb"/Type /Page\b.*?/Contents ([0-9]+) 0 R", content, re.DOTALL):
+        stream = re.search(rb"\n%b 0 obj.*?stream\r?\n(.*?)endstream" % sheet, content, re.DOTALL)
+        assert stream
+        text = zlib.decompressobj().decompress(stream[1])
+        counts.append(len(re.findall(rb"T[jJ]\b", text)))
+    return counts
 
 
 class Opened(NamedTuple):
