@@ -196,7 +196,7 @@ def _doubt(found: Difference, num_cancer_patients: int, num_replicates: int) -> 
     if num_cancer_patients < FEW_CANCERS:
         return replace(found, reason=f"fewer than {FEW_CANCERS} women with cancer")
     if found.interval is None:
-        return replace(found, reason="nothing tells how wide its interval is")
+        return replace(found, reason="the difference has no spread")
     share = found.interval.num_undefined / num_replicates
     if share > MOST_UNDEFINED:
         return replace(found, reason=f"undefined in {share:.0%} of the replicates")

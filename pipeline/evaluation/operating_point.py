@@ -25,7 +25,7 @@ from pipeline.evaluation.bootstrap import (
     find_interval,
 )
 from pipeline.evaluation.patient_stats import Floats, Integers
-from pipeline.evaluation.uncertainty.intervals import find_exact_interval
+from pipeline.evaluation.uncertainty.intervals import NO_WIDTH, find_exact_interval
 
 SCREENING_PREVALENCE = 0.005
 """Of exams, one per woman and round, in which screening finds cancer: 5 of 1,000."""
@@ -40,7 +40,6 @@ SHARES = {
 """The cells that these are shares of."""
 SCREENING = "screening_"
 """How the names of re-weighted figures begin."""
-NO_WIDTH = "every replicate gives the same"
 NO_THRESHOLD = "the other folds of a fold have no threshold to give"
 
 

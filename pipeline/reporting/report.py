@@ -48,6 +48,7 @@ from pipeline.reporting.tables import (
 from pipeline.reporting.text import (
     INTERVALS,
     ONE_PROBABILITY,
+    choose_sensitivity,
     describe_ceilings,
     describe_recalling,
     describe_separation,
@@ -136,6 +137,7 @@ def collect_content(run: Run, evaluation: Evaluation, selection: CaseSelection) 
         "interval_note": INTERVALS,
         "histories": histories,
         "headlines": list_headlines(evaluation),
+        "sensitivity": choose_sensitivity(evaluation),
         "warnings": list_warnings(run, evaluation, histories),
         "separation": describe_separation(run, evaluation),
         "undefined": explain_undefined(evaluation),

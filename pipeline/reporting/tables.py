@@ -118,14 +118,15 @@ def tabulate_slices(evaluation: Evaluation) -> Table:
     rows, bars = [], []
     for title, pooled, parts in groups:
         unit = title.removeprefix("all")
-        rows.append([title, "", *_describe_slice(pooled)])
-        rows += [[f"{part.kind}{unit}", part.value, *_describe_slice(part.estimate)] for part in parts]
+        count = "num_images" if unit else "num_breasts"
+        rows.append([title, "", *_describe_slice(pooled, count)])
+        rows += [[f"{part.kind}{unit}", part.value, *_describe_slice(part.estimate, count)] for part in parts]
         bars += [
             make_bar(estimate, start, pooled) for estimate in (pooled, *(part.estimate for part in parts))
         ]
     return Table(
         "AUC by kind of breast",
-        ["kind", "value", "breasts", "cancers", "AUC", "95 %", "AUC with interval"],
+        ["kind", "value", "breasts or images", "cancers", "AUC", "95 %", "AUC with interval"],
         rows,
         bars=bars,
         axis=axis,
@@ -243,10 +244,10 @@ def _describe(estimate: Estimate) -> list[str]:
     return [*figures, *_count([estimate.num_breasts, estimate.num_cancers])]
 
 
-def _describe_slice(estimate: Estimate) -> list[str]:
+def _describe_slice(estimate: Estimate, count: str) -> list[str]:
     interval = estimate.intervals.get("auc")
     reason = estimate.undefined.get("auc", estimate.no_interval.get("auc", ""))
-    counts = _count([estimate.num_breasts, estimate.num_cancers])
+    counts = _count([getattr(estimate, count), estimate.num_cancers])
     counts[1] += f" (under {FEW_CANCERS} women)" if estimate.has_few_cancers else ""
     return [*counts, _show(estimate, "auc"), format_interval(interval), reason]
 

@@ -9,7 +9,7 @@ from pipeline.evaluation.bootstrap import NUM_REPLICATES
 from pipeline.evaluation.estimates import Estimate
 from pipeline.evaluation.evaluate_oof import Evaluation
 from pipeline.evaluation.formulas import count_recalls
-from pipeline.evaluation.metrics import RECALL_RATES, SEVERAL_THRESHOLDS, all_ones_pf1
+from pipeline.evaluation.metrics import RECALL_RATES, SEVERAL_THRESHOLDS, SPECIFICITIES, all_ones_pf1
 from pipeline.reporting.formatting import FIGURE_NAMES, format_figure, format_interval, format_percent
 from pipeline.reporting.shortcut_text import describe_shortcuts
 from pipeline.reporting.standard_tables import describe_lost_cancers
@@ -42,7 +42,7 @@ ONE_PROBABILITY = (
 
 def list_headlines(evaluation: Evaluation) -> list[str]:
     """Says in plain words what the main figures mean."""
-    sentences = [describe_auc(evaluation), describe_recall(evaluation), describe_pf1(evaluation)]
+    sentences = [describe_auc(evaluation), describe_sensitivity(evaluation), describe_pf1(evaluation)]
     return [sentence for sentence in sentences if sentence]
 
 
@@ -67,11 +67,20 @@ def describe_auc(evaluation: Evaluation) -> str:
     return f"{sentence}, which cannot be told from a coin's half."
 
 
-def describe_recall(evaluation: Evaluation) -> str:
-    """Says how many cancers would be found if few women were recalled; empty where that is undefined."""
-    pooled = evaluation.breasts.pooled
+def choose_sensitivity(evaluation: Evaluation) -> str:
+    """Returns the sensitivity that stands among the headlines.
+
+    It is that of recalling few women, unless more women of a fold have cancer than are recalled.
+    """
     rate = max(RECALL_RATES)
-    name = f"sensitivity_at_recall_rate_{rate}"
+    if evaluation.ceilings.get(rate, 1) == 1:
+        return f"sensitivity_at_recall_rate_{rate}"
+    return f"sensitivity_at_specificity_{min(SPECIFICITIES)}"
+
+
+def describe_sensitivity(evaluation: Evaluation) -> str:
+    """Says how many cancers would be found at a price that is named; empty where that is undefined."""
+    pooled, name = evaluation.breasts.pooled, choose_sensitivity(evaluation)
     value, interval = pooled.metrics.figures[name], pooled.intervals.get(name)
     if value is None:
         return ""
@@ -80,14 +89,15 @@ def describe_recall(evaluation: Evaluation) -> str:
         if interval is not None
         else ""
     )
-    sentence = (
-        f"If at most {rate}\u00a0% of the {name_recalled(evaluation)} were recalled, in each fold those with "
-        f"the highest probabilities, {format_percent(value)} of the cancers would be found{spread}."
+    if name.startswith("sensitivity_at_specificity"):
+        return (
+            f"At a threshold that recalls {100 - min(SPECIFICITIES)}\u00a0% of the breasts without cancer in "
+            f"each fold, {format_percent(value)} of those with cancer would be recalled{spread}."
+        )
+    return (
+        f"If at most {max(RECALL_RATES)}\u00a0% of the {name_recalled(evaluation)} were recalled, in each fold "
+        f"those with the highest probabilities, {format_percent(value)} of the cancers would be found{spread}."
     )
-    ceiling = evaluation.ceilings[rate]
-    if ceiling == 1:
-        return sentence
-    return f"{sentence} No model could find more than {format_percent(ceiling)} that way."
 
 
 def name_recalled(evaluation: Evaluation) -> str:

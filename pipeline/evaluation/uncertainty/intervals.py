@@ -25,6 +25,7 @@ HELD_FIXED = "it is held fixed"
 NO_REPLICATE = "no replicate has both classes"
 ONE_PATIENT = "only one patient has, or lacks, cancer, and one alone has no spread"
 NO_SPREAD = "every patient's pairs say the same"
+NO_WIDTH = "every replicate gives the same"
 NO_CHANCE = "so few women may be recalled that none of them is of a fold with cancer"
 SHARES = [f"sensitivity_at_specificity_{percent}" for percent in SPECIFICITIES]
 CAPPED = {f"sensitivity_at_recall_rate_{percent}": rate for percent, rate in RECALL_RATES.items()}
@@ -58,7 +59,7 @@ def find_intervals(
             found, reason = None, HELD_FIXED
         else:
             found = find_interval(replicates[name])
-            reason = NO_REPLICATE if found is None else _explain_width(int(table["cancer"].sum()))
+            reason = NO_REPLICATE if found is None else NO_WIDTH
         if name in CAPPED:
             ceiling = largest_sensitivity(table["cancer"], exams, table["fold"], CAPPED[name])
             found, reason = _cap(find_share_interval(value, num_cancer_patients), ceiling), NO_CHANCE
@@ -129,11 +130,6 @@ def _cap(found: Interval, ceiling: float) -> Interval:
 
 def _explain_auc(estimate: AucEstimate) -> str:
     return ONE_PATIENT if estimate.num_independent == 1 else NO_SPREAD
-
-
-def _explain_width(num_cancers: int) -> str:
-    cancers = "1 cancer" if num_cancers == 1 else f"{num_cancers:,} cancers"
-    return f"every replicate gives the same: there are too few predictions ({cancers}), or none differ"
 
 
 def correct_by_holm(p_values: Sequence[float]) -> list[float]:

@@ -29,6 +29,7 @@ from pipeline.reporting.formatting import FIGURE_NAMES, format_figure
 from pipeline.reporting.plots import curves, vit_plots
 from pipeline.reporting.plots.svg import FOLD_COLOURS, INK
 from pipeline.reporting.report import HISTORY_COLUMNS, write_report
+from pipeline.reporting.tables import tabulate_slices
 from pipeline.reporting.text import (
     describe_auc,
     describe_ceilings,
@@ -408,13 +409,28 @@ def test_what_no_model_could_find_is_said_beside_what_was_found(tmp_path):
     page = Page(write_report(run, evaluation, reporter=quiet()).read_text("utf-8")).text.replace(
         "\u00a0", " "
     )
-    assert "no model can pass 0.444" in page
+    assert "If at most 10 % of the women were recalled" not in page
+    assert "At a threshold that recalls 10 % of the breasts without cancer in each fold" in page
     sentence = (
         "2 %, 5 %, 10 % of these 60 women are 1, 3, 6, of whom each fold recalls its part. Where a fold has "
         "more women with cancer than that, some are missed: no model can find"
     )
+    tiles = re.findall(r"<dt>(.*?)</dt>", run.report.read_text("utf-8"))
+    assert tiles[2].replace("\u00a0", " ") == "sensitivity at specificity 90 %", (
+        "no figure that has a ceiling"
+    )
     texts = [page, *(path.read_text("utf-8") for path in (run.report_text, run.model_card))]
     assert all(f"{sentence} more than 7.4 %, 22.2 %, 44.4 %" in text.replace("\u00a0", " ") for text in texts)
+
+
+def test_slices_of_images_count_images_and_few_cancers_are_of_patients():
+    evaluation = evaluate_oof(add_exam_columns(make_oof()))
+    rows = {(row[0], row[1]): row[2:4] for row in tabulate_slices(evaluation).rows}
+    assert rows["all", ""][0] == "120"
+    assert rows["all (images)", ""][0] == "240"
+    for view in ("CC", "MLO"):
+        counts = evaluation.oof[evaluation.oof["view"] == view]["cancer"]
+        assert rows["view (images)", view] == [str(len(counts)), f"{counts.sum()} (under 20 patients)"]
 
 
 def test_no_model_is_told_to_have_found_more_than_could_be_found():

@@ -9,6 +9,7 @@ from pipeline.evaluation.metrics import largest_sensitivity
 from pipeline.evaluation.uncertainty.intervals import (
     HELD_FIXED,
     NO_CHANCE,
+    NO_WIDTH,
     ONE_PATIENT,
     find_exact_interval,
     find_share_interval,
@@ -58,6 +59,15 @@ def test_all_cancers_found_is_no_certainty():
         assert found.figures[name] == 1
         assert found.intervals[name].low == pytest.approx(0.025 ** (1 / num_women), abs=1e-9)
         assert found.intervals[name].high == 1
+
+
+def test_an_interval_without_width_is_not_blamed_on_the_cancers():
+    """All replicates agree, because the truth is the answer."""
+    breasts = make_breasts(num_patients=100, num_cancers=60, num_folds=2)
+    breasts["probability"] = breasts["cancer"].astype(float)
+    reasons = estimate(breasts).no_interval
+    assert reasons["pf1_best"] == NO_WIDTH
+    assert not any("cancers" in reason for reason in reasons.values())
 
 
 def test_no_interval_passes_what_no_model_could_find():
