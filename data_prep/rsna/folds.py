@@ -64,8 +64,8 @@ def _deal_out_new(
     if len(torn):
         names = exams.loc[(exams["group"] == torn[0]) & earlier.notna(), "patient_id"].unique()
         raise UserError(
-            f"patients {names[0]} and {names[1]} share a picture, and the run that train.init names has them in "
-            "two folds: start from a file of weights, or take one of them out"
+            f"patients {names[0]} and {names[1]} share a picture, and the run that train.init names has them "
+            "in two folds: start from a file of weights, or take one of them out"
         )
     sizes = exams.groupby("group")["cancer"].agg(["sum", "size"])
     totals = np.array(sizes.groupby(folds["min"]).sum().reindex(range(num_folds), fill_value=0))

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 
 def show_dry_run(
-    recipe: "Recipe", cache: Path | None, data: Path | None, folds: list[int] | None, group: "ProcessGroup"
+    recipe: "Recipe",
+    cache: Path | None,
+    data: Path | None,
+    folds: list[int] | None,
+    group: "ProcessGroup",
+    *,
+    num_repeats: int,
 ) -> None:
     """Shows the plan of a cross-validation, or without a cache of a training on a folder of classes.
 
@@ -37,7 +43,7 @@ def show_dry_run(
         from pipeline.training.dry_run import make_dry_run
 
         plan = make_dry_run(recipe, Cache(cache), reporter=reporter, folds=folds, on_table=_show_table)
-    _show_costs(plan, recipe.train.epochs)
+    _show_costs(plan, recipe.train.epochs, num_repeats)
 
 
 def _show_table(plan: "pd.DataFrame") -> None:
@@ -47,14 +53,15 @@ def _show_table(plan: "pd.DataFrame") -> None:
     console.print(table)
 
 
-def _show_costs(plan: "DryRun", epochs: int) -> None:
+def _show_costs(plan: "DryRun", epochs: int, num_repeats: int) -> None:
     say(f"{plan.num_parameters:,} parameters, {plan.num_tokens:,} tokens, {plan.precision} on {plan.device}")
     if plan.kept_patches:
         say(plan.kept_patches)
     first = "the first fold" if "fold" in plan.table else "the training"
     folds = f" of {count(len(plan.table), 'fold')}" if "fold" in plan.table else ""
+    repeats = f", {num_repeats} times" if num_repeats > 1 else ""
     say(
-        f"{count(epochs, 'epoch')}{folds}: {describe_duration(plan.seconds)} on this machine, "
+        f"{count(epochs, 'epoch')}{folds}{repeats}: {describe_duration(num_repeats * plan.seconds)} on this machine, "
         f"{plan.memory_mb / 1000:.1f} GB of memory, by a few steps of {first}"
     )
 

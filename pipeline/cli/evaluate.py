@@ -93,6 +93,7 @@ def compare(
 def show_evaluation(run: "Run", evaluation: "Evaluation") -> None:
     """Prints the breasts' figures of all folds and what the folds span, and where the rest stands."""
     from pipeline.reporting.formatting import FIGURE_NAMES, format_figure, format_interval
+    from pipeline.reporting.repeats_text import describe_repeats
     from pipeline.reporting.shortcut_text import describe_shortcuts
 
     pooled, folds = evaluation.breasts.pooled, list(evaluation.breasts.folds.values())
@@ -110,6 +111,8 @@ def show_evaluation(run: "Run", evaluation: "Evaluation") -> None:
         by_fold = _span(list(map(format_figure, values)), values)
         table.add_row(FIGURE_NAMES[name], format_figure(pooled.figures[name]), interval, by_fold)
     console.print(table)
+    if evaluation.repeats is not None:
+        say(describe_repeats(evaluation.repeats))
     _say_undefined(pooled.undefined)
     for sentence in describe_shortcuts(evaluation.audit):
         say(f"warning: {sentence}")

@@ -82,6 +82,14 @@ def train(
             show_default="1 where there are any",
         ),
     ] = None,
+    repeats: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=1000,
+            help="Cross-validations with other seeds and splits, this one included: what training varies by.",
+        ),
+    ] = 1,
     *,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print the folds, the steps, and what they will cost.")
@@ -93,6 +101,10 @@ def train(
     reports on its test split. Goes on where it was stopped, on CPUs to the same weights. Under torchrun,
     the processes train each fold together.
 
+    With --repeats 5, the run itself is the first of five cross-validations, and the others are whole runs in
+    RUN/repeat_1 and so on. The run's report then tells mean and spread of all, and what the recipe gives on
+    average. A later command may ask for more.
+
     With --engine ray, the machines of a Ray cluster train several folds at once, each with as many threads as
     this machine would (OMP_NUM_THREADS), to the same weights. CACHE and RUN must lie, under the same names,
     on storage that all of them share.
@@ -102,14 +114,14 @@ def train(
     from pipeline.runs.recipe import load_recipe
     from pipeline.runs.run_folder import Run
 
-    _require_one_way(cache, data, fold, engine, gpus_per_fold, dry_run=dry_run)
+    _require_one_way(cache, data, fold, engine, gpus_per_fold, repeats=repeats, dry_run=dry_run)
     folder = run or Path("reports") / config.stem
     with in_process_group() as group, open_cluster(engine, address) as cluster:
         reporter = Reporter(console) if dry_run else keep_log(folder)
         with group.main_process_first():
             recipe = load_recipe(config, overrides or ())
         if dry_run:
-            show_dry_run(recipe, cache, data, fold, group)
+            show_dry_run(recipe, cache, data, fold, group, num_repeats=repeats)
             return
         if cache is None:
             _train_classes(recipe, cast("Path", data), folder, reporter, group)
@@ -123,16 +135,18 @@ def train(
             group=group,
             cluster=cluster,
             gpus_per_fold=gpus_per_fold,
+            num_repeats=repeats,
         )
-    _show_result(Run(folder), evaluation, group)
+    if group.is_main:
+        _show_result(Run(folder), evaluation, repeats)
 
 
-def _show_result(run: "Run", evaluation: "Evaluation | None", group: "ProcessGroup") -> None:
+def _show_result(run: "Run", evaluation: "Evaluation | None", num_repeats: int) -> None:
     if evaluation is not None:
         show_evaluation(run, evaluation)
-    elif group.is_main:
-        missing = ", ".join(map(str, run.unfinished_folds()))
-        say(f"{run.folder}: folds {missing} still to be trained")
+    for repeat in map(run.repeat, range(num_repeats)):
+        if missing := ", ".join(map(str, repeat.unfinished_folds())):
+            say(f"{repeat.folder}: folds {missing} still to be trained")
 
 
 def _require_one_way(
@@ -142,6 +156,7 @@ def _require_one_way(
     engine: str,
     gpus_per_fold: float | None,
     *,
+    repeats: int,
     dry_run: bool,
 ) -> None:
     """Refuses options that do not go together.
@@ -151,8 +166,9 @@ def _require_one_way(
     """
     if (data is None) == (cache is None):
         raise UserError("give either --cache CACHE or --data FOLDER, so that it is clear what to train on")
-    if data is not None and folds:
-        raise UserError("--fold goes with --cache: a folder of classes has one test split and no folds")
+    if data is not None and (folds or repeats > 1):
+        name = "--fold" if folds else "--repeats"
+        raise UserError(f"{name} goes with --cache: a folder of classes has one test split and no folds")
     if engine != "ray":
         if gpus_per_fold is not None:
             raise UserError(

@@ -1,6 +1,6 @@
 """The evaluation of a finished run, as it stands in `metrics.json` and in tables."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pandas as pd
@@ -13,11 +13,13 @@ from pipeline.evaluation.audit.shortcuts import ShortcutAudit, tabulate_audit
 from pipeline.evaluation.audit.traits import read_file_traits
 from pipeline.evaluation.bootstrap import NUM_REPLICATES, SEED
 from pipeline.evaluation.estimates import AUC_WEIGHTED, Estimate
-from pipeline.evaluation.evaluate_oof import Evaluation, UnitEvaluation, evaluate_oof
+from pipeline.evaluation.evaluate_oof import Evaluation, UnitEvaluation, evaluate_oof, require_breasts
 from pipeline.evaluation.metrics import FIGURES
 from pipeline.evaluation.oof import collect_oof
 from pipeline.evaluation.operating_point import SCREENING_PREVALENCE, OperatingPoint
 from pipeline.evaluation.uncertainty.intervals import CAPPED
+from pipeline.evaluation.uncertainty.repeats import Repeats, summarise_repeats
+from pipeline.runs.recipe import load_recipe
 from pipeline.runs.records import find_cache
 from pipeline.runs.run_folder import Run
 
@@ -52,8 +54,40 @@ def evaluate_run(run: Run, cache: Cache | None = None) -> Evaluation:
         cache = cache or find_cache(run)
         files, flow = read_file_traits(cache), describe_flow(oof, cache)
     except UserError as error:  # a run may outlive its cache, or the images in it
-        return evaluate_oof(oof, no_cache=str(error))
-    return evaluate_oof(oof, files, flow)
+        evaluation = evaluate_oof(oof, no_cache=str(error))
+    else:
+        evaluation = evaluate_oof(oof, files, flow)
+    return replace(evaluation, repeats=compare_repeats(run, evaluation))
+
+
+def compare_repeats(run: Run, evaluation: Evaluation) -> Repeats | None:
+    """Sets a run beside its finished repeats; None where there are none.
+
+    Raises:
+        UserError: if a repeat is damaged, or is not of the run's breasts and labels.
+    """
+    repeats = {number: run.repeat(number) for number in run.list_repeats()}
+    finished = {number: repeat for number, repeat in repeats.items() if not repeat.unfinished_folds()}
+    if not finished:
+        return None
+    oofs = {0: evaluation.oof} | {number: collect_oof(repeat) for number, repeat in finished.items()}
+    breasts = {number: require_breasts(oof) for number, oof in oofs.items()}
+    labels = ["prediction_id", "cancer", "num_images"]
+    for number, repeat in finished.items():
+        if not breasts[number][labels].equals(breasts[0][labels]):
+            raise UserError(
+                f"{repeat.folder} is not of the same breasts and labels as {run.folder}: remove it, and "
+                "`mammo train` with --repeats makes it again"
+            )
+    seeds = {number: _read_seed(run.repeat(number)) for number in oofs}
+    return summarise_repeats(oofs, breasts, seeds, figure=evaluation.lead[0])
+
+
+def _read_seed(run: Run) -> int | None:
+    try:
+        return load_recipe(run.settings).train.seed
+    except UserError:  # the page shows the settings as they are
+        return None
 
 
 def write_evaluation(run: Run, evaluation: Evaluation) -> None:
@@ -64,6 +98,9 @@ def write_evaluation(run: Run, evaluation: Evaluation) -> None:
     write_csv(run.table("calibration"), evaluation.calibration.bins)
     write_csv(run.table("threshold_stability"), evaluation.stability)
     write_csv(run.table("shortcut_audit"), tabulate_audit(evaluation.audit))
+    write_csv(run.table("decision_curve"), evaluation.decisions.points)
+    if evaluation.repeats is not None:
+        write_csv(run.repeats, evaluation.repeats.table)
     write_csv(run.fold_metrics, tabulate_fold_metrics(evaluation))
     write_json(run.metrics, evaluation_to_json(evaluation))
 
@@ -121,6 +158,12 @@ def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
             "parameters": calibration.parameters,
             "undefined": calibration.undefined or None,
         },
+        "decision_curve": {
+            "prevalence": SCREENING_PREVALENCE,
+            "points": _table_to_json(evaluation.decisions.points),
+            "undefined": evaluation.decisions.undefined or None,
+        },
+        "repeats": None if evaluation.repeats is None else _repeats_to_json(evaluation.repeats),
         "threshold_stability": _table_to_json(evaluation.stability),
         "fold_table": _table_to_json(evaluation.fold_table),
         "bootstrap": {
@@ -161,6 +204,19 @@ def _operating_point_to_json(point: OperatingPoint) -> dict[str, Any]:
         "screening_prevalence": SCREENING_PREVALENCE,
         **tables,
         "undefined": point.undefined or None,
+    }
+
+
+def _repeats_to_json(repeats: Repeats) -> dict[str, Any]:
+    expected = repeats.expected
+    interval = expected.interval
+    return {
+        "runs": _table_to_json(repeats.table),
+        "expected": {
+            "figure": repeats.figure,
+            **asdict(expected),
+            "interval": None if interval is None else [interval.low, interval.high],
+        },
     }
 
 

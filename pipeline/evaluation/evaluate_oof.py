@@ -10,6 +10,7 @@ from pipeline.evaluation.aggregate import to_breasts
 from pipeline.evaluation.audit.flow import Flow, describe_flow
 from pipeline.evaluation.audit.shortcuts import ShortcutAudit, audit_shortcuts
 from pipeline.evaluation.calibration import Calibration, calibrate
+from pipeline.evaluation.decisions.decision_curve import DecisionCurve, draw_up_decisions
 from pipeline.evaluation.estimates import AUC_WEIGHTED, Estimate, estimate_all, transfer_thresholds
 from pipeline.evaluation.fold_summary import describe_folds
 from pipeline.evaluation.metrics import RECALL_RATES, largest_sensitivity
@@ -17,6 +18,7 @@ from pipeline.evaluation.operating_point import OperatingPoint, describe_operati
 from pipeline.evaluation.slices import describe_breasts, describe_images, explain_missing, list_values
 from pipeline.evaluation.threshold_stability import sweep
 from pipeline.evaluation.uncertainty.auc_variance import find_p_of_heterogeneity
+from pipeline.evaluation.uncertainty.repeats import Repeats
 
 POOLED = ("", "")
 
@@ -72,6 +74,8 @@ class Evaluation:
         audit: what tells the label without a look at a pixel.
         flow: what became of the table's rows.
         operating_point: what recalling by the other folds' thresholds does.
+        decisions: whether recalling by risk does more good than recalling all women, or none.
+        repeats: the run beside its finished repeats; None where there are none.
     """
 
     oof: pd.DataFrame
@@ -84,6 +88,8 @@ class Evaluation:
     audit: ShortcutAudit
     flow: Flow
     operating_point: OperatingPoint
+    decisions: DecisionCurve
+    repeats: Repeats | None = None
 
     @property
     def threshold(self) -> float | None:
@@ -139,6 +145,7 @@ def evaluate_oof(
         stability=sweep(breasts, of_breasts.pooled.metrics.threshold_best),
         missing_slices=explain_missing(oof),
         operating_point=describe_operating_point(breasts),
+        decisions=draw_up_decisions(breasts),
         audit=audit_shortcuts(oof, breasts, files, no_files="" if files is not None else no_cache),
         flow=flow or describe_flow(oof, None, unknown=no_cache),
     )

@@ -16,11 +16,18 @@ from pipeline.evaluation.calibration import RAW
 from pipeline.evaluation.evaluate_oof import Evaluation
 from pipeline.evaluation.slices import list_values
 from pipeline.reporting.case_selection import CaseSelection, select_cases
+from pipeline.reporting.decision_text import (
+    HOW_TO_READ,
+    describe_decisions,
+    draw_decisions,
+    tabulate_decisions,
+)
 from pipeline.reporting.formatting import FIGURE_NAMES, format_figure, format_interval
 from pipeline.reporting.gallery import Gallery, show_cases
 from pipeline.reporting.plots import calibration_plots, curves
 from pipeline.reporting.plots.svg import fold_line
 from pipeline.reporting.rendering import Filters, Picture, render_markdown, render_page
+from pipeline.reporting.repeats_text import describe_repeats, tabulate_repeats
 from pipeline.reporting.shortcut_text import (
     AUDIT_NOTE,
     describe_heterogeneity,
@@ -126,6 +133,7 @@ def _say_missing(gallery: Gallery, run: Run, reporter: Reporter) -> None:
 def collect_content(run: Run, evaluation: Evaluation, selection: CaseSelection) -> dict[str, Any]:
     """Returns what page, text and card have in common: sentences and tables."""
     folds = list(evaluation.breasts.folds)
+    repeats = evaluation.repeats
     histories = read_tables({fold: run.fold(fold).history for fold in folds}, HISTORY_COLUMNS)
     throughputs = read_tables(
         {fold: run.fold(fold).throughput for fold in folds},
@@ -161,6 +169,11 @@ def collect_content(run: Run, evaluation: Evaluation, selection: CaseSelection) 
         "audit_note": AUDIT_NOTE,
         "not_looked_at": explain_not_looked_at(evaluation.audit),
         "calibration": tabulate_calibration(evaluation),
+        "repeats": tabulate_repeats(repeats) if repeats else None,
+        "repeats_note": describe_repeats(repeats) if repeats else "",
+        "decisions": tabulate_decisions(evaluation.decisions),
+        "decisions_note": describe_decisions(evaluation.decisions),
+        "how_to_read_decisions": HOW_TO_READ,
         "stability": tabulate_stability(evaluation),
         "cases": tabulate_cases(selection),
         "throughput": tabulate_throughput(throughputs),
@@ -174,6 +187,7 @@ def make_pictures(run: Run, evaluation: Evaluation, histories: dict[int, pd.Data
         "curves": make_curves(evaluation),
         "reliability": make_reliability(evaluation),
         "histograms": [make_histograms(evaluation)],
+        "decision_curve": draw_decisions(evaluation.decisions),
         "stability_curves": make_stability(evaluation),
         "learning_curves": make_learning_curves(histories),
         "vit_figures": draw_vit_figures(run.settings, trainings),

@@ -27,9 +27,10 @@ INTERVALS = (
     "at a recall rate are the mid-P ones of so many women with cancer; those of all other figures are the "
     f"2.5th to 97.5th percentile of {NUM_REPLICATES:,} bootstrap replicates. All count a patient once, "
     "however many images she has. They hold the models fixed: trained again, with another seed or on other "
-    "patients, the models would give figures that differ more. The best and the other folds' thresholds are "
-    "held fixed too, while that of a sensitivity at a specificity is found anew in each replicate, as it is "
-    "in use. A share of 0 or 1 has the exact interval of so many patients with cancer."
+    "patients, the models would give figures that differ more, and mammo train --repeats measures how much. "
+    "The best and the other folds' thresholds are held fixed too, while that of a sensitivity at a specificity "
+    "is found anew in each replicate, as it is in use. A share of 0 or 1 has the exact interval of so many "
+    "patients with cancer."
 )
 """What intervals are, wherever they stand."""
 ONE_PROBABILITY = (

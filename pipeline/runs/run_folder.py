@@ -1,6 +1,7 @@
 """The run folder: names, columns and formats of every file in it, in one place."""
 
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,9 @@ OOF_EXAM_COLUMNS = ["view", "site_id", "machine_id", "age", "density", "implant"
 Kind = Literal["cross_validation", "classification"]
 START_TABLES: dict[Kind, str] = {"cross_validation": "folds.csv", "classification": "images.csv"}
 """What a run of each kind was started with; a run has one of these tables."""
-EvaluationTable = Literal["fold_table", "slices", "calibration", "threshold_stability", "shortcut_audit"]
+EvaluationTable = Literal[
+    "fold_table", "slices", "calibration", "threshold_stability", "shortcut_audit", "decision_curve"
+]
 ID_TYPES = {"patient_id": "str", EXAM_ID: "str", "image_id": "str", GROUP: "str"}
 OOF_TYPES = ID_TYPES | {name: "str" for name in OOF_EXAM_COLUMNS if name != "age"}
 
@@ -111,8 +114,10 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """The folder's own name."""
-        return self.folder.resolve().name
+        """The folder's own name, of a repeat behind that of its run."""
+        folder = self.folder.resolve()
+        is_repeat = re.fullmatch(r"repeat_[0-9]+", folder.name)
+        return f"{folder.parent.name}/{folder.name}" if is_repeat else folder.name
 
     @property
     def kind(self) -> Kind | None:
@@ -190,6 +195,25 @@ class Run(RunFolder):
             OSError: if it is a link, which would lead elsewhere.
         """
         return FoldFolder(real_folder(self.folder / f"fold_{fold}"))
+
+    def repeat(self, number: int) -> "Run":
+        """The run with other seeds and splits of that number; 0 is this one.
+
+        Raises:
+            OSError: if its folder is a link, which would lead elsewhere.
+        """
+        return Run(real_folder(self.folder / f"repeat_{number}")) if number else self
+
+    def list_repeats(self) -> list[int]:
+        """Returns the numbers of the repeats that have been begun, without this run's own."""
+        found = [re.fullmatch(r"repeat_([1-9][0-9]*)", path.name) for path in self.folder.glob("repeat_*")]
+        numbers = sorted(int(name[1]) for name in found if name)
+        return [number for number in numbers if self.repeat(number).folds.exists()]
+
+    @property
+    def repeats(self) -> Path:
+        """One row of figures per repeat."""
+        return self.folder / "repeats.csv"
 
     def read_folds(self) -> pd.DataFrame:
         """Reads `folds.csv`.

@@ -145,6 +145,15 @@ def say_if_grouped(fold_table: pd.DataFrame, reporter: Reporter) -> None:
         reporter.say(f"{sentence}; `mammo verify` names them")
 
 
+def require_folds(recipe: Recipe, cache: Cache) -> None:
+    """Makes sure that the folds of a recipe can be made, before anything else is trained.
+
+    Raises:
+        UserError: if recipe and cache do not fit together, or folds cannot be made.
+    """
+    _tabulate_folds(_read_exams(recipe, cache), recipe, cache)
+
+
 def make_fold_tasks(
     recipe: Recipe, cache: Cache, *, reporter: Reporter, folds: Sequence[int] | None = None
 ) -> Iterator[FoldTask]:

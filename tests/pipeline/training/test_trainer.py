@@ -203,7 +203,7 @@ def test_a_training_starts_from_the_weights_it_is_given_and_goes_on_without_them
 def test_an_earlier_run_goes_on_with_more_patients_who_leave_its_folds_as_they_are(
     cache: Cache, unbroken: Run, tmp_path: Path
 ) -> None:
-    """With its head each fold begins at the earlier probabilities, whatever share of cancers the batches have."""
+    """With its head each fold begins at the earlier probabilities, whatever share of cancers batches have."""
     more = write_cache(tmp_path / "more", make_exams(num_patients=14, num_cancers=5))
     run = Run(tmp_path / "run")
     recipe = make_recipe(init=str(unbroken.folder), keep_head=True, learning_rate=1e-12, positive_share=0.4)
@@ -219,7 +219,7 @@ def test_an_earlier_run_goes_on_with_more_patients_who_leave_its_folds_as_they_a
         assert np.allclose(logit(later[earlier.index]), logit(earlier), atol=1e-4)
         rows = pd.read_csv(run.fold(fold).initial_weights)
         assert rows["outcome"].value_counts().to_dict() == {"loaded": 32}
-    with pytest.raises(UserError, match="has 2 folds, and this recipe has 3: set train.num_folds to 2"):
+    with pytest.raises(UserError, match=r"has 2 folds, and this recipe has 3: set train.num_folds to 2"):
         cross_validate(
             make_recipe(init=str(unbroken.folder), num_folds=3), more, Run(tmp_path / "3"), reporter=quiet()
         )
@@ -229,7 +229,7 @@ def test_a_head_is_kept_from_mammos_own_weights_alone(cache: Cache, unbroken: Ru
     bare = tmp_path / "bare.safetensors"
     tensors = safetensors.torch.load_file(unbroken.fold(0).weights)
     safetensors.torch.save_file(tensors, bare)
-    with pytest.raises(UserError, match="only mammo's own model.safetensors says what its head predicts"):
+    with pytest.raises(UserError, match=r"only mammo's own model.safetensors says what its head predicts"):
         cross_validate(
             make_recipe(init=str(bare), init_normalization="mammo", keep_head=True),
             cache,

@@ -1,0 +1,1 @@
+"""What recalling women by the predictions is worth."""
