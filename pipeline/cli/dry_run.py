@@ -59,9 +59,9 @@ def _show_costs(plan: "DryRun", epochs: int, num_repeats: int) -> None:
         say(plan.kept_patches)
     first = "the first fold" if "fold" in plan.table else "the training"
     folds = f" of {count(len(plan.table), 'fold')}" if "fold" in plan.table else ""
-    repeats = f", {num_repeats} times" if num_repeats > 1 else ""
+    folds += f", {num_repeats} times" if num_repeats > 1 else ""
     say(
-        f"{count(epochs, 'epoch')}{folds}{repeats}: {describe_duration(num_repeats * plan.seconds)} on this machine, "
+        f"{count(epochs, 'epoch')}{folds}: {describe_duration(num_repeats * plan.seconds)} on this machine, "
         f"{plan.memory_mb / 1000:.1f} GB of memory, by a few steps of {first}"
     )
 

@@ -137,11 +137,14 @@ def train(
             gpus_per_fold=gpus_per_fold,
             num_repeats=repeats,
         )
-    if group.is_main:
-        _show_result(Run(folder), evaluation, repeats)
+    _show_result(Run(folder), evaluation, repeats, group)
 
 
-def _show_result(run: "Run", evaluation: "Evaluation | None", num_repeats: int) -> None:
+def _show_result(
+    run: "Run", evaluation: "Evaluation | None", num_repeats: int, group: "ProcessGroup"
+) -> None:
+    if not group.is_main:
+        return
     if evaluation is not None:
         show_evaluation(run, evaluation)
     for repeat in map(run.repeat, range(num_repeats)):

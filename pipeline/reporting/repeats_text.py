@@ -23,9 +23,8 @@ def describe_repeats(repeats: Repeats) -> str:
     share = of_training / (of_training + of_patients) if of_training else 0.0
     return (
         f"{sentence} What the recipe gives on average, over trainings and over patients, lies in "
-        f"{format_interval(expected.interval)} (95\u00a0% interval, as of a study with random readers and "
-        f"random cases); {format_percent(share)} of its variance come from training, the rest from the "
-        "patients."
+        f"{format_interval(expected.interval)} (95\u00a0% interval); {format_percent(share)} of its "
+        "variance come from training, the rest from the patients."
     )
 
 

@@ -28,9 +28,9 @@ INTERVALS = (
     f"2.5th to 97.5th percentile of {NUM_REPLICATES:,} bootstrap replicates. All count a patient once, "
     "however many images she has. They hold the models fixed: trained again, with another seed or on other "
     "patients, the models would give figures that differ more, and mammo train --repeats measures how much. "
-    "The best and the other folds' thresholds are held fixed too, while that of a sensitivity at a specificity "
-    "is found anew in each replicate, as it is in use. A share of 0 or 1 has the exact interval of so many "
-    "patients with cancer."
+    "The best and the other folds' thresholds are held fixed too, while that of a sensitivity at a "
+    "specificity is found anew in each replicate, as it is in use. A share of 0 or 1 has the exact interval "
+    "of so many patients with cancer."
 )
 """What intervals are, wherever they stand."""
 ONE_PROBABILITY = (
@@ -92,12 +92,12 @@ def describe_sensitivity(evaluation: Evaluation) -> str:
     )
     if name.startswith("sensitivity_at_specificity"):
         return (
-            f"At a threshold that recalls {100 - min(SPECIFICITIES)}\u00a0% of the breasts without cancer in "
-            f"each fold, {format_percent(value)} of those with cancer would be recalled{spread}."
+            f"At a threshold that recalls {100 - min(SPECIFICITIES)}\u00a0% of the breasts without cancer "
+            f"in each fold, {format_percent(value)} of those with cancer would be recalled{spread}."
         )
     return (
-        f"If at most {max(RECALL_RATES)}\u00a0% of the {name_recalled(evaluation)} were recalled, in each fold "
-        f"those with the highest probabilities, {format_percent(value)} of the cancers would be found{spread}."
+        f"If at most {max(RECALL_RATES)}\u00a0% of the {name_recalled(evaluation)} were recalled, in each "
+        f"fold those with the highest probabilities, {format_percent(value)} of the cancers would be found{spread}."
     )
 
 

@@ -166,8 +166,8 @@ class TrainSettings(StrictSettings):
     number."""
 
     keep_head: bool = False
-    """Take the head from `init` too, which must be mammo's own weights: the first probabilities are then those
-    of the earlier run. Else the head is new."""
+    """Take the head from `init` too, which must be mammo's own weights: the first probabilities are then
+    those of the earlier run. Else the head is new."""
 
     init_normalization: Literal["half", "imagenet", "mammo"] = "half"
     """How the images of a file's model were normalised: `half` is mean and deviation 0.5 (Google's ViTs),

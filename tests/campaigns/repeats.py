@@ -98,7 +98,7 @@ def cover(draws: Iterator[Draw] | list[Draw], truth: float | None = None) -> dic
     expected = np.mean([study.true_auc for study in studies]) if truth is None else truth
     makers: dict[str, Callable[[list[AucEstimate]], object]] = {
         "one run, models fixed": lambda estimates: find_auc_interval(estimates[0]),
-        "all repeats": lambda estimates: find_expected_auc(estimates).interval,
+        "all repeats": lambda estimates: find_expected_auc(estimates, num_folds=NUM_FOLDS).interval,
     }
     found = {}
     for name, make in makers.items():

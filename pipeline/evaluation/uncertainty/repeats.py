@@ -1,8 +1,10 @@
 """What training adds to the uncertainty of an AUC, from cross-validations with other seeds and splits.
 
-All of them judge the same patients, as several readers read the same cases. So the AUC that a recipe gives on
-average, over trainings and over patients, has the interval of a study with random readers and random cases
-(Obuchowski and Rockette 1995, Commun. Stat. Simul. Comput. 24:285, doi:10.1080/03610919508813243).
+All of them judge the same patients, as several readers read the same cases, so what the patients do to all is
+the covariance of two repeats, as in a study with random readers and random cases (Obuchowski and Rockette
+1995, Commun. Stat. Simul. Comput. 24:285, doi:10.1080/03610919508813243). All of them also learn from the
+same patients, which hides a part of what training varies by: the correction is Nadeau's and Bengio's (2003,
+"Inference for the generalization error", Machine Learning 52:239, doi:10.1023/A:1024068626366).
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +40,7 @@ class ExpectedAuc:
     Attributes:
         auc: mean over the repeats; None if one of them has none.
         deviation: standard deviation between the repeats.
-        of_training: the part of the mean's standard error that comes from training, as the repeats differ.
+        of_training: the part of the mean's standard error that comes from training.
         of_patients: the part that comes from the patients, whom all repeats share; None with a single patient
             of a class.
         interval: of 95 %; None where nothing tells how wide it is.
@@ -103,18 +105,20 @@ def summarise_repeats(
         rows.append({"repeat": number, "seed": seeds[number], **figures})
     table = pd.DataFrame(rows, columns=REPEATS_COLUMNS)
     table = table.astype({"seed": "Int64"} | dict.fromkeys(REPEAT_FIGURES, "float64"))
-    return Repeats(table, figure, find_expected_auc(estimates))
+    return Repeats(
+        table, figure, find_expected_auc(estimates, num_folds=next(iter(oofs.values()))["fold"].nunique())
+    )
 
 
-def find_expected_auc(estimates: Sequence[AucEstimate]) -> ExpectedAuc:
+def find_expected_auc(estimates: Sequence[AucEstimate], *, num_folds: int) -> ExpectedAuc:
     """Returns the mean AUC of two repeats or more, with an interval that counts trainings and patients.
 
-    Repeats differ by training alone, and share what their patients do to all of them: the covariance of two.
-    The degrees of freedom are Satterthwaite's, as Hillis has them (2007, doi:10.1002/sim.2532) but with those
-    of the covariance too; the interval is on the logit, and at least as wide as that of the mean repeat.
+    The degrees of freedom are Satterthwaite's, of both parts; the interval is on the logit, and at least as
+    wide as that of the mean with its models fixed.
 
     Args:
         estimates: of the repeats, with the same patients under the same numbers.
+        num_folds: of each repeat.
     """
     aucs_R = np.array([each.auc for each in estimates], np.float64)
     if np.isnan(aucs_R).any():
@@ -128,14 +132,16 @@ def find_expected_auc(estimates: Sequence[AucEstimate]) -> ExpectedAuc:
         min(each.num_cancer_patients for each in estimates),
         min(each.num_negative_patients for each in estimates),
     )
-    of_training = between / number
+    # Nadeau and Bengio 2003, table 1: of J = R K models, (1 / J + n_test / n_train) s2, with s2 = K between
+    of_training = between * (1 / number + num_folds / (num_folds - 1))
     if mean.num_independent < 2:
         return ExpectedAuc(auc, between**0.5, of_training**0.5, None, None)
     own = float(np.sum([find_variance(each) for each in estimates]))
+    # Obuchowski and Rockette 1995: the mean over all pairs of repeats
     covariance = (number**2 * find_variance(mean) - own) / (number * (number - 1))
     of_patients = max(0.0, covariance)
     interval = find_auc_interval(mean)
-    variance = of_patients + of_training  # Obuchowski and Rockette 1995
+    variance = of_patients + of_training
     if interval is not None and variance > 0 and 0 < auc < 1:
         freedom = variance**2 / (of_training**2 / (number - 1) + of_patients**2 / (mean.num_independent - 1))
         reach = t.ppf(1 - TAIL, freedom) * np.sqrt(variance) / (auc * (1 - auc))
