@@ -199,10 +199,11 @@ class TrainSettings(StrictSettings):
     """Target of the loss for a cancer; below 1 asks for less certainty (soft labels)."""
 
     positive_weight: float = Field(default=1.0, gt=0.0, le=1000.0)
-    """Weight of a positive in the loss. Unlike the share, it is not corrected for in probabilities."""
+    """Weight of a positive in the loss. Probabilities are corrected for it."""
 
     focal_gamma: float = Field(default=0.0, ge=0.0, le=10.0)
-    """Above 0: the focal loss, in which easy images count less."""
+    """Above 0: the focal loss, in which easy images count less. Probabilities are not corrected for it, which
+    the report says."""
 
     mixup: float = Field(default=0.0, ge=0.0, le=10.0)
     """Above 0: images are blended in pairs, by shares of Beta(mixup, mixup)."""

@@ -66,7 +66,6 @@ class FoldTask:
         self.dataset = ImageDataset(
             images.training_images, augmentation=Augmentation(recipe.augment), seed=recipe.train.seed
         )
-        share_of_batches = self._find_log_odds_of_batches()
         auxiliaries = encode_auxiliaries(images.training, recipe.train.auxiliaries)
         self.targets = torch.from_numpy(
             np.column_stack([self.labels.astype(np.float32), auxiliaries])
@@ -74,8 +73,8 @@ class FoldTask:
         num_outputs = 1 + count_logits(recipe.train.auxiliaries)
         self.model = recipe.model.model_copy(update={"num_classes": num_outputs})
         self.first_logits: NDArray[np.float64] = np.zeros(num_outputs)
-        self.first_logits[0] = share_of_batches
-        self.logit_shift = log_odds(self.labels) - share_of_batches
+        self.first_logits[0] = constant = self._find_best_constant()
+        self.logit_shift = log_odds(self.labels) - constant
 
     def plan(self, epoch: int) -> list[Rows]:
         """Returns the rows of each batch of an epoch."""
@@ -93,11 +92,16 @@ class FoldTask:
             epoch=epoch,
         )
 
-    def _find_log_odds_of_batches(self) -> float:
-        """Returns log(positives / negatives) of what the plan gives, the same in every epoch."""
+    def _find_best_constant(self) -> float:
+        """Returns the logit that cross-entropy asks for where nothing tells the classes apart.
+
+        That is log(w positives / negatives) of what the plan gives, the same in every epoch: positives of
+        weight w are as good as w times as many. The focal loss, soft labels and mixup are left out.
+        """
+        weight = math.log(self.settings.positive_weight)
         if self.settings.sampling == "weighted":
-            return math.log(self.settings.positive_share / (1 - self.settings.positive_share))
-        return log_odds(self.labels[np.concatenate(self.plan(0))])
+            return math.log(self.settings.positive_share / (1 - self.settings.positive_share)) + weight
+        return log_odds(self.labels[np.concatenate(self.plan(0))]) + weight
 
     def losses(self, logits_BK: Tensor, targets_BN: Tensor) -> Tensor:
         """Returns each image's loss: of cancer, the first output, and of the auxiliary targets."""

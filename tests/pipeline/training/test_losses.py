@@ -53,6 +53,17 @@ def test_the_binary_loss_is_the_focal_formula(pairs, positive_label, positive_we
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
 
 
+@given(st.integers(1, 20), st.integers(1, 200), st.floats(0.1, 50))
+def test_a_weight_moves_the_best_logit_by_its_logarithm(num_positives, num_negatives, weight) -> None:
+    """Whatever the shares of an image's kind are, so that taking it off undoes the weight exactly."""
+    targets_B = torch.cat([torch.ones(num_positives), torch.zeros(num_negatives)]).double()
+    best = np.log(num_positives / num_negatives) + np.log(weight)
+    logit = torch.tensor(best, requires_grad=True, dtype=torch.float64)
+    loss_B = binary_loss(logit.expand(len(targets_B)), targets_B, positive_weight=weight)
+    (slope,) = torch.autograd.grad(loss_B.sum(), logit)
+    assert slope.item() == pytest.approx(0, abs=1e-9 * weight * len(targets_B))
+
+
 def test_by_default_it_is_cross_entropy() -> None:
     logits_B, targets_B = torch.randn(50), torch.randint(2, (50,)).float()
     expected = F.binary_cross_entropy_with_logits(logits_B, targets_B, reduction="none")

@@ -741,12 +741,15 @@ def test_it_learns_eight_images_by_heart(tmp_path: Path) -> None:
     assert history["val_auc"].iloc[-1] == 1.0
 
 
+@pytest.mark.parametrize("settings", [{"sampling": "balanced"}, {"sampling": "weighted"}])
+@pytest.mark.parametrize("positive_weight", [1.0, 20.0])
 def test_an_untrained_model_predicts_the_share_of_cancers_in_its_training_images(
-    cache: Cache, tmp_path: Path
+    cache: Cache, tmp_path: Path, settings: dict[str, str], positive_weight: float
 ) -> None:
-    """Though the batches hold far more of them: the logit shift undoes it (King and Zeng)."""
+    """Though the batches hold far more of them, or they weigh more: the logit shift undoes both."""
     run = Run(tmp_path / "run")
-    recipe = make_recipe(learning_rate=1e-12, epochs=1, positive_share=0.5)
+    weight = {"positive_weight": positive_weight}
+    recipe = make_recipe(learning_rate=1e-12, epochs=1, positive_share=0.5, **settings, **weight)
     cross_validate(recipe, cache, run, reporter=quiet())
     exams = make_exams()
     for fold in (0, 1):
