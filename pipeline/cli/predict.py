@@ -52,6 +52,10 @@ def predict(
             help="A breast's probability: its images' mean (on the logit), or with --probabilities the max.",
         ),
     ] = "mean",
+    recall_by: Annotated[
+        Literal["rate", "threshold"],
+        typer.Option(help="What recalls: the run's share of all breasts, or its threshold."),
+    ] = "rate",
     workers: Workers = None,
     engine: EngineName = "local",
     address: Address = None,
@@ -66,11 +70,13 @@ def predict(
 ) -> None:
     """Predict the test images and write a submission.
 
-    One row per prediction_id: 1 for a breast whose probability reaches the threshold that the run's
-    evaluation found best, else 0. That is what pF1 rewards; --probabilities writes the probability itself.
-    It is the mean of all folds' models and of the breast's images. An image that is missing or cannot be
-    read is listed in submission_failures.csv and the exit code is 1; its breast is judged by its other
-    images, or without any gets the share of cancers in training.
+    One row per prediction_id: 1 for the breasts with the highest probabilities, as large a share of all as
+    the best threshold recalled in the run's evaluation, else 0. That is what pF1 rewards; --probabilities
+    writes the probability itself. It is the mean of all folds' models and of the breast's images. With
+    --recall-by threshold, or where the share comes to less than ten breasts, the threshold itself decides.
+
+    An image that is missing or cannot be read is listed in submission_failures.csv and the exit code is 1;
+    its breast is judged by its other images, or without any gets the share of cancers in training.
 
     Goes on where it was stopped, to the same file; until the end, what is known is in submission.csv.partial.
 
@@ -82,7 +88,7 @@ def predict(
     from pipeline.inference.submission import predict_submission
     from pipeline.runs.run_folder import Run
 
-    _require_one_way(data, cache, views, workers, engine, probabilities=probabilities)
+    _require_one_way(data, cache, views, workers, engine, recall_by, probabilities=probabilities)
     place = None if data is None else to_place(data)
     if engine == "ray":
         run, cache, place = run.absolute(), cache and cache.absolute(), place and as_seen_elsewhere(place)
@@ -95,10 +101,11 @@ def predict(
         reporter=Reporter(console),
         views=views,
         probabilities=probabilities,
+        recall_by=recall_by,
         flip=flip,
         cluster=open_cluster(engine, address),
     )
-    say(f"{found.path}: {_describe_submission(found.table, found.threshold)}")
+    say(f"{found.path}: {_describe_submission(found.table, found.rule)}")
     for problem in found.problems:
         error_console.print(f"warning: {found.path}: {problem}", markup=False, highlight=False)
     if len(found.failures):
@@ -107,7 +114,14 @@ def predict(
 
 
 def _require_one_way(
-    data: str | None, cache: Path | None, views: str, workers: int | None, engine: str, *, probabilities: bool
+    data: str | None,
+    cache: Path | None,
+    views: str,
+    workers: int | None,
+    engine: str,
+    recall_by: str,
+    *,
+    probabilities: bool,
 ) -> None:
     """Refuses options that do not go together.
 
@@ -122,14 +136,16 @@ def _require_one_way(
         raise UserError(
             "--views max goes with --probabilities: the run's threshold was chosen for the mean of the images"
         )
+    if recall_by != "rate" and probabilities:
+        raise UserError("--recall-by goes without --probabilities: they recall nobody")
     if engine == "ray" and workers is not None:
         raise UserError("--workers goes with --engine local: on a cluster each batch brings its own")
 
 
-def _describe_submission(submission: "pd.DataFrame", threshold: float | None) -> str:
-    if threshold is None:
+def _describe_submission(submission: "pd.DataFrame", rule: str) -> str:
+    if not rule:
         return f"{len(submission):,} rows of probabilities"
-    return f"{len(submission):,} rows, {submission['cancer'].sum():,} of them 1 (threshold {threshold:.4g})"
+    return f"{len(submission):,} rows, {submission['cancer'].sum():,} of them 1 ({rule})"
 
 
 def explain(

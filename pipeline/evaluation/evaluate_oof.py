@@ -93,8 +93,15 @@ class Evaluation:
 
     @property
     def threshold(self) -> float | None:
-        """The best threshold on the pooled predictions of breasts, which a submission may use."""
+        """The best threshold on the pooled predictions of breasts, each of a single model."""
         return self.breasts.pooled.metrics.threshold_best
+
+    @property
+    def recall_rate(self) -> float | None:
+        """The share of breasts that `threshold` recalls, which a submission recalls of a test set."""
+        if self.threshold is None:
+            return None
+        return float((self.breasts.table["probability"] >= self.threshold).mean())
 
     @property
     def lead(self) -> tuple[str, Estimate]:

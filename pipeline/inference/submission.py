@@ -29,7 +29,7 @@ from pipeline.inference.predict_test_set import (
     predict_folder,
     predict_locally,
 )
-from pipeline.inference.run_metrics import is_spoilt_by_counting, read_threshold
+from pipeline.inference.run_metrics import RecallBy, is_spoilt_by_counting, read_recall_rule
 from pipeline.runs.run_folder import Run
 from pipeline.runtime.gpu_memory import WAY_OUT_OF_PREDICTION, explain_out_of_memory
 from pipeline.runtime.progress import Reporter
@@ -52,7 +52,7 @@ class Submission:
     Attributes:
         path: of the CSV.
         table: what stands in it.
-        threshold: from which probability on a breast is given 1; None where its probability is written.
+        rule: which breasts are given 1, in words; empty where probabilities are written.
         failures: patient_id, image_id, reason, message of images that could not be used; `file` if known.
         failures_path: where these stand, if there are any.
         problems: what `check_submission` would say of it, and that counting spoils `--views max`.
@@ -60,7 +60,7 @@ class Submission:
 
     path: Path
     table: pd.DataFrame
-    threshold: float | None
+    rule: str
     failures: pd.DataFrame
     failures_path: Path
     problems: list[str]
@@ -75,6 +75,7 @@ def predict_submission(
     reporter: Reporter,
     views: Views = "mean",
     probabilities: bool = False,
+    recall_by: RecallBy = "rate",
     flip: bool = False,
     cluster: "AbstractContextManager[Cluster | None] | None" = None,
 ) -> Submission:
@@ -87,7 +88,8 @@ def predict_submission(
         workers: processes that decode or load; 0 works in this one.
         reporter: shows the progress.
         views: what a breast's probability is of those of its images.
-        probabilities: writes them instead of 0 and 1 by the run's threshold.
+        probabilities: writes them instead of 0 and 1.
+        recall_by: what decides over 0 and 1: the run's recall rate or its threshold.
         flip: shows each image upside down too.
         cluster: is entered once all is checked; None, given or yielded, is this machine.
 
@@ -96,7 +98,7 @@ def predict_submission(
         FolderInUse: if another command writes the same submission.
     """
     run.require_finished()
-    threshold = None if probabilities else read_threshold(run)
+    rule = None if probabilities else read_recall_rule(run, recall_by)
     journal = Journal(path.with_name(f"{path.name}.partial"))
     failures_path = path.with_name(f"{path.stem}_failures.csv")
     require_replaceable(path, SUBMISSION_COLUMNS)
@@ -134,6 +136,7 @@ def predict_submission(
                 executor=executor,
             )
         breasts, required_ids = predictions.breasts(views), predictions.required_ids
+        threshold, described = rule.decide(breasts["probability"]) if rule else (None, "")
         table = write_submission(breasts, path, required_ids=required_ids, threshold=threshold)
         if len(predictions.failures):
             write_csv(failures_path, predictions.failures)
@@ -143,7 +146,7 @@ def predict_submission(
     problems = find_problems(path, required_ids)
     if views == "max" and is_spoilt_by_counting(run):
         problems.append(COUNTING_SPOILS)
-    return Submission(path, table, threshold, predictions.failures, failures_path, problems)
+    return Submission(path, table, described, predictions.failures, failures_path, problems)
 
 
 def make_submission(

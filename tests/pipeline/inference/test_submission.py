@@ -1,6 +1,7 @@
 """Submissions: exactly the required ids, once each, as probabilities; every kind of damage is told."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,12 @@ from data_prep.errors import UserError
 from data_prep.storage.atomic import require_replaceable, write_csv
 from pipeline.evaluation.aggregate import Views
 from pipeline.inference.predict_test_set import predict_folder
-from pipeline.inference.run_metrics import read_threshold
+from pipeline.inference.run_metrics import (
+    FEWEST_RECALLED,
+    RecallRule,
+    find_share_threshold,
+    read_recall_rule,
+)
 from pipeline.inference.submission import (
     SUBMISSION_COLUMNS,
     check_submission,
@@ -102,8 +108,46 @@ def test_answers_are_written_as_whole_numbers(folder: Path) -> None:
 
 def test_the_threshold_is_that_of_the_evaluation(tmp_path: Path) -> None:
     run = Run(tmp_path)
+    run.metrics.write_text('{"threshold": 0.125, "recall_rate": 0.02, "breast_is": "mean of logits"}')
+    assert read_recall_rule(run) == RecallRule(0.125, 0.02)
+    assert read_recall_rule(run, "threshold") == RecallRule(0.125, None)
+
+
+def test_an_evaluation_without_a_recall_rate_still_gives_its_threshold(tmp_path: Path) -> None:
+    run = Run(tmp_path)
     run.metrics.write_text('{"threshold": 0.125, "breast_is": "mean of logits", "folds": []}')
-    assert read_threshold(run) == 0.125
+    with pytest.raises(UserError, match=r"has no recall rate: give `mammo evaluate .* once more, or ask for"):
+        read_recall_rule(run)
+    assert read_recall_rule(run, "threshold").threshold == 0.125
+
+
+@given(
+    st.lists(st.integers(0, 40).map(lambda number: number / 40), min_size=1, max_size=60), st.floats(0.02, 1)
+)
+def test_the_share_of_the_highest_is_recalled_and_whoever_equals_the_last_of_them(
+    probabilities: list[float], rate: float
+) -> None:
+    """Against counting from the top; the order of the breasts plays no part."""
+    count = math.floor(rate * len(probabilities) + 0.5)
+    if not count:
+        with pytest.raises(ValueError, match="is none of them"):
+            find_share_threshold(np.array(probabilities), rate)
+        return
+    threshold = find_share_threshold(np.array(probabilities), rate)
+    recalled = [value for value in probabilities if value >= threshold]
+    above = [value for value in probabilities if value > threshold]
+    assert len(above) < count <= len(recalled)
+    assert threshold == find_share_threshold(np.array(probabilities[::-1]), rate)
+
+
+def test_few_breasts_are_recalled_by_the_threshold_and_the_rule_says_so() -> None:
+    rule = RecallRule(threshold=0.5, rate=0.1)
+    probabilities = pd.Series(np.arange(100) / 1_000)
+    assert rule.decide(probabilities) == (0.09, "the highest 10 %, from 0.09 on")
+    assert round(rule.rate * len(probabilities)) == FEWEST_RECALLED
+    threshold, words = rule.decide(probabilities[:94])
+    assert (threshold, words) == (0.5, "threshold 0.5: 10 % of 94 are too few to count off")
+    assert RecallRule(0.5, None).decide(probabilities) == (0.5, "threshold 0.5")
 
 
 @pytest.mark.parametrize(
@@ -116,6 +160,10 @@ def test_the_threshold_is_that_of_the_evaluation(tmp_path: Path) -> None:
         ('{"threshold": ', r"metrics\.json is damaged: give `mammo evaluate"),
         ('{"threshold": NaN}', "is damaged, its threshold is nan: give `mammo evaluate"),
         ('{"threshold": 0.5}', r"is of an older mammo, .* of images: give `mammo evaluate"),
+        (
+            '{"threshold": 0.5, "recall_rate": -1, "breast_is": "mean of logits"}',
+            "is damaged, its recall rate is -1.0: give `mammo evaluate",
+        ),
         ('{"threshold": 7}', "is damaged, its threshold is 7.0: give `mammo evaluate"),
     ],
 )
@@ -125,7 +173,7 @@ def test_without_a_threshold_one_sentence_says_what_to_do(
     if content is not None:
         Run(tmp_path).metrics.write_text(content)
     with pytest.raises(UserError, match=sentence):
-        read_threshold(Run(tmp_path))
+        read_recall_rule(Run(tmp_path))
 
 
 def test_nothing_but_a_submission_is_overwritten(folder: Path) -> None:
