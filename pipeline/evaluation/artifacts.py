@@ -1,5 +1,6 @@
 """The evaluation of a finished run, as it stands in `metrics.json` and in tables."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -11,13 +12,15 @@ from data_prep.storage.atomic import write_csv, write_json
 from pipeline.evaluation.audit.flow import Flow, describe_flow
 from pipeline.evaluation.audit.shortcuts import ShortcutAudit, tabulate_audit
 from pipeline.evaluation.audit.traits import read_file_traits
-from pipeline.evaluation.bootstrap import NUM_REPLICATES, SEED
+from pipeline.evaluation.bootstrap import NUM_REPLICATES, SEED, Interval
+from pipeline.evaluation.calibration import FOR_ONE_MODEL, Calibration
 from pipeline.evaluation.estimates import AUC_WEIGHTED, Estimate
 from pipeline.evaluation.evaluate_oof import Evaluation, UnitEvaluation, evaluate_oof, require_breasts
 from pipeline.evaluation.metrics import FIGURES
 from pipeline.evaluation.oof import collect_oof
 from pipeline.evaluation.operating_point import SCREENING_PREVALENCE, OperatingPoint
 from pipeline.evaluation.uncertainty.intervals import CAPPED
+from pipeline.evaluation.uncertainty.recalibration import Recalibration
 from pipeline.evaluation.uncertainty.repeats import Repeats, summarise_repeats
 from pipeline.runs.recipe import load_recipe
 from pipeline.runs.records import find_cache
@@ -142,10 +145,10 @@ def list_figures(estimate: Estimate) -> list[dict[str, Any]]:
 
 def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
     """Makes the content of `metrics.json`; an undefined figure is null and has its reason in `undefined`."""
-    calibration = evaluation.calibration
     return {
         **_level_to_json(evaluation.breasts),
         "threshold": evaluation.threshold,
+        "recall_rate": evaluation.recall_rate,
         "breast_is": MEAN_OF_LOGITS,
         "largest_sensitivity_at_recall_rate": evaluation.ceilings,
         "images": _level_to_json(evaluation.images),
@@ -153,11 +156,7 @@ def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
         "operating_point": _operating_point_to_json(evaluation.operating_point),
         "flow": _flow_to_json(evaluation.flow),
         "shortcut_audit": _audit_to_json(evaluation.audit),
-        "calibration": {
-            "methods": {name: _estimate_to_json(estimate) for name, estimate in calibration.methods.items()},
-            "parameters": calibration.parameters,
-            "undefined": calibration.undefined or None,
-        },
+        "calibration": _calibration_to_json(evaluation.calibration),
         "decision_curve": {
             "prevalence": SCREENING_PREVALENCE,
             "points": _table_to_json(evaluation.decisions.points),
@@ -188,14 +187,44 @@ def _level_to_json(level: UnitEvaluation) -> dict[str, Any]:
     }
 
 
+def _calibration_to_json(calibration: Calibration) -> dict[str, Any]:
+    methods = {
+        name: {
+            **_estimate_to_json(estimate),
+            "recalibration": _recalibration_to_json(calibration.recalibrations[name]),
+            "calibration_error": asdict(calibration.errors[name]),
+        }
+        for name, estimate in calibration.methods.items()
+    }
+    return {
+        "methods": methods,
+        "parameters_are_for": FOR_ONE_MODEL,
+        "parameters": calibration.parameters,
+        "left_out": calibration.left_out,
+        "platt_by_model": calibration.by_model,
+        "undefined": calibration.undefined or None,
+    }
+
+
+def _recalibration_to_json(found: Recalibration) -> dict[str, Any]:
+    return {
+        **found.figures,
+        "undefined": found.undefined,
+        **_intervals_to_json(found.intervals, found.no_interval),
+    }
+
+
+def _intervals_to_json(intervals: Mapping[str, Interval], no_interval: Mapping[str, str]) -> dict[str, Any]:
+    known = {name: [found.low, found.high] for name, found in intervals.items()}
+    return {"interval_95": known | dict.fromkeys(no_interval), "no_interval": dict(no_interval)}
+
+
 def _operating_point_to_json(point: OperatingPoint) -> dict[str, Any]:
     tables = {
         table.unit: {
             **table.cells,
             **table.figures,
-            "interval_95": {name: [found.low, found.high] for name, found in table.intervals.items()}
-            | dict.fromkeys(table.no_interval),
-            "no_interval": table.no_interval,
+            **_intervals_to_json(table.intervals, table.no_interval),
         }
         for table in point.tables
     }
@@ -243,9 +272,7 @@ def _estimate_to_json(estimate: Estimate) -> dict[str, Any]:
         **{name: getattr(estimate, name) for name in ["num_patients", *COUNTS]},
         **estimate.figures,
         "undefined": estimate.undefined,
-        "interval_95": {name: [found.low, found.high] for name, found in intervals.items()}
-        | dict.fromkeys(estimate.no_interval),
-        "no_interval": estimate.no_interval,
+        **_intervals_to_json(intervals, estimate.no_interval),
         "few_cancers": estimate.has_few_cancers,
         "undefined_replicates": left_out,
     }

@@ -5,7 +5,7 @@ Platt scaling and temperature work on the logit and take Platt's smoothed target
 where the classes are separated (Platt 1999, "Probabilistic outputs for support vector machines", 2.2).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,16 +15,21 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 from scipy.stats import binomtest
 from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
 
 from pipeline.evaluation.estimates import Estimate, estimate_all
 from pipeline.evaluation.formulas import clip_probabilities
 from pipeline.evaluation.metrics import measure
-from pipeline.evaluation.patient_stats import Floats, find_bins
+from pipeline.evaluation.patient_stats import Floats
+from pipeline.evaluation.uncertainty.calibration_error import CalibrationError, find_bins
+from pipeline.evaluation.uncertainty.recalibration import Recalibration, fit_line, recalibrate
 
-WEAKEST_PENALTY = 1e6  # scikit-learn's C: the slope stays defined where all probabilities are equal
 LONGEST_LOG_TEMPERATURE = 7.0  # temperatures from 0.001 to 1,000
 RAW = "raw"
+FOR_ONE_MODEL = (
+    "the probability that one model gives a breast; not the mean of all folds' models, which mammo predict "
+    "writes and which spreads less"
+)
+"""What calibration that out-of-fold predictions taught is for."""
 
 
 class Calibrator(Protocol):
@@ -88,17 +93,7 @@ class IsotonicCalibrator:
 
 def fit_platt(labels_N: Floats, probabilities_N: Floats) -> PlattScaling:
     """Fits a line through the logits."""
-    logits_N, targets_N = _to_logits(probabilities_N), _smooth(labels_N)
-    centre, spread = float(logits_N.mean()), float(logits_N.std()) or 1.0
-    features = ((logits_N - centre) / spread)[:, None]
-    model = LogisticRegression(C=WEAKEST_PENALTY, solver="newton-cholesky", tol=1e-10)
-    model.fit(  # a target of 0.98 is 0.98 of a cancer and 0.02 of none
-        np.concatenate([features, features]),
-        np.repeat([1, 0], len(targets_N)),
-        sample_weight=np.concatenate([targets_N, 1 - targets_N]),
-    )
-    slope = float(model.coef_[0, 0]) / spread
-    return PlattScaling(slope, float(model.intercept_[0]) - slope * centre)
+    return PlattScaling(*fit_line(_smooth(labels_N), _to_logits(probabilities_N)))
 
 
 def fit_temperature(labels_N: Floats, probabilities_N: Floats) -> Temperature:
@@ -133,14 +128,22 @@ class Calibration:
 
     Attributes:
         methods: figures of the raw and of each method's cross-fitted probabilities.
+        recalibrations: what these probabilities are worth.
+        errors: the expected calibration error of each, beside its values for no and for perfect knowledge.
         bins: the reliability diagram, a row per method and bin: see `tabulate_bins`.
-        parameters: of each method fitted on all folds together, for predictions of new patients.
+        parameters: of each method fitted on all folds together, for a single model and new patients.
+        left_out: why a method is not offered for new patients.
+        by_model: Platt scaling of each fold's model, fitted on its own fold; of those with both classes.
         undefined: why there is no corrected probability; empty if there is.
     """
 
     methods: dict[str, Estimate]
+    recalibrations: dict[str, Recalibration]
+    errors: dict[str, CalibrationError]
     bins: pd.DataFrame
     parameters: dict[str, dict[str, Any]]
+    left_out: dict[str, str]
+    by_model: dict[int, dict[str, Any]]
     undefined: str = ""
 
 
@@ -156,9 +159,27 @@ def calibrate(breasts: pd.DataFrame) -> Calibration:
         for name, fit in METHODS.items():
             tables[name] = cross_fit(breasts, fit)
             parameters[name] = fit(*_to_arrays(breasts)).describe()
+    estimates = estimate_all(tables)
+    left_out = _find_left_out(estimates)
+    patients_N = pd.factorize(breasts["patient_id"], sort=True)[0]
     bins = pd.concat([tabulate_bins(table).assign(method=name) for name, table in tables.items()])
     bins = bins[["method", *bins.columns.drop("method")]].reset_index(drop=True)
-    return Calibration(estimate_all(tables), bins, parameters, undefined)
+    return Calibration(
+        methods=estimates,
+        recalibrations={
+            name: recalibrate(table["cancer"], table["probability"], patients_N)
+            for name, table in tables.items()
+        },
+        errors={
+            name: CalibrationError.compare(table["cancer"], table["probability"], table["fold"])
+            for name, table in tables.items()
+        },
+        bins=bins,
+        parameters={name: found for name, found in parameters.items() if name not in left_out},
+        left_out=left_out,
+        by_model=fit_by_model(breasts),
+        undefined=undefined,
+    )
 
 
 def cross_fit(breasts: pd.DataFrame, fit: Callable[[Floats, Floats], Calibrator]) -> pd.DataFrame:
@@ -177,6 +198,13 @@ def cross_fit(breasts: pd.DataFrame, fit: Callable[[Floats, Floats], Calibrator]
     return pd.concat(parts).loc[breasts.index]
 
 
+def fit_by_model(breasts: pd.DataFrame) -> dict[int, dict[str, Any]]:
+    """Fits Platt scaling to each fold's own predictions, which its model has not learned from."""
+    folds = breasts.groupby("fold")
+    both = {int(str(fold)): part for fold, part in folds if part["cancer"].nunique() == 2}
+    return {fold: fit_platt(*_to_arrays(part)).describe() for fold, part in both.items()}
+
+
 def tabulate_bins(breasts: pd.DataFrame) -> pd.DataFrame:
     """Compares probability and truth in ten bins of equal size.
 
@@ -193,6 +221,16 @@ def tabulate_bins(breasts: pd.DataFrame) -> pd.DataFrame:
         rows.append((int(str(number)) + 1, len(part), num_cancers, *map(float, shares)))
     names = ["bin", "num_breasts", "num_cancers", "mean_probability", "share_of_cancers", "low", "high"]
     return pd.DataFrame(rows, columns=names)
+
+
+def _find_left_out(estimates: Mapping[str, Estimate]) -> dict[str, str]:
+    """Returns why isotonic regression is not offered: with few cancers its steps follow chance."""
+    if "isotonic" not in estimates:
+        return {}
+    raw, corrected = (estimates[name].metrics.brier for name in (RAW, "isotonic"))
+    if raw is None or corrected is None or corrected <= raw:
+        return {}
+    return {"isotonic": f"its cross-fitted Brier score is {corrected:.5f}, worse than {raw:.5f} without it"}
 
 
 def _find_obstacle(breasts: pd.DataFrame) -> str:

@@ -175,12 +175,6 @@ def brier(totals: Totals) -> Floats:
     return _divide(totals.scalars["squared_error"], count_R, count_R > 0)
 
 
-def calibration_error(totals: Totals) -> Floats:
-    """The expected calibration error over ten bins of equal size."""
-    count_R = totals.scalars["predictions"]
-    return _divide(np.abs(totals.excess).sum(axis=0), count_R, count_R > 0)
-
-
 def _count_found(totals: Totals, recalled_TR: Floats, most_R: Floats) -> Floats:
     """Counts the cancers found by the lowest threshold that recalls no more than allowed."""
     return (totals.cancers * (recalled_TR <= most_R + ROUNDING)).sum(axis=0)

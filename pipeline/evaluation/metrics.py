@@ -1,4 +1,4 @@
-"""Figures of merit of labels and probabilities: pF1, areas, sensitivities, calibration, thresholds.
+"""Figures of merit of labels and probabilities: pF1, areas, sensitivities, Brier score, thresholds.
 
 Everything here takes 1-D arrays, in any order. A figure
 that its formula leaves undefined is None and has its reason beside it. Each formula is written once, for R
@@ -50,8 +50,6 @@ class Metrics:
             of the exams recalled, of each fold its part. An exam is recalled by the highest of its
             probabilities; where no ids tell a woman's exams apart, she counts as one.
         brier: mean squared difference between probability and label.
-        calibration_error: mean over ten bins of equal size, of the difference between mean probability and
-            share of cancers.
         undefined: the reason for each figure that is None.
     """
 
@@ -71,7 +69,6 @@ class Metrics:
     sensitivity_at_recall_rate_5: float | None
     sensitivity_at_recall_rate_10: float | None
     brier: float | None
-    calibration_error: float | None
     undefined: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -81,7 +78,7 @@ class Metrics:
 
 
 FIGURES = [column.name for column in fields(Metrics) if column.name != "undefined"]
-LOWER_IS_BETTER = {"brier", "calibration_error"}
+LOWER_IS_BETTER = {"brier"}
 NOT_RANKED = {"threshold_best", "threshold_transferred"}
 """Figures of which neither more nor less is better."""
 
@@ -175,7 +172,6 @@ def compute_figures(totals: Totals, *, best: int | None) -> dict[str, Floats]:
         "partial_auc": formulas.partial_auc(totals),
         "average_precision": formulas.average_precision(totals),
         "brier": formulas.brier(totals),
-        "calibration_error": formulas.calibration_error(totals),
     }
     for percent, rate in SPECIFICITIES.items():
         name = f"sensitivity_at_specificity_{percent}"

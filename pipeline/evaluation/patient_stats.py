@@ -5,7 +5,7 @@ sparse matrix with the draws. They are few, because a threshold matters only whe
 the ranking is kept as counts between the cancers.
 
 Shape suffixes: N predictions, M patients, T thresholds (the distinct probabilities of cancers, falling),
-B bins, K sums, R weightings of the patients.
+K sums, R weightings of the patients.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,6 @@ Integers = NDArray[np.int64]
 
 ROUNDING = 1e-9
 SMALLEST_PROBABILITY = 1e-7
-NUM_BINS = 10
-"""Bins of the calibration error, each with a tenth of the predictions; equal probabilities share a bin."""
 
 SCALARS = ["predictions", "probability", "probability_of_cancers", "squared_error", "recalled", "found"]
 
@@ -38,7 +36,6 @@ class Totals:
         negatives_through: negatives with that or a higher one, [T, R].
         exams_through: exams of which any prediction reaches it, [T, R]; parts alone have it, if any.
         num_exams: exams with a prediction, [R]; likewise.
-        excess: probability minus label, summed over each bin, [B, R].
         scalars: by name of `SCALARS`, each [R]; `probability` counts as at most 1 and at least 0,
             `recalled` and `found` (of them) are NaN where it is not known who is recalled.
         parts: the same of each fold; empty where all predictions are of one fold.
@@ -51,7 +48,6 @@ class Totals:
     negatives_through: Floats
     exams_through: Floats
     num_exams: Floats
-    excess: Floats
     scalars: dict[str, Floats]
     parts: "tuple[Totals, ...]" = ()
     standardized: "Totals | None" = None
@@ -88,7 +84,7 @@ class PatientSums:
         recalled: whether each prediction is recalled; None where that is not known.
         folds: of each prediction; None where all are of one model.
         exams: number of each prediction's exam; None where a patient has one.
-        ranks_only: leaves out bins and all scalars but the first, which a ranking does without.
+        ranks_only: leaves out all scalars but the first, which a ranking does without.
 
     Raises:
         ValueError: if lengths differ, a label is not 0 or 1, or a probability is NaN.
@@ -152,7 +148,7 @@ class PatientSums:
     def add_up(self, weights_MR: Floats | None = None) -> Totals:
         """Returns the sums where each patient counts as often as the weights say, by default once."""
         weights_MR = np.ones((self.num_patients, 1)) if weights_MR is None else weights_MR
-        cancers_TR, negatives, exams, excess_BR, scalars = np.split(self._sums_KM @ weights_MR, self._ends)
+        cancers_TR, negatives, exams, scalars = np.split(self._sums_KM @ weights_MR, self._ends)
         cumulative = np.cumsum(negatives, axis=0)
         reached = np.cumsum(exams, axis=0)
         return Totals(
@@ -162,7 +158,6 @@ class PatientSums:
             negatives_through=cumulative[1::2],
             exams_through=reached[:-1],
             num_exams=reached[-1:].sum(axis=0),
-            excess=excess_BR,
             scalars=dict(zip(SCALARS[: len(scalars)], scalars, strict=True)),
             parts=tuple(part.add_up(weights_MR) for part in self._parts),
             standardized=self._standardized.add_up(weights_MR) if self._standardized else None,
@@ -189,28 +184,20 @@ class PatientSums:
             self._block(higher_N[is_cancer_N], everyone_N[is_cancer_N], num_thresholds),
             self._block(places_N[~is_cancer_N], everyone_N[~is_cancer_N], 2 * num_thresholds + 1),
             self._block(self._place(highest_M)[0], own_M, 0 if self._has_parts else num_thresholds + 1),
-            *self._make_other_blocks(values),
+            self._make_scalars(values),
         ]
 
-    def _make_other_blocks(self, values: dict[str, Floats]) -> list[sparse.csr_matrix]:
-        """Returns the blocks of bins and scalars, which do not depend on the ranking."""
-        labels_N, everyone_N = self.labels_N, self._patients_N
+    def _make_scalars(self, values: dict[str, Floats]) -> sparse.csr_matrix:
+        """Returns the block of what does not depend on the ranking."""
+        everyone_N = self._patients_N
         if self._ranks_only:
-            return [
-                self._block(everyone_N[:0], everyone_N[:0], 0),
-                self._block(0 * everyone_N, everyone_N, 1),
-            ]
-        return [
-            self._block(
-                find_bins(self.probabilities_N), everyone_N, NUM_BINS, self.probabilities_N - labels_N
-            ),
-            self._block(
-                np.repeat(np.arange(len(SCALARS)), len(labels_N)),
-                np.tile(everyone_N, len(SCALARS)),
-                len(SCALARS),
-                np.concatenate([values[name] for name in SCALARS]),
-            ),
-        ]
+            return self._block(0 * everyone_N, everyone_N, 1)
+        return self._block(
+            np.repeat(np.arange(len(SCALARS)), len(everyone_N)),
+            np.tile(everyone_N, len(SCALARS)),
+            len(SCALARS),
+            np.concatenate([values[name] for name in SCALARS]),
+        )
 
     def _place(self, probabilities: Floats) -> tuple[Integers, NDArray[np.bool_]]:
         """Returns how many thresholds are higher than each probability, and whether one equals it."""
@@ -247,14 +234,6 @@ def standardize_folds(labels_N: Floats, probabilities_N: Floats, folds_N: NDArra
             scale = deviation if deviation > ROUNDING else 1.0
             scores_N[is_own_N] = (scores_N[is_own_N] - negatives.mean()) / scale
     return scores_N
-
-
-def find_bins(probabilities: Floats) -> Integers:
-    """Returns the number of each probability's bin."""
-    if not len(probabilities):
-        return np.zeros(0, dtype=np.int64)
-    inner_edges = np.quantile(probabilities, np.linspace(0, 1, NUM_BINS + 1)[1:-1])
-    return np.searchsorted(inner_edges, probabilities)
 
 
 def check_predictions(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Floats, Floats]:

@@ -19,7 +19,6 @@ FIGURE_NAMES = {
     **{f"sensitivity_at_specificity_{n}": f"sensitivity at specificity {n}\u00a0%" for n in SPECIFICITIES},
     **{f"sensitivity_at_recall_rate_{n}": f"sensitivity at {n}\u00a0% recalled" for n in RECALL_RATES},
     "brier": "Brier score",
-    "calibration_error": "calibration error",
 }
 """All figures by the one name that people read everywhere, in the order to show them."""
 

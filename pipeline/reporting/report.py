@@ -15,6 +15,13 @@ from pipeline.evaluation.artifacts import write_evaluation
 from pipeline.evaluation.calibration import RAW
 from pipeline.evaluation.evaluate_oof import Evaluation
 from pipeline.evaluation.slices import list_values
+from pipeline.reporting.calibration_text import (
+    CALIBRATION_NOTE,
+    describe_loss,
+    describe_use,
+    tabulate_calibration,
+    tabulate_parameters,
+)
 from pipeline.reporting.case_selection import CaseSelection, select_cases
 from pipeline.reporting.decision_text import (
     HOW_TO_READ,
@@ -42,7 +49,6 @@ from pipeline.reporting.standard_tables import (
     tabulate_rates,
 )
 from pipeline.reporting.tables import (
-    tabulate_calibration,
     tabulate_cases,
     tabulate_figures,
     tabulate_folds,
@@ -168,7 +174,11 @@ def collect_content(run: Run, evaluation: Evaluation, selection: CaseSelection) 
         "flow_note": describe_flow(evaluation.flow),
         "audit_note": AUDIT_NOTE,
         "not_looked_at": explain_not_looked_at(evaluation.audit),
-        "calibration": tabulate_calibration(evaluation),
+        "calibration": tabulate_calibration(evaluation.calibration),
+        "calibration_note": CALIBRATION_NOTE,
+        "parameters": tabulate_parameters(evaluation.calibration),
+        "parameters_note": describe_use(evaluation.calibration),
+        "loss_note": describe_loss(run),
         "repeats": tabulate_repeats(repeats) if repeats else None,
         "repeats_note": describe_repeats(repeats) if repeats else "",
         "decisions": tabulate_decisions(evaluation.decisions),

@@ -17,7 +17,6 @@ FOLD_FIGURES = [
     *("auc", "average_precision", "pf1", "pf1_transferred", "threshold_transferred", "pf1_best"),
     "threshold_best",
 ]
-METHOD_FIGURES = ["brier", "calibration_error", "pf1", "pf1_transferred"]
 
 
 @dataclass(frozen=True)
@@ -157,18 +156,6 @@ def make_bar(estimate: Estimate, start: float, pooled: Estimate) -> Bar | None:
     return Bar(f"AUC {auc:.3f}, {format_interval(interval)}", *ends)
 
 
-def tabulate_calibration(evaluation: Evaluation) -> Table:
-    """Returns what each method makes of the probabilities."""
-    rows = []
-    for name, estimate in evaluation.calibration.methods.items():
-        cells = [name]
-        for figure in METHOD_FIGURES:
-            cells += [_show(estimate, figure), format_interval(estimate.intervals.get(figure))]
-        rows.append([*cells, _describe_parameters(evaluation.calibration.parameters.get(name, {}))])
-    columns = [title for figure in METHOD_FIGURES for title in (FIGURE_NAMES[figure], "95 %")]
-    return Table("Probabilities as they are and calibrated", ["method", *columns, "for new patients"], rows)
-
-
 def tabulate_stability(evaluation: Evaluation) -> Table:
     """Returns pF1 where the threshold is moved, or cancer is rarer or more common."""
     rows = [
@@ -256,13 +243,6 @@ def _describe_ages(row: dict[Any, Any]) -> str:
     if pd.isna(row["age_median"]):
         return "not recorded"
     return f"{row['age_median']:.0f} ({row['age_5_percent']:.0f} to {row['age_95_percent']:.0f})"
-
-
-def _describe_parameters(parameters: dict[str, Any]) -> str:
-    numbers = {name: value for name, value in parameters.items() if isinstance(value, float)}
-    if parameters and not numbers:
-        return f"{len(next(iter(parameters.values())))} points, in metrics.json"
-    return ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
 
 
 def _show(estimate: Estimate, name: str) -> str:

@@ -10,6 +10,7 @@ from pipeline.evaluation.estimates import Estimate
 from pipeline.evaluation.evaluate_oof import Evaluation
 from pipeline.evaluation.formulas import count_recalls
 from pipeline.evaluation.metrics import RECALL_RATES, SEVERAL_THRESHOLDS, SPECIFICITIES, all_ones_pf1
+from pipeline.reporting.calibration_text import describe_offset
 from pipeline.reporting.formatting import FIGURE_NAMES, format_figure, format_interval, format_percent
 from pipeline.reporting.shortcut_text import describe_shortcuts
 from pipeline.reporting.standard_tables import describe_lost_cancers
@@ -168,7 +169,8 @@ def list_warnings(run: Run, evaluation: Evaluation, histories: dict[int, pd.Data
     ]
     advice = "" if evaluation.calibration.undefined else ", or see how calibration changes them"
     sentences.append(
-        f"The probabilities are the models' raw output, not calibrated risks: read them as a ranking{advice}."
+        "The probabilities are the models' raw output, not calibrated risks: read them as a "
+        f"ranking{advice}. {describe_offset(evaluation.calibration)}".strip()
     )
     return [sentence for sentence in sentences if sentence]
 

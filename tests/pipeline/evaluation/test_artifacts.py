@@ -52,6 +52,8 @@ def test_metrics_json_holds_folds_pooled_intervals_and_threshold(tmp_path):
     content = json.loads(run.metrics.read_text())
     assert [fold["fold"] for fold in content["folds"]] == [0, 1, 2]
     assert content["threshold"] == evaluation.threshold == content["pooled"]["threshold_best"]
+    recalled = evaluation.breasts.table["probability"] >= evaluation.threshold
+    assert content["recall_rate"] == recalled.mean()
     assert content["pooled"]["num_breasts"] == 120
     for name in ("auc", "average_precision", "pf1", "pf1_best", "pf1_transferred", "partial_auc"):
         low, high = content["pooled"]["interval_95"][name]
@@ -68,7 +70,14 @@ def test_metrics_json_holds_folds_pooled_intervals_and_threshold(tmp_path):
     assert content["shortcut_audit"]["counting_tells_the_label"] is False
     assert content["images"]["pooled"]["num_cancers"] == 30
     assert content["pooled"]["undefined"] == {"threshold_transferred": SEVERAL_THRESHOLDS}
-    assert set(content["calibration"]["parameters"]) == {"platt", "isotonic", "temperature"}
+    calibration = content["calibration"]
+    assert {*calibration["parameters"], *calibration["left_out"]} == {"platt", "isotonic", "temperature"}
+    assert set(calibration["platt_by_model"]) == {"0", "1", "2"}
+    assert "one model" in calibration["parameters_are_for"]
+    for method in calibration["methods"].values():
+        assert set(method["calibration_error"]) == {"found", "constant", "perfect"}
+        low, high = method["recalibration"]["interval_95"]["slope"]
+        assert low < method["recalibration"]["slope"] < high
     assert [row["num_patients_elsewhere"] for row in content["fold_table"]] == [0, 0, 0]
     assert len(content["threshold_stability"]) == 26
 
@@ -199,7 +208,7 @@ def test_a_run_without_any_cancer_is_evaluated_too(tmp_path):
     run = write_run(tmp_path / "run", make_oof(num_cancers=0))
     evaluation = evaluate(run)
     assert evaluation.threshold is None
-    assert set(evaluation.breasts.pooled.intervals) == {"brier", "calibration_error"}
+    assert set(evaluation.breasts.pooled.intervals) == {"brier"}
     content = json.loads(run.metrics.read_text())
     assert content["calibration"]["undefined"].startswith("without fold 0 there are no longer breasts")
     assert content["threshold_stability"] == []

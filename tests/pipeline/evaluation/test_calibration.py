@@ -13,6 +13,7 @@ from pipeline.evaluation.calibration import (
     PlattScaling,
     calibrate,
     cross_fit,
+    fit_by_model,
     fit_isotonic,
     fit_platt,
     fit_temperature,
@@ -83,11 +84,12 @@ def test_a_known_distortion_is_undone():
 
 def test_calibrating_helps_where_probabilities_are_off():
     breasts = make_breasts(num_patients=1_000, num_cancers=100)
-    methods = calibrate(breasts).methods
+    found = calibrate(breasts)
+    methods = found.methods
     for name in METHODS:
         assert methods[name].metrics.brier < methods["raw"].metrics.brier
         if name != "temperature":
-            assert methods[name].metrics.calibration_error < methods["raw"].metrics.calibration_error
+            assert found.errors[name].found < found.errors["raw"].found
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -118,6 +120,48 @@ def test_where_the_other_folds_lack_a_class_only_the_raw_probabilities_are_judge
     assert list(found.methods) == ["raw"]
     assert found.undefined.startswith("without fold 0 there are no longer breasts with and without cancer")
     assert found.parameters == {}
+    assert list(found.by_model) == [0]  # the only fold with both classes
+
+
+def test_isotonic_regression_is_offered_only_where_it_does_not_worsen_the_brier_score():
+    """With few cancers its steps follow chance; with many and bent probabilities it mends them."""
+    generator = np.random.default_rng(0)
+    for spread, bend, is_offered in ((0.3, 1, False), (1.5, 3, True)):
+        honest = expit(generator.normal(-3, spread, 800))
+        cancer = (generator.random(800) < honest).astype(int)
+        breasts = make_breasts(400).assign(cancer=cancer, probability=expit(bend * logit(honest)))
+        found = calibrate(breasts)
+        corrected, raw = (found.methods[name].metrics.brier for name in ("isotonic", "raw"))
+        assert (corrected <= raw) == is_offered
+        assert set(found.parameters) == {"platt", "temperature", *(["isotonic"] if is_offered else [])}
+        assert set(found.left_out) == set(METHODS) - set(found.parameters)
+        assert all("worse than" in reason for reason in found.left_out.values())
+
+
+def test_each_model_has_platt_scaling_of_its_own_fold():
+    """Its numbers are those of the fold alone, and undo how its model bends the truth."""
+    generator = np.random.default_rng(0)
+    breasts = make_breasts(num_patients=6_000, num_folds=2)
+    truth = generator.normal(-1, 1.5, len(breasts))
+    fold = breasts["fold"].to_numpy()
+    breasts["cancer"] = (generator.random(len(breasts)) < expit(truth)).astype(int)
+    breasts["probability"] = expit(np.where(fold == 0, truth, 2 * truth + 3))
+    found = fit_by_model(breasts)
+    own = breasts[fold == 0].sort_values("probability")
+    assert found[0] == fit_platt(*arrays(own)).describe()
+    assert found[0]["slope"] == pytest.approx(1, abs=0.07)
+    assert found[1]["slope"] == pytest.approx(0.5, abs=0.05)
+    assert found[1]["intercept"] == pytest.approx(-1.5, abs=0.1)
+
+
+def test_corrected_probabilities_have_slope_1_and_the_right_sum():
+    breasts = make_breasts(num_patients=500, num_cancers=100)
+    found = calibrate(breasts).recalibrations
+    assert found["raw"].figures["observed_over_expected"] < 0.5
+    for name in ("platt", "isotonic"):
+        interval = found[name].intervals["observed_over_expected"]
+        assert interval.low < 1 < interval.high
+    assert found["platt"].figures["slope"] == pytest.approx(1, abs=0.1)
 
 
 def test_bins_hold_all_breasts_and_their_shares():
@@ -138,4 +182,7 @@ def test_the_order_of_the_breasts_does_not_matter():
     first, second = calibrate(breasts), calibrate(shuffle(breasts))
     assert first.parameters == second.parameters
     assert first.methods == second.methods
+    assert first.recalibrations == second.recalibrations
+    assert first.errors == second.errors
+    assert first.by_model == second.by_model
     pd.testing.assert_frame_equal(first.bins, second.bins, check_exact=True)

@@ -7,11 +7,10 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, roc_auc_score, roc_curve
 
 from pipeline.evaluation import formulas, metrics
-from pipeline.evaluation.patient_stats import PatientSums, find_bins
+from pipeline.evaluation.patient_stats import PatientSums
 
 FEW_VALUES = st.integers(0, 8).map(lambda eighths: eighths / 8)  # many ties
 
@@ -103,16 +102,6 @@ def test_areas_and_brier_score_are_scikit_learns(case):
     assert found.brier == pytest.approx(brier_score_loss(labels, probabilities))
 
 
-@given(predictions(st.floats(0, 1)))
-def test_the_calibration_error_is_that_of_scikit_learns_bins(case):
-    """scikit-learn gives the means of each bin, not how many predictions it holds."""
-    labels, probabilities = case
-    shares, means = calibration_curve(labels, probabilities, n_bins=10, strategy="quantile")
-    counts = np.bincount(find_bins(probabilities))
-    expected = np.abs(shares - means) @ counts[counts > 0] / len(labels)
-    assert metrics.measure(labels, probabilities).calibration_error == pytest.approx(expected)
-
-
 @given(predictions())
 def test_sensitivity_at_a_specificity_is_the_highest_point_of_the_roc_curve(case):
     labels, probabilities = case
@@ -160,7 +149,7 @@ def test_weighted_figures_are_scikit_learns_and_those_of_repeated_patients(case,
     for number, weights_N in enumerate(weights):
         copies = np.repeat(rows, weights_N.astype(int))
         expected = metrics.measure(labels[copies], probabilities[copies]).figures
-        for name in set(figures) - {"pf1_best", "pf1_transferred", "calibration_error"}:
+        for name in set(figures) - {"pf1_best", "pf1_transferred"}:
             value = figures[name][number]
             if expected[name] is None:
                 assert np.isnan(value), name
@@ -214,7 +203,7 @@ def test_the_order_of_the_rows_changes_no_bit(case, random, num_patients):
     )
 
 
-NEEDS_CANCER = set(metrics.FIGURES) - {"brier", "calibration_error", "threshold_transferred"}
+NEEDS_CANCER = set(metrics.FIGURES) - {"brier", "threshold_transferred"}
 NEEDS_OTHERS = {"auc", "auc_pooled", "partial_auc"}
 NEEDS_OTHERS |= {f"sensitivity_at_specificity_{n}" for n in metrics.SPECIFICITIES}
 

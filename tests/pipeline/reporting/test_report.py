@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy.special import expit, logit
 from typer.testing import CliRunner
 
 from data_prep.errors import UserError
@@ -25,7 +26,8 @@ from pipeline.evaluation.evaluate_oof import evaluate_oof
 from pipeline.evaluation.oof import collect_oof
 from pipeline.models.attention import ATTENTION_COLUMNS
 from pipeline.models.vit import VisionTransformer
-from pipeline.reporting.formatting import FIGURE_NAMES, format_figure
+from pipeline.reporting.calibration_text import describe_loss, describe_offset
+from pipeline.reporting.formatting import FIGURE_NAMES, format_figure, format_interval
 from pipeline.reporting.plots import curves, vit_plots
 from pipeline.reporting.plots.svg import FOLD_COLOURS, INK
 from pipeline.reporting.report import HISTORY_COLUMNS, write_report
@@ -483,6 +485,63 @@ def test_where_all_breasts_are_alike_the_texts_say_so_and_promise_nothing(tmp_pa
         ):
             assert wrong not in text, wrong
     assert said[0] in run.model_card.read_text("utf-8")
+
+
+def test_what_the_probabilities_are_worth_and_what_calibration_is_for_stand_in_page_text_and_card(tmp_path):
+    run = write_run(tmp_path / "run", make_oof())
+    evaluation = evaluate_run(run)
+    write_report(run, evaluation, reporter=quiet())
+    found = evaluation.calibration
+    raw = found.recalibrations["raw"]
+    shown = [
+        f"{raw.figures['slope']:.3f}",
+        format_interval(raw.intervals["slope"]),
+        f"{found.errors['platt'].perfect:.4f}",
+        f"slope {found.by_model[0]['slope']:.3f}, intercept {found.by_model[0]['intercept']:.3f}",
+        "calibration error of a constant",
+        "not the mean of all folds' models",
+    ]
+    for path in (run.report, run.report_text, run.model_card):
+        text = html.unescape(path.read_text("utf-8"))
+        assert all(part in text for part in shown), path
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "unsaid"),
+    [
+        ("positive_weight = 3", ["(train.positive_weight 3) is undone"], ["Not undone"]),
+        (
+            "focal_gamma = 2\nmixup = 0.4",
+            ["Not undone: the focal loss (train.focal_gamma 2) and mixup"],
+            ["is und"],
+        ),
+        ("epochs = 8", [], ["undone"]),
+        ("no_setting = 8", [], ["undone"]),
+    ],
+)
+def test_what_the_loss_does_to_the_probabilities_is_said_beside_them(tmp_path, settings, said, unsaid):
+    run = write_run(tmp_path / "run", make_oof())
+    run.settings.write_text(f"[train]\n{settings}\n")
+    sentence = describe_loss(run)
+    assert all(part in sentence for part in said)
+    assert not any(part in sentence for part in unsaid)
+    write_report(run, evaluate_run(run), reporter=quiet())
+    for path in (run.report, run.report_text, run.model_card):
+        assert sentence in html.unescape(path.read_text("utf-8")).replace("\\_", "_")
+
+
+@pytest.mark.parametrize(("shift", "is_said"), [(0, False), (-3, True), (3, True)])
+def test_a_number_of_cancers_that_is_not_the_expected_one_is_said_first(shift, is_said):
+    generator = np.random.default_rng(0)
+    oof = make_oof(num_patients=200)
+    truth = expit(generator.normal(-2, 1, len(oof) // 2)).repeat(2)
+    cancer = (generator.random(len(oof) // 2).repeat(2) < truth).astype(int)
+    oof = oof.assign(cancer=cancer, probability=expit(logit(truth) + shift))
+    ratio = cancer.sum() / oof["probability"].sum()
+    sentence = describe_offset(evaluate_oof(oof).calibration)
+    assert bool(sentence) == is_said
+    if is_said:
+        assert sentence.startswith(f"There are {ratio:.2f} times (")
 
 
 def test_the_report_says_why_a_case_has_one_probability_alone(tmp_path):

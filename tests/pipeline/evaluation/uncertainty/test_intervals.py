@@ -38,7 +38,7 @@ def test_an_interval_has_width_and_holds_its_figure_or_a_reason_stands_there(num
             assert name not in found.intervals | found.no_interval
             continue
         assert (name in found.intervals) != (name in found.no_interval), name
-        if name in found.intervals and name != "calibration_error":  # whose replicates have more noise
+        if name in found.intervals:
             assert found.intervals[name].low < found.intervals[name].high
             assert found.intervals[name].low <= value <= found.intervals[name].high, name
     assert found.no_interval["threshold_transferred"] == HELD_FIXED
