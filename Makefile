@@ -42,6 +42,7 @@ campaign: $(READY)
 	$(BIN)/python -m tests.campaigns.load --images 20000
 	$(BIN)/python -m tests.campaigns.figures --runs 800
 	$(BIN)/python -m tests.campaigns.repeats --runs 800
+	$(BIN)/python -m tests.campaigns.operating_rules --runs 200
 
 # Known weaknesses of the pinned versions, from PyPI's advisories: needs a network.
 audit:

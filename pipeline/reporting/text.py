@@ -98,7 +98,8 @@ def describe_sensitivity(evaluation: Evaluation) -> str:
         )
     return (
         f"If at most {max(RECALL_RATES)}\u00a0% of the {name_recalled(evaluation)} were recalled, in each "
-        f"fold those with the highest probabilities, {format_percent(value)} of the cancers would be found{spread}."
+        f"fold those with the highest probabilities, {format_percent(value)} of the cancers would be "
+        f"found{spread}."
     )
 
 
