@@ -28,15 +28,15 @@ def describe_decisions(curve: DecisionCurve) -> str:
     sure, seems = points["low"] > best, points["net_benefit"] > best
     if sure.any():
         return (
-            f"From a risk of {_name_ranges(points['threshold'][sure])} on, recalling by the model does more "
-            "good than recalling all women or none, beyond chance at each risk by itself."
+            f"At thresholds of {_name_ranges(points['threshold'][sure])} recalling by the model does more "
+            "good than recalling all women or none, beyond chance at each by itself."
         )
     if seems.any():
         return (
-            f"From a risk of {_name_ranges(points['threshold'][seems])} on, recalling by the model seems to "
-            "do more good than recalling all women or none, but at no risk beyond chance."
+            f"At thresholds of {_name_ranges(points['threshold'][seems])} recalling by the model seems to "
+            "do more good than recalling all women or none, but at none beyond chance."
         )
-    return "At none of these risks does recalling by the model do more good than recalling all women or none."
+    return "At no threshold does recalling by the model do more good than recalling all women or none."
 
 
 def draw_decisions(curve: DecisionCurve) -> list[Picture]:

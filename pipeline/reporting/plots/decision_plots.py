@@ -15,7 +15,7 @@ def draw_decision_curve(points: pd.DataFrame) -> str:
     Args:
         points: of a `DecisionCurve`, with at least one row.
     """
-    with new_axes("recalled from this risk on", "net benefit, in cancers per 1,000 women") as axes:
+    with new_axes("threshold: recalled from this risk on", "net benefit per 1,000 women") as axes:
         risks, per_1000 = points["threshold"], 1000 * points.drop(columns="threshold").astype(float)
         axes.fill_between(risks, per_1000["low"], per_1000["high"], **BAND)
         axes.plot(risks, per_1000["recall_none"], label="recall none", **GUIDE_LINE)

@@ -26,20 +26,18 @@ def change(curve: DecisionCurve, low: float, net_benefit: float, *, risks: list[
 def test_the_risks_at_which_the_model_is_worth_using_are_named_as_ranges(curve: DecisionCurve) -> None:
     risks = [0.004, 0.005, 0.006, 0.02, 0.099, 0.1]
     sure = describe_decisions(change(curve, 0.001, 0.002, risks=risks))
-    assert sure.startswith(
-        "From a risk of 0.4 to 0.6 or 2 or 9.9 to 10\u00a0% on, recalling by the model does"
-    )
+    assert sure.startswith("At thresholds of 0.4 to 0.6 or 2 or 9.9 to 10\u00a0% recalling by the model does")
     seeming = describe_decisions(change(curve, -0.001, 0.002, risks=risks))
     assert seeming.startswith(
-        "From a risk of 0.4 to 0.6 or 2 or 9.9 to 10\u00a0% on, recalling by the model seems"
+        "At thresholds of 0.4 to 0.6 or 2 or 9.9 to 10\u00a0% recalling by the model seems"
     )
-    assert describe_decisions(change(curve, 0, 0, risks=[])).startswith("At none of these risks")
+    assert describe_decisions(change(curve, 0, 0, risks=[])).startswith("At no threshold")
 
 
 def test_a_model_of_noise_is_not_recommended() -> None:
     for seed in range(3):
         noise = draw_up_decisions(make_breasts(skill=0, seed=seed), num_replicates=200)
-        assert "beyond chance at each risk" not in describe_decisions(noise)
+        assert "beyond chance at each by" not in describe_decisions(noise)
 
 
 def test_the_table_and_the_picture_are_of_the_same_risks(curve: DecisionCurve) -> None:
@@ -51,7 +49,7 @@ def test_the_table_and_the_picture_are_of_the_same_risks(curve: DecisionCurve) -
     assert float(table.rows[2][1]) == pytest.approx(1000 * at_1_percent["net_benefit"], abs=0.005)
     assert {len(row) for row in table.rows} == {len(table.columns)}
     (picture,) = draw_decisions(curve)
-    for text in ("0.5 %", "recall none", "recall all", "by the model", "cancers per 1,000 women"):
+    for text in ("0.5 %", "recall none", "recall all", "by the model", "net benefit per 1,000 women"):
         assert text in picture.svg
 
 

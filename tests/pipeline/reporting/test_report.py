@@ -142,10 +142,10 @@ def test_the_page_says_what_a_reader_needs(tmp_path):
         assert expected in page.text.replace("\u00a0", " ")
 
 
-def test_ten_drawings_with_alternative_texts_and_a_line_per_fold(tmp_path):
+def test_all_drawings_with_alternative_texts_and_a_line_per_fold(tmp_path):
     text = write_page(tmp_path)
     drawings = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    assert len(drawings) == 10
+    assert len(drawings) == 11
     for drawing in drawings:
         assert re.match(r'<svg role="img" aria-label="[^"]{20,}"', drawing)
         assert INK not in drawing
@@ -604,7 +604,7 @@ def test_a_browser_shows_every_picture_and_sorts_tables(tmp_path, finished, widt
     opened = open_page(finished.report, SHOWN, tmp_path, width=width)
     shown = opened.answer
     assert opened.console == []
-    assert shown["drawings"] == 13
+    assert shown["drawings"] == 14
     assert shown["images"] == shown["loaded"] == shown["described"] > 0
     assert shown["fits"]
     assert shown["loose"] == shown["torn"] == 0
