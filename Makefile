@@ -1,5 +1,5 @@
 # Two commands do all the set-up: `make demo` and `make test`. Both need Python 3.11, 3.12 or 3.13 and make, nothing else.
-PYTHON ?= python3.11
+PYTHON ?= $(notdir $(firstword $(foreach one,3.11 3.12 3.13,$(shell command -v python$(one))) python3.11))
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -19,9 +19,10 @@ test-fast: $(READY)
 # data_prep's tests under another Python (PYTHON=python3.13), which needs no torch and so no gigabytes.
 PINS := grep -vE "^(\#|torch|torchvision|timm|albumentations|albucore)" constraints.txt
 test-data:
-	other=.venv-$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	set -e; other=.venv-$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	test -x $$other/bin/python || $(PYTHON) -m venv $$other; \
 	$(PINS) | $$other/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r /dev/stdin; \
+	$$other/bin/python -m pip check; \
 	$$other/bin/python -m pytest -n auto --dist loadscope --no-loadscope-reorder -m "not slow" tests/data_prep
 
 check: $(READY)

@@ -2,8 +2,10 @@
 
 import io
 import re
+import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from rich.console import Console
@@ -14,6 +16,7 @@ from pipeline.cli import app
 from pipeline.cli.console import PlainConsole, console
 from pipeline.cli.log_file import LOG_NAME, LogFile, LoggingReporter, keep_log
 from pipeline.runs.run_folder import Run
+from pipeline.runtime.signals import Interrupted
 from tests.pipeline.tiny import make_exams, make_recipe, write_test_data
 
 LINE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8}Z .*\S")
@@ -84,6 +87,19 @@ def test_a_dry_run_and_a_wrong_command_leave_no_log(
     assert mammo(monkeypatch, "train", config, "--cache", tmp_path / "absent", "--run", mine) == 2
     assert mammo(monkeypatch, "train", config, "--cache", cache.folder, "--run", mine, "--dry-run") == 0
     assert not list(mine.iterdir())
+
+
+def test_a_stop_is_the_last_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").touch()
+
+    def stop() -> NoReturn:
+        keep_log(tmp_path)
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(app, "app", stop)
+    assert mammo(monkeypatch, "train", "smoke", "--cache", "c") == 143
+    command, last = read(tmp_path)
+    assert last == f"mammo: stopped by SIGTERM; what was done is kept, go on with: {command}"
 
 
 def test_lines_wait_for_the_folder_and_are_appended(tmp_path: Path) -> None:
