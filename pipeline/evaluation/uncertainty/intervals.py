@@ -91,7 +91,7 @@ def find_share_interval(share: float, num_independent: int) -> Interval:
     It is the mid-P one of a share of so many independent observations (Lancaster 1961, "Significance tests in
     discrete distributions", J. Am. Stat. Assoc. 56:223); of 0 or 1 it is the exact one. How many are recalled
     is fixed, so each cancer found leaves less room for another, and the figure varies less than such a share.
-    The bootstrap is too narrow here: drawn twice, the one woman who may be recalled of a fold is two.
+    The bootstrap can be too narrow here: drawn twice, the one woman who may be recalled of a fold is two.
 
     Args:
         share: observed, 0 to 1.
