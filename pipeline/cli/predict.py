@@ -53,9 +53,9 @@ def predict(
         ),
     ] = "mean",
     recall_by: Annotated[
-        Literal["rate", "threshold"],
-        typer.Option(help="What recalls: the run's share of all breasts, or its threshold."),
-    ] = "rate",
+        Literal["threshold", "rate"],
+        typer.Option(help="What recalls: the run's threshold, or its share of all breasts."),
+    ] = "threshold",
     workers: Workers = None,
     engine: EngineName = "local",
     address: Address = None,
@@ -70,10 +70,10 @@ def predict(
 ) -> None:
     """Predict the test images and write a submission.
 
-    One row per prediction_id: 1 for the breasts with the highest probabilities, as large a share of all as
-    the best threshold recalled in the run's evaluation, else 0. That is what pF1 rewards; --probabilities
-    writes the probability itself. It is the mean of all folds' models and of the breast's images. With
-    --recall-by threshold, or where the share comes to less than ten breasts, the threshold itself decides.
+    One row per prediction_id: 1 for a breast whose probability reaches the threshold that the run's
+    evaluation found for the mean of all folds' models, else 0. That is what pF1 rewards; --probabilities
+    writes the probability itself. It is the mean of the models and of the breast's images. With --recall-by
+    rate, as large a share of the breasts gets 1 as the best threshold recalled in the evaluation.
 
     An image that is missing or cannot be read is listed in submission_failures.csv and the exit code is 1;
     its breast is judged by its other images, or without any gets the share of cancers in training.
@@ -136,7 +136,7 @@ def _require_one_way(
         raise UserError(
             "--views max goes with --probabilities: the run's threshold was chosen for the mean of the images"
         )
-    if recall_by != "rate" and probabilities:
+    if recall_by != "threshold" and probabilities:
         raise UserError("--recall-by goes without --probabilities: they recall nobody")
     if engine == "ray" and workers is not None:
         raise UserError("--workers goes with --engine local: on a cluster each batch brings its own")

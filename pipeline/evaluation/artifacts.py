@@ -149,6 +149,7 @@ def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
         **_level_to_json(evaluation.breasts),
         "threshold": evaluation.threshold,
         "recall_rate": evaluation.recall_rate,
+        "threshold_of_mean": evaluation.threshold_of_mean,
         "breast_is": MEAN_OF_LOGITS,
         "largest_sensitivity_at_recall_rate": evaluation.ceilings,
         "images": _level_to_json(evaluation.images),

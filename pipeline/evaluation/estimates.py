@@ -5,6 +5,7 @@ A table of predictions has a row per breast or per image: `fold, patient_id, lat
 patient's exams are told apart. A breast is then one of an exam, while a patient stays one patient.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from data_prep.rsna.exam_table import name_breast, number_exams
 from pipeline.evaluation.aggregate import to_breasts
 from pipeline.evaluation.bootstrap import NUM_REPLICATES, SEED, Interval, SetKey, replicate
 from pipeline.evaluation.metrics import Metrics, Unit, apply_thresholds, measure, measure_sums
-from pipeline.evaluation.patient_stats import Integers, PatientSums
+from pipeline.evaluation.patient_stats import Floats, Integers, PatientSums
 from pipeline.evaluation.uncertainty.auc_variance import AucEstimate, estimate_auc
 from pipeline.evaluation.uncertainty.intervals import find_intervals
 
@@ -160,6 +161,29 @@ def transfer_thresholds(table: pd.DataFrame) -> pd.DataFrame:
         others = table[table["fold"] != fold]
         thresholds[fold] = measure(others["cancer"], others["probability"]).threshold_best
     return table.assign(threshold=table["fold"].map(thresholds).astype(float))
+
+
+def find_threshold_of_mean(breasts: pd.DataFrame, rate: float) -> float:
+    """Returns the threshold for the mean of all folds' models: the mean of the folds' own, of equal recall.
+
+    A breast that just reaches that share in the eyes of each model has that mean, whatever scales they have.
+
+    Args:
+        breasts: a table of predictions.
+        rate: the share of each fold's breasts to be recalled.
+    """
+    folds = (part["probability"].to_numpy(np.float64) for _, part in breasts.groupby("fold"))
+    return float(np.mean([find_share_threshold(probabilities_N, rate) for probabilities_N in folds]))
+
+
+def find_share_threshold(probabilities_N: Floats, rate: float) -> float:
+    """Returns the probability that a share of them reaches: of the last one to be recalled.
+
+    So many are recalled as the share comes closest to, halves rounded up, and one at least. Others that have
+    the very same probability as the last one reach it too, so that equal breasts get equal answers.
+    """
+    count = max(1, math.floor(rate * len(probabilities_N) + 0.5))
+    return float(np.sort(probabilities_N)[-count])
 
 
 def _find_unit(table: pd.DataFrame) -> Unit:

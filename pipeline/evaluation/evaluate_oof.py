@@ -11,7 +11,13 @@ from pipeline.evaluation.audit.flow import Flow, describe_flow
 from pipeline.evaluation.audit.shortcuts import ShortcutAudit, audit_shortcuts
 from pipeline.evaluation.calibration import Calibration, calibrate
 from pipeline.evaluation.decisions.decision_curve import DecisionCurve, draw_up_decisions
-from pipeline.evaluation.estimates import AUC_WEIGHTED, Estimate, estimate_all, transfer_thresholds
+from pipeline.evaluation.estimates import (
+    AUC_WEIGHTED,
+    Estimate,
+    estimate_all,
+    find_threshold_of_mean,
+    transfer_thresholds,
+)
 from pipeline.evaluation.fold_summary import describe_folds
 from pipeline.evaluation.metrics import RECALL_RATES, largest_sensitivity
 from pipeline.evaluation.operating_point import OperatingPoint, describe_operating_point
@@ -98,10 +104,16 @@ class Evaluation:
 
     @property
     def recall_rate(self) -> float | None:
-        """The share of breasts that `threshold` recalls, which a submission recalls of a test set."""
+        """The share of breasts that `threshold` recalls."""
         if self.threshold is None:
             return None
         return float((self.breasts.table["probability"] >= self.threshold).mean())
+
+    @property
+    def threshold_of_mean(self) -> float | None:
+        """The threshold of the mean of all folds' models, for submissions; it stands for `recall_rate`."""
+        rate = self.recall_rate
+        return None if rate is None else find_threshold_of_mean(self.breasts.table, rate)
 
     @property
     def lead(self) -> tuple[str, Estimate]:

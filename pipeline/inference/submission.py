@@ -75,7 +75,7 @@ def predict_submission(
     reporter: Reporter,
     views: Views = "mean",
     probabilities: bool = False,
-    recall_by: RecallBy = "rate",
+    recall_by: RecallBy = "threshold",
     flip: bool = False,
     cluster: "AbstractContextManager[Cluster | None] | None" = None,
 ) -> Submission:
@@ -89,7 +89,7 @@ def predict_submission(
         reporter: shows the progress.
         views: what a breast's probability is of those of its images.
         probabilities: writes them instead of 0 and 1.
-        recall_by: what decides over 0 and 1: the run's recall rate or its threshold.
+        recall_by: what decides over 0 and 1: the run's threshold or its recall rate.
         flip: shows each image upside down too.
         cluster: is entered once all is checked; None, given or yielded, is this machine.
 

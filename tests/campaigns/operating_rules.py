@@ -11,22 +11,24 @@ import argparse
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy.special import expit, logit
 from scipy.stats import norm
 
 from pipeline.evaluation.calibration import fit_platt
+from pipeline.evaluation.estimates import find_share_threshold, find_threshold_of_mean
 from pipeline.evaluation.metrics import find_operating_points
 from pipeline.evaluation.patient_stats import Floats
-from pipeline.inference.run_metrics import find_share_threshold
 from tests.campaigns.figures import INTERCEPT_SPREAD, LOG_SLOPE_SPREAD, NUM_FOLDS, PREVALENCE
 
 NUM_WOMEN = 11_900
 """In training, as in RSNA's."""
-RULES = ["threshold", "rate", "calibrated", "spread", "nested", "best"]
-"""`threshold`: the best one of the single models' predictions. `rate`: the share that this one recalls there.
-`calibrated`: the best threshold after Platt scaling of each model by its own fold, on the mean of the
-calibrated logits. `spread`: the same, with that mean drawn apart as far as the models differ. `nested`: the
-best threshold of the mean on as many other women with labels, which no run has. `best`: of this very set."""
+RULES = ["pooled", "of_mean", "rate", "calibrated", "spread", "nested", "best"]
+"""`pooled`: the best threshold of all single models' predictions. `of_mean`: the mean of the thresholds that
+recall of each fold what this one recalls of all. `rate`: as large a share of the very set. `calibrated`: the
+best threshold after Platt scaling of each model by its own fold, on the mean of the calibrated logits.
+`spread`: the same, with that mean drawn apart as far as the models differ. `nested`: the best threshold of
+the mean on as many other women with labels, which no run has. `best`: of the very set."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ class Models:
     distance: float
 
     @classmethod
-    def draw(cls, generator: np.random.Generator, *, auc: float, agreement: float) -> "Models":
-        slope = np.exp(generator.normal(0, LOG_SLOPE_SPREAD, NUM_FOLDS))
-        intercept = generator.normal(0, INTERCEPT_SPREAD, NUM_FOLDS) - 4
+    def draw(cls, generator: np.random.Generator, *, auc: float, agreement: float, alike: bool) -> "Models":
+        slope = np.exp(generator.normal(0, 0 if alike else LOG_SLOPE_SPREAD, NUM_FOLDS))
+        intercept = generator.normal(0, 0 if alike else INTERCEPT_SPREAD, NUM_FOLDS) - 4
         return cls(slope, intercept, agreement, float(np.sqrt(2) * norm.ppf(auc)))
 
     def judge(
@@ -74,6 +76,7 @@ class Learned:
 
     threshold: float
     rate: float
+    threshold_of_mean: float
     pooled: tuple[float, float]
     lines: list[tuple[float, float]]
     threshold_calibrated: float
@@ -90,9 +93,11 @@ def learn(models: Models, generator: np.random.Generator) -> Learned:
     lines = [fit_platt(labels[fold == k], expit(own[fold == k])) for k in range(NUM_FOLDS)]
     slope, intercept = np.array([(line.slope, line.intercept) for line in lines]).T
     calibrated = expit(slope[fold] * own + intercept[fold])
+    rate = float((expit(own) >= threshold).mean())
     return Learned(
         threshold,
-        float((expit(own) >= threshold).mean()),
+        rate,
+        find_threshold_of_mean(pd.DataFrame({"fold": fold, "probability": expit(own)}), rate),
         (pooled.slope, pooled.intercept),
         list(zip(slope, intercept, strict=True)),
         find_best_threshold(labels, calibrated),
@@ -130,9 +135,9 @@ def find_f1(labels: Floats, recalled: Floats) -> float:
 
 
 def compare_rules(
-    num_runs: int, *, auc: float, agreement: float, prevalence: float, num_women: int
+    num_runs: int, *, auc: float, agreement: float, prevalence: float, num_women: int, alike: bool = False
 ) -> tuple[dict[str, Floats], dict[str, Floats], dict[str, Floats]]:
-    """Recalls test sets by each rule.
+    """Recalls test sets by each rule; `alike` gives all models one scale.
 
     Returns:
         By rule pF1 and the share of breasts recalled, of each run; by calibration slope, observed over
@@ -143,7 +148,7 @@ def compare_rules(
     quality: dict[str, list[tuple[float, float]]] = {}
     for seed in range(num_runs):
         generator = np.random.default_rng(seed)
-        models = Models.draw(generator, auc=auc, agreement=agreement)
+        models = Models.draw(generator, auc=auc, agreement=agreement, alike=alike)
         learned = learn(models, generator)
         labels, logits = models.judge(generator, num_women, prevalence)
         mean = expit(logits).mean(axis=1)
@@ -152,7 +157,8 @@ def compare_rules(
         nested = find_best_threshold(other_labels, expit(other_logits).mean(axis=1))
         limit = logit(learned.threshold_calibrated)
         recalled = {
-            "threshold": mean >= learned.threshold,
+            "pooled": mean >= learned.threshold,
+            "of_mean": mean >= learned.threshold_of_mean,
             "rate": mean >= find_share_threshold(mean, learned.rate),
             "calibrated": calibrated["calibrated"] >= limit,
             "spread": calibrated["spread"] >= limit,
@@ -176,22 +182,21 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, default=200)
     num_runs = parser.parse_args().runs
-    for auc in (0.8, 0.922):
-        for agreement in (0.5, 0.8):
-            for prevalence, num_women in [(0.02, 4_000), (0.01, 4_000), (0.005, 4_000), (0.04, 4_000)]:
-                f1, rates, quality = compare_rules(
-                    num_runs, auc=auc, agreement=agreement, prevalence=prevalence, num_women=num_women
+    kinds = [(auc, agreement, False) for auc in (0.8, 0.922) for agreement in (0.5, 0.8)]
+    for auc, agreement, alike in [*kinds, (0.8, 0.8, True), (0.922, 0.8, True)]:
+        for prevalence in (0.02, 0.01, 0.005, 0.04):
+            shared = {"auc": auc, "agreement": agreement, "prevalence": prevalence, "num_women": 4_000}
+            f1, rates, quality = compare_rules(num_runs, **shared, alike=alike)
+            print(f"{shared}, {'one scale' if alike else 'scales of their own'}")
+            for name in RULES:
+                gain = f1[name] - f1["pooled"]
+                print(
+                    f"  {name:10} pF1 {f1[name].mean():.4f}, to pooled {gain.mean():+.4f} "
+                    f"+- {gain.std() / np.sqrt(num_runs):.4f}, recalled {rates[name].mean():.4f}"
                 )
-                print(f"AUC {auc}, agreement {agreement}, prevalence {prevalence}, {num_women} women")
-                for name in RULES:
-                    gain = f1[name] - f1["threshold"]
-                    print(
-                        f"  {name:10} pF1 {f1[name].mean():.4f}, to threshold {gain.mean():+.4f} "
-                        f"+- {gain.std() / np.sqrt(num_runs):.4f}, recalled {rates[name].mean():.4f}"
-                    )
-                for name, values in quality.items():
-                    slope, observed = np.median(values, axis=0)
-                    print(f"  {name:10} slope {slope:.2f}, observed/expected {observed:.2f}", flush=True)
+            for name, values in quality.items():
+                slope, observed = np.nanmedian(values, axis=0)
+                print(f"  {name:10} slope {slope:.2f}, observed/expected {observed:.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def train(folder: Path, competition: Path, run: Path) -> pd.DataFrame:
     expected = pd.read_csv(folder / "probabilities.csv")
     threshold = expected["cancer"].median()
     metrics = json.loads((run / "metrics.json").read_text())
-    (run / "metrics.json").write_text(json.dumps(metrics | {"threshold": threshold}))
+    (run / "metrics.json").write_text(json.dumps(metrics | {"threshold_of_mean": threshold}))
     return expected.assign(cancer=(expected["cancer"] >= threshold).astype(int))
 
 

@@ -381,18 +381,15 @@ def test_predict_answers_by_the_runs_threshold(mammo: Mammo, finished: Run, data
     assert set(finished.folder.iterdir()) - before == {finished.submission}
     mean = read()["cancer"]
     threshold = float(mean.sort_values().iloc[1])
-    metrics = {"threshold": threshold, "breast_is": "mean of logits"}
+    metrics = {"threshold": 0.5, "breast_is": "mean of logits"}
     finished.metrics.write_text(json.dumps(metrics))
-    assert "give `mammo evaluate" in mammo(*arguments).errors  # an older mammo's, without a recall rate
-    ended = mammo(*arguments, "--recall-by", "threshold")
+    assert "give `mammo evaluate" in mammo(*arguments).errors  # an older mammo's
+    metrics |= {"threshold_of_mean": threshold, "recall_rate": 0.25}
+    finished.metrics.write_text(json.dumps(metrics))
+    ended = mammo(*arguments)
     assert f"{finished.submission}: 4 rows, 3 of them 1 (threshold {threshold:.4g})" in ended.output
     assert read()["cancer"].to_dict() == (mean >= threshold).astype(int).to_dict()
-    finished.metrics.write_text(json.dumps(metrics | {"recall_rate": 0.25}))
-    ended = mammo(*arguments)
-    assert f"3 of them 1 (threshold {threshold:.4g}: 25 % of 4 are too few to count off)" in ended.output
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.inference.run_metrics.FEWEST_RECALLED", 1)
-        ended = mammo(*arguments)
+    ended = mammo(*arguments, "--recall-by", "rate")
     assert f"1 of them 1 (the highest 25 %, from {mean.max():.4g} on)" in ended.output
     assert read()["cancer"].to_dict() == (mean == mean.max()).astype(int).to_dict()
     highest = mammo(*arguments, "--probabilities", "--views", "max")
@@ -541,8 +538,8 @@ def predict_the_highest_with_the_threshold_of_means(place: Place) -> list[object
     return ["predict", place.run, "--data", place.data, "--views", "max"]
 
 
-def predict_probabilities_by_the_threshold(place: Place) -> list[object]:
-    return ["predict", place.run, "--data", place.data, "--probabilities", "--recall-by", "threshold"]
+def predict_probabilities_by_rate(place: Place) -> list[object]:
+    return ["predict", place.run, "--data", place.data, "--probabilities", "--recall-by", "rate"]
 
 
 def predict_over_the_test_table(place: Place) -> list[object]:
@@ -606,7 +603,7 @@ def check_nothing(place: Place) -> list[object]:
         (predict_a_train_cache, "(split is train, not test): make one with"),
         (predict_without_an_evaluation, "has no metrics.json and thus no threshold: give `mammo evaluate"),
         (predict_the_highest_with_the_threshold_of_means, "--views max goes with --probabilities"),
-        (predict_probabilities_by_the_threshold, "--recall-by goes without --probabilities"),
+        (predict_probabilities_by_rate, "--recall-by goes without --probabilities"),
         (
             predict_over_the_test_table,
             "test.csv is not a table of prediction_id, cancer and would be over",

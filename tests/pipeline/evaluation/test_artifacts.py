@@ -54,6 +54,7 @@ def test_metrics_json_holds_folds_pooled_intervals_and_threshold(tmp_path):
     assert content["threshold"] == evaluation.threshold == content["pooled"]["threshold_best"]
     recalled = evaluation.breasts.table["probability"] >= evaluation.threshold
     assert content["recall_rate"] == recalled.mean()
+    assert content["threshold_of_mean"] == evaluation.threshold_of_mean
     assert content["pooled"]["num_breasts"] == 120
     for name in ("auc", "average_precision", "pf1", "pf1_best", "pf1_transferred", "partial_auc"):
         low, high = content["pooled"]["interval_95"][name]

@@ -10,6 +10,8 @@ from pipeline.evaluation.aggregate import to_breasts
 from pipeline.evaluation.estimates import (
     FEW_CANCERS,
     estimate_all,
+    find_share_threshold,
+    find_threshold_of_mean,
     measure_levels,
     transfer_thresholds,
     weigh_images,
@@ -26,6 +28,30 @@ def test_a_threshold_is_transferred_from_the_other_folds():
         expected = measure(others["cancer"], others["probability"]).threshold_best
         assert (part["threshold"] == expected).all()
     assert len(set(breasts["threshold"])) > 1
+
+
+@given(st.lists(st.integers(0, 40).map(lambda number: number / 40), min_size=1, max_size=60), st.floats(0, 1))
+def test_a_share_of_the_highest_is_recalled_and_whoever_equals_the_last_of_them(probabilities, rate):
+    """Against counting from the top; one at least, and the order plays no part."""
+    count = max(1, int(rate * len(probabilities) + 0.5))
+    threshold = find_share_threshold(np.array(probabilities), rate)
+    recalled = [value for value in probabilities if value >= threshold]
+    above = [value for value in probabilities if value > threshold]
+    assert len(above) < count <= len(recalled)
+    assert threshold == find_share_threshold(np.array(probabilities[::-1]), rate)
+
+
+def test_the_threshold_of_the_mean_recalls_as_much_of_it_as_of_each_model_though_their_scales_differ():
+    """Of models that rank alike: the mean ranks so too, and nothing but the scales is between them."""
+    scores = np.random.default_rng(0).normal(-3, 1, 2_000)
+    scales = [(1.0, 0.0), (0.5, -2.0), (2.0, 3.0)]
+    models = np.array([1 / (1 + np.exp(-(slope * scores + shift))) for slope, shift in scales])
+    folds = pd.concat([pd.DataFrame({"fold": k, "probability": model}) for k, model in enumerate(models)])
+    threshold = find_threshold_of_mean(folds, 0.05)
+    assert (models.mean(axis=0) >= threshold - 1e-12).mean() == 0.05
+    pooled = find_share_threshold(folds["probability"].to_numpy(), 0.05)
+    assert (models.mean(axis=0) >= pooled).mean() < 0.04
+    assert find_threshold_of_mean(shuffle(folds), 0.05) == threshold
 
 
 def test_a_threshold_chosen_elsewhere_is_no_better_than_the_best_one():

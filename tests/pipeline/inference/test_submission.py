@@ -1,7 +1,6 @@
 """Submissions: exactly the required ids, once each, as probabilities; every kind of damage is told."""
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,7 @@ from data_prep.errors import UserError
 from data_prep.storage.atomic import require_replaceable, write_csv
 from pipeline.evaluation.aggregate import Views
 from pipeline.inference.predict_test_set import predict_folder
-from pipeline.inference.run_metrics import (
-    FEWEST_RECALLED,
-    RecallRule,
-    find_share_threshold,
-    read_recall_rule,
-)
+from pipeline.inference.run_metrics import RecallBy, RecallRule, read_recall_rule
 from pipeline.inference.submission import (
     SUBMISSION_COLUMNS,
     check_submission,
@@ -106,48 +100,33 @@ def test_answers_are_written_as_whole_numbers(folder: Path) -> None:
     assert check_submission(path, folder) == []
 
 
+METRICS = {"threshold": 0.2, "recall_rate": 0.02, "threshold_of_mean": 0.125, "breast_is": "mean of logits"}
+
+
 def test_the_threshold_is_that_of_the_evaluation(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.metrics.write_text('{"threshold": 0.125, "recall_rate": 0.02, "breast_is": "mean of logits"}')
-    assert read_recall_rule(run) == RecallRule(0.125, 0.02)
-    assert read_recall_rule(run, "threshold") == RecallRule(0.125, None)
+    run.metrics.write_text(json.dumps(METRICS))
+    assert read_recall_rule(run) == RecallRule(0.125)
+    assert read_recall_rule(run, "rate") == RecallRule(0.125, 0.02)
 
 
-def test_an_evaluation_without_a_recall_rate_still_gives_its_threshold(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["threshold", "rate"])
+def test_an_evaluation_without_a_threshold_of_the_mean_has_to_be_made_once_more(
+    tmp_path: Path, by: RecallBy
+) -> None:
     run = Run(tmp_path)
     run.metrics.write_text('{"threshold": 0.125, "breast_is": "mean of logits", "folds": []}')
-    with pytest.raises(UserError, match=r"has no recall rate: give `mammo evaluate .* once more, or ask for"):
-        read_recall_rule(run)
-    assert read_recall_rule(run, "threshold").threshold == 0.125
+    with pytest.raises(UserError, match=r"is of an older mammo, .* give `mammo evaluate .* once more, or"):
+        read_recall_rule(run, by)
 
 
-@given(
-    st.lists(st.integers(0, 40).map(lambda number: number / 40), min_size=1, max_size=60), st.floats(0.02, 1)
-)
-def test_the_share_of_the_highest_is_recalled_and_whoever_equals_the_last_of_them(
-    probabilities: list[float], rate: float
-) -> None:
-    """Against counting from the top; the order of the breasts plays no part."""
-    count = math.floor(rate * len(probabilities) + 0.5)
-    if not count:
-        with pytest.raises(ValueError, match="is none of them"):
-            find_share_threshold(np.array(probabilities), rate)
-        return
-    threshold = find_share_threshold(np.array(probabilities), rate)
-    recalled = [value for value in probabilities if value >= threshold]
-    above = [value for value in probabilities if value > threshold]
-    assert len(above) < count <= len(recalled)
-    assert threshold == find_share_threshold(np.array(probabilities[::-1]), rate)
-
-
-def test_few_breasts_are_recalled_by_the_threshold_and_the_rule_says_so() -> None:
+def test_a_share_is_counted_off_where_it_comes_to_a_breast() -> None:
     rule = RecallRule(threshold=0.5, rate=0.1)
     probabilities = pd.Series(np.arange(100) / 1_000)
     assert rule.decide(probabilities) == (0.09, "the highest 10 %, from 0.09 on")
-    assert round(rule.rate * len(probabilities)) == FEWEST_RECALLED
-    threshold, words = rule.decide(probabilities[:94])
-    assert (threshold, words) == (0.5, "threshold 0.5: 10 % of 94 are too few to count off")
-    assert RecallRule(0.5, None).decide(probabilities) == (0.5, "threshold 0.5")
+    assert rule.decide(probabilities[:10])[0] == 0.009
+    assert rule.decide(probabilities[:9]) == (0.5, "threshold 0.5: 10 % of 9 is less than one")
+    assert RecallRule(0.5).decide(probabilities) == (0.5, "threshold 0.5")
 
 
 @pytest.mark.parametrize(
@@ -158,13 +137,19 @@ def test_few_breasts_are_recalled_by_the_threshold_and_the_rule_says_so() -> Non
         ("{}", r"metrics\.json is damaged: give `mammo evaluate"),
         ("[]", r"metrics\.json is damaged: give `mammo evaluate"),
         ('{"threshold": ', r"metrics\.json is damaged: give `mammo evaluate"),
-        ('{"threshold": NaN}', "is damaged, its threshold is nan: give `mammo evaluate"),
-        ('{"threshold": 0.5}', r"is of an older mammo, .* of images: give `mammo evaluate"),
-        (
-            '{"threshold": 0.5, "recall_rate": -1, "breast_is": "mean of logits"}',
-            "is damaged, its recall rate is -1.0: give `mammo evaluate",
+        ('{"threshold": 0.5}', r"is of an older mammo, .* give `mammo evaluate .* once more"),
+        *(
+            (
+                json.dumps(METRICS | {name: value}),
+                f"is damaged, its {name} is {float(value)}: give `mammo evaluate",
+            )
+            for name in ("threshold_of_mean", "recall_rate")
+            for value in (float("nan"), 7, -1)
         ),
-        ('{"threshold": 7}', "is damaged, its threshold is 7.0: give `mammo evaluate"),
+        (
+            json.dumps(METRICS | {"threshold_of_mean": "high"}),
+            r"metrics\.json is damaged: give `mammo evaluate",
+        ),
     ],
 )
 def test_without_a_threshold_one_sentence_says_what_to_do(
