@@ -158,6 +158,18 @@ def describe_pf1(evaluation: Evaluation) -> str:
     return f"{start} {best}; recalling every breast would give {all_ones:.3f}."
 
 
+def describe_thresholds(evaluation: Evaluation) -> str:
+    """Says what the thresholds are for; empty where there is none."""
+    rate, threshold = evaluation.recall_rate, evaluation.threshold_of_mean
+    if rate is None or threshold is None:
+        return ""
+    return (
+        f"Thresholds here are of single models. The best one recalls {format_percent(rate)} of the breasts. "
+        f"A submission, of the mean of all models, uses {threshold:.3f} instead: the mean of the thresholds "
+        "that recall this share of each fold."
+    )
+
+
 def list_warnings(run: Run, evaluation: Evaluation, histories: dict[int, pd.DataFrame]) -> list[str]:
     """Says what stands between these figures and what they seem to promise."""
     sentences = [

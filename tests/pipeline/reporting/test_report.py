@@ -501,6 +501,8 @@ def test_what_the_probabilities_are_worth_and_what_calibration_is_for_stand_in_p
         "calibration error of a constant",
         "not the mean of all folds' models",
     ]
+    assert f"{evaluation.threshold_of_mean:.3f} instead" in run.report_text.read_text("utf-8")
+    assert f"{evaluation.threshold_of_mean:.3f} instead" in run.report.read_text("utf-8")
     for path in (run.report, run.report_text, run.model_card):
         text = html.unescape(path.read_text("utf-8"))
         assert all(part in text for part in shown), path
