@@ -15,6 +15,11 @@ def printable(text: str) -> str:
     )
 
 
+def count(number: int, noun: str, plural: str = "") -> str:
+    """Returns a number with its noun: 1 image, 1,234 images."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 class UserError(Exception):
     """A mistake that the user can mend: the message gives the value, the rule and the way out."""
 

@@ -23,7 +23,7 @@ def _leave(error: Exception) -> NoReturn:
     if sys.argv[1:2] != ["doctor"]:
         print(
             f"mammo: a package is missing or broken ({type(error).__name__}: {printable(str(error))}): "
-            "see `mammo doctor` for what mends it",
+            "`mammo doctor` says how to fix it",
             file=sys.stderr,
         )
         sys.exit(2)

@@ -118,7 +118,7 @@ class Check:
     @property
     def sentence(self) -> str:
         """What is wrong and what mends it."""
-        return f"{self.name}: {self.problem}; mend it with: {self.remedy}"
+        return f"{self.name}: {self.problem}; fix it with: {self.remedy}"
 
 
 def run_checks(folder: Path = Path()) -> Iterator[Check]:

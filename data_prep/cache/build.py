@@ -14,7 +14,7 @@ from data_prep.cache.images import write_image
 from data_prep.cache.qc_report import write_qc_report
 from data_prep.cache.shared_pictures import find_shared_pictures, mark_shared_pictures
 from data_prep.cache.tables import is_whole
-from data_prep.errors import ImageError
+from data_prep.errors import ImageError, count
 from data_prep.parallel.executor import Executor, Outcome, map_unordered
 from data_prep.parallel.track import Track, untracked
 from data_prep.preprocessing.preprocess import ManifestRow, identify_source, try_preprocess
@@ -160,7 +160,7 @@ def build_cache(
         waiting = [job for job in jobs if not _is_done(job, cache, records)]
         pixel_bytes = settings.prepare.side**2 * settings.prepare.bit_depth // 8
         num_bytes = int(LEAST_SHARE * len(waiting) * pixel_bytes)
-        require_space(cache.folder, num_bytes, f"a cache of {len(waiting)} images more")
+        require_space(cache.folder, num_bytes, f"a cache of {count(len(waiting), 'more image')}")
         prepare_one = partial(_prepare_into, cache, settings.prepare)
         for outcome in executor(prepare_one, waiting, workers=min(workers, len(waiting))):
             if outcome.result is None:  # its worker died, maybe after it had written the image

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from data_prep.cache.folder import Cache
+from data_prep.errors import count
 
 
 def describe_failures(cache: Cache) -> str:
@@ -17,8 +18,7 @@ def describe_failures(cache: Cache) -> str:
     reasons = failures["reason"].value_counts().sort_index()
     counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
     num_images = len(cache.read_exams(prepared_only=False))
-    images = "1 image" if num_images == 1 else f"{num_images:,} images"
-    return f"{len(failures):,} of {images} failed to prepare ({counts})"
+    return f"{len(failures):,} of {count(num_images, 'image')} failed to prepare ({counts})"
 
 
 def list_failures(cache: Cache) -> list[str]:

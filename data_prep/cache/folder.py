@@ -127,7 +127,7 @@ class Cache:
             return load_settings(CacheSettings, self.settings_path)
         except UserError as error:
             raise UserError(
-                f"{error}; remove {self.folder} and give its `mammo prepare` command again"
+                f"{error}; remove {self.folder} and run its `mammo prepare` command again"
             ) from error
 
     def open_for(self, settings: CacheSettings) -> None:
@@ -225,7 +225,7 @@ class Cache:
         return pd.DataFrame([{"file": ""} | row for row in rows], columns=FAILURE_COLUMNS)
 
     def _not_finished(self) -> UserError:
-        return UserError(f"{self.folder} is not finished: give the same `mammo prepare` command again")
+        return UserError(f"{self.folder} is not finished: run the same `mammo prepare` command again")
 
     def write_exams(self, exams: pd.DataFrame, left_out: pd.DataFrame | None = None) -> None:
         """Writes the exam table, and beside it the rows that it leaves out, if any."""

@@ -82,7 +82,7 @@ class PackedImages:
         """Maps the file that the rows were counted in: another pack's row k may be another image."""
         array = map_array(self._path)
         if _identify(self._path) != self._identity:
-            raise UserError(f"{self._path} was packed anew while in use: give the same command again")
+            raise UserError(f"{self._path} was packed anew while in use: run the same command again")
         return array
 
 
@@ -161,7 +161,7 @@ def read_exactly(path: Path, sha256: str, settings: PrepareSettings) -> Image:
     content = read_image_file(path)
     if hashlib.sha256(content).hexdigest() != sha256:  # not decoded: libpng talks to the terminal of damage
         raise UserError(
-            f"{path} is not the image that manifest.csv knows: remove it and give the `mammo prepare` "
+            f"{path} is not the image that manifest.csv knows: remove it and run the `mammo prepare` "
             "command of this cache again"
         )
     image = decode_image(content, path)
@@ -198,7 +198,7 @@ def read_image_file(path: Path) -> bytes:
     Raises:
         UserError: if it is missing or cannot be read.
     """
-    again = "give the `mammo prepare` command of this cache again"
+    again = "run the `mammo prepare` command of this cache again"
     try:
         return read_own(path)
     except FileNotFoundError as error:

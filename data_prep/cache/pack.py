@@ -34,7 +34,7 @@ def find_pack_problem(cache: Cache) -> str | None:
         return None
     if not is_packed(cache):
         return (
-            f"{path.name} is not a whole pack of this manifest and is not used: give `mammo pack` again, "
+            f"{path.name} is not a whole pack of this manifest and is not used: run `mammo pack` again, "
             f"or remove {path.name} and {seal.name}"
         )
     settings = cache.settings().prepare

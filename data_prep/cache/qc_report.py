@@ -35,6 +35,7 @@ class QcImage:
     """One image on the page.
 
     Attributes:
+        file: the user's own name for it; empty where the ids tell it.
         address: a data URI of its thumbnail; None where its PNG is missing or damaged.
     """
 
@@ -127,7 +128,7 @@ def _draw_pictures(cache: Cache, images: pd.DataFrame) -> list[QcImage]:
         QcImage(
             patient_id,
             image_id,
-            file,
+            "" if f"/{patient_id}/{image_id}." in file else file,  # the ids tell where it lies
             warnings.split(),
             _read_thumbnail(cache.image_path(patient_id, image_id)),
         )

@@ -14,6 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from data_prep.cache.tables import select_prepared
+from data_prep.errors import count
 from data_prep.rsna.exam_table import id_sort_key, sort_by_id
 
 CHECKSUMS = ["image_sha256", "source_sha256"]
@@ -54,8 +55,8 @@ class SharedPictures:
             num_pictures, num_patients = self.images["picture"].nunique(), self.images["patient_id"].nunique()
             groups = [_describe_group(group) for _, group in self.images.groupby("group", sort=False)]
             sentences.append(
-                f"the same picture stands under several patients, {_count(num_pictures, 'picture')} of "
-                f"{num_patients} patients: {_shorten(groups, 'group')}; check which patient it belongs to"
+                f"the same picture stands under several patients, {count(num_pictures, 'picture')} of "
+                f"{num_patients:,} patients: {_shorten(groups, 'group')}; check which patient it belongs to"
                 + ("; until then `mammo train` keeps them in one fold" if self.is_labelled else "")
             )
         if len(self.contradictions):
@@ -63,8 +64,8 @@ class SharedPictures:
                 _describe_labels(each) for _, each in self.contradictions.groupby("picture", sort=False)
             ]
             sentences.append(
-                f"the same picture has contradicting labels, {_count(len(pictures), 'picture')}: "
-                f"{_shorten(pictures, 'picture')}; mend them in the table"
+                f"the same picture has contradicting labels, {count(len(pictures), 'picture')}: "
+                f"{_shorten(pictures, 'picture')}; correct them in the table"
             )
         return sentences
 
@@ -140,8 +141,4 @@ def _describe_labels(images: pd.DataFrame) -> str:
 
 def _shorten(parts: list[str], noun: str) -> str:
     more = len(parts) - MAX_SHOWN
-    return "; ".join(parts[:MAX_SHOWN]) + (f"; and {_count(more, noun)} more" if more > 0 else "")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return "; ".join(parts[:MAX_SHOWN]) + (f"; and {count(more, noun)} more" if more > 0 else "")

@@ -64,7 +64,7 @@ ALL_COLUMNS = list(dict.fromkeys([*MANIFEST_COLUMNS, ETAG, *FAILURE_COLUMNS, *TI
 
 def damaged(path: Path) -> UserError:
     """Returns what to say of a table of a cache that is not as `prepare` left it."""
-    return UserError(f"{path} is damaged: remove it and give the `mammo prepare` command of this cache again")
+    return UserError(f"{path} is damaged: remove it and run the `mammo prepare` command of this cache again")
 
 
 def is_whole(record: dict[str, Any]) -> bool:

@@ -16,7 +16,7 @@ from data_prep.cache.images import map_array, pack_path, read_exactly, seal_path
 from data_prep.cache.pack import find_pack_problem
 from data_prep.cache.shared_pictures import find_shared_pictures
 from data_prep.cache.tables import ETAG, FAILED, ID_COLUMNS, NEEDED_COLUMNS, PREPARED, select_prepared
-from data_prep.errors import UserError
+from data_prep.errors import UserError, count
 from data_prep.parallel.executor import map_unordered
 from data_prep.preprocessing.settings import PrepareSettings
 from data_prep.rsna.exam_table import Split, locate_images, read_exams
@@ -53,10 +53,11 @@ class Verification:
     @property
     def summary(self) -> str:
         """What agrees, in one sentence, if nothing is wrong."""
-        agree = f"{self.num_images} images agree with the manifest"
-        agree += f", and {self.num_sources} source files" if self.num_sources else ""
+        agrees = "agrees" if self.num_images == 1 else "agree"
+        agree = f"{count(self.num_images, 'image')} {agrees} with the manifest"
+        agree += f", and {count(self.num_sources, 'source file')}" if self.num_sources else ""
         if self.num_partly_read:
-            agree += f" ({self.num_partly_read} of them in part, their rest was not read)"
+            agree += f" ({self.num_partly_read:,} of them in part, the rest was never read)"
         agree += f"; in the cache but not in exams.csv: {self.num_unlisted}" if self.num_unlisted else ""
         return agree
 
@@ -140,12 +141,12 @@ def _find_remains(cache: Cache) -> Iterator[str]:
     remains += find_temporaries(cache.folder)
     for path in remains:
         name = path.relative_to(cache.folder)
-        yield f"{name} was left by a command that was broken off: give that `mammo prepare` command again"
+        yield f"{name} was left by a command that was broken off: run that `mammo prepare` command again"
 
 
 def _compare_tables(cache: Cache, manifest: pd.DataFrame, exams: pd.DataFrame) -> Iterator[str]:
     """Checks that each image has one row where it belongs."""
-    again = "give the `mammo prepare` command of this cache again"
+    again = "run the `mammo prepare` command of this cache again"
     for patient_id, image_id in sorted(_ids(manifest[manifest["image_id"].duplicated()])):
         yield f"{patient_id}/{image_id}: more than one row in manifest.csv; {again}"
     for patient_id, image_id in sorted(_ids(exams) - _ids(manifest)):
@@ -227,7 +228,7 @@ def _find_problems(check: _Check, item: _Item) -> list[str]:
     except UserError as error:
         return [*problems, str(error)]
     if check.pack is not None and not np.array_equal(map_array(check.pack)[item.row], image):
-        problems.append(f"another image in {check.pack.name}; give the `mammo pack` command again")
+        problems.append(f"another image in {check.pack.name}; run the `mammo pack` command again")
     return problems
 
 

@@ -207,7 +207,7 @@ def find_outcomes(reference: "ObjectRef", task: Chunk[Item]) -> list[Outcome[Ite
     if is_lost and task.losses >= MOST_LOSSES:
         raise UserError(
             f"{MOST_LOSSES} machines were lost under one task: look at the cluster (`ray status`); what was "
-            "done is kept, give the same command again"
+            "done is kept, run the same command again"
         )
     return None if is_lost else [Outcome(item, None, "killed", KILLED_TWICE) for item in task.items]
 

@@ -84,8 +84,8 @@ def describe_stages(stages: Stages) -> list[tuple[str, str]]:
         ("chest wall", _describe_orientation(flipped=record["flipped"])),
         ("scale", _describe_scale(record)),
         ("image", f"{side} x {side} pixels of {stages.image.itemsize * 8} bits"),
-        ("contrast", f"{record['contrast']:.3f} of 1; low is below {LOW_CONTRAST:g}"),
-        ("saturated", f"{record['saturated']:.1%} of the box's pixels; much is above {SATURATED:.0%}"),
+        ("contrast", f"{record['contrast']:.3f} of 1 (low: below {LOW_CONTRAST:g})"),
+        ("saturated", f"{record['saturated']:.1%} of the box's pixels (high: above {SATURATED:.0%})"),
         *[
             ("note" if code in NOTES else "warning", f"{code}: {WARNINGS[code]}")
             for code in record["warnings"].split()
@@ -120,7 +120,7 @@ def _describe_reading(record: dict[str, Any]) -> str:
 
 def _describe_shape(pixel_aspect: float) -> list[tuple[str, str]]:
     """Says nothing of square pixels."""
-    shape = f"{pixel_aspect:.4g} times as high as wide, which the image makes up for"
+    shape = f"{pixel_aspect:.4g} times as high as wide, which the image corrects"
     return [] if pixel_aspect == 1.0 else [("pixels", shape)]
 
 

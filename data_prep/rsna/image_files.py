@@ -71,7 +71,7 @@ def _find_remotely(
         files = _list(images, patient_ids) if images.has_listing else _probe(images, pairs)
     except OSError as error:
         raise UserError(
-            f"cannot look for images in {images} ({error.strerror}): see to it and give the command again"
+            f"cannot look for images in {images} ({error.strerror}): see to it and run the command again"
         ) from error
     return {patient_id: _choose(of_patient) for patient_id, of_patient in files.items()}
 

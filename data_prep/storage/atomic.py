@@ -57,7 +57,7 @@ def require_space(folder: Path, num_bytes: int, what: str) -> None:
     if shutil.disk_usage(folder).free < num_bytes:
         raise DiskFull(
             f"disk full at {folder}: {what} needs {num_bytes / 1e9:.3g} GB or more; "
-            "free some space and give the same command again"
+            "free some space and run the same command again"
         )
 
 
@@ -73,7 +73,7 @@ def preallocate(path: Path, num_bytes: int) -> Iterator[BinaryIO]:
     """
     full = DiskFull(
         f"disk full at {path.parent}, {path.name} needs {num_bytes / 1e9:.1f} GB: "
-        "free some space and give the same command again"
+        "free some space and run the same command again"
     )
     if shutil.disk_usage(path.parent).free < num_bytes:  # to try would fill the disk for everybody
         raise full
@@ -180,7 +180,7 @@ def as_user_error(error: OSError, path: Path) -> UserError:
     if isinstance(error, NotAFile):
         return UserError(f"cannot use {error.filename}: {error.strerror}; remove it, or name another place")
     if error.errno in DISK_FULL:
-        return DiskFull(f"disk full at {path.parent}: free some space and give the same command again")
+        return DiskFull(f"disk full at {path.parent}: free some space and run the same command again")
     if error.errno == errno.EISDIR:
         return UserError(f"cannot write {path}: it is a folder; remove it or name another place")
     if error.errno in {errno.EEXIST, errno.ENOTDIR}:
@@ -209,9 +209,7 @@ class Journal:
             return []
         except OSError as error:
             raise as_user_error(error, self.path) from error
-        damaged = UserError(
-            f"{self.path} is damaged: remove it and give the command that was broken off again"
-        )
+        damaged = UserError(f"{self.path} is damaged: remove it and run the interrupted command again")
         try:
             records = [parse_json(line) for line in lines[:-1]]  # what follows the last newline is torn
         except ValueError as error:

@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from data_prep.errors import UserError
+from data_prep.errors import UserError, count
 from data_prep.storage.files import read_input
 from data_prep.storage.places import Place
 
 MAX_PROBLEMS_SHOWN = 10
-DELIMITERS = ",;\t|"
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+"""And what they are called."""
 SEPARATOR_LINE = re.compile(r'"?sep=([,;\t|])"?[,;\t|]*(\r\n|\r|\n)', re.IGNORECASE)
 """What Excel takes for a word about the delimiter, and shows no row for."""
 COMMENT_LINE = re.compile(r'[ ,;\t|]*("?#[^\r\n]*)?(\r\n|\r|\n)')
@@ -61,8 +62,9 @@ def read_rows(path: Place) -> pd.DataFrame:
     first_row = num_above + 2
     numbered = {row: cells for row, cells in enumerate(records, start=first_row) if "".join(cells).strip()}
     sizes = {row: len(cells) for row, cells in numbered.items() if len(cells) != len(header)}
+    expected = f"under {count(len(header), 'name')}, separated by {DELIMITERS[delimiter]}"
     raise_if_any(
-        [Problem(row, f"{size} cells under {len(header)} names") for row, size in sizes.items()], source=path
+        [Problem(row, f"{count(size, 'cell')} {expected}") for row, size in sizes.items()], source=path
     )
     return pd.DataFrame(list(numbered.values()), columns=header, index=list(numbered), dtype="str")
 
@@ -110,5 +112,4 @@ def raise_if_any(problems: list[Problem], *, source: Place) -> None:
     shown = [f"row {row}: {what}" for row, what in sorted(problems)[:MAX_PROBLEMS_SHOWN]]
     if len(problems) > len(shown):
         shown.append(f"and {len(problems) - len(shown)} more")
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    raise UserError(f"{source} has {count} to mend: {'; '.join(shown)}")
+    raise UserError(f"{source} has {count(len(problems), 'problem')} to fix: {'; '.join(shown)}")

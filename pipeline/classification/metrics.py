@@ -203,6 +203,6 @@ def _require_fit(run: ClassRun, images: pd.DataFrame, predictions: pd.DataFrame,
     if wrong.any():
         raise UserError(
             f"{path}: image {predictions['image'][wrong].iloc[0]} must have one of the classes and "
-            "probabilities from 0 to 1 that sum to 1; delete the file and give the `mammo train` command "
+            "probabilities from 0 to 1 that sum to 1; delete the file and run the `mammo train` command "
             "again, which writes it anew"
         )

@@ -7,7 +7,7 @@ images are squares of `model.image_size`.
 
 from pathlib import Path
 
-from data_prep.errors import UserError
+from data_prep.errors import UserError, count
 from pipeline.classification.class_run import ClassRun
 from pipeline.classification.class_task import ClassTask
 from pipeline.classification.image_folder import ImageFolder, read_image_folder
@@ -67,8 +67,8 @@ def train_classes(
             return
         task = ClassTask(recipe, folder, name=run.name)
         reporter.say(
-            f"{len(folder.labels)} classes, {len(task.training)} images for training, {len(task.test)} for "
-            f"the test ({folder.origin})"
+            f"{len(folder.labels)} classes, {count(len(task.training), 'image')} for training, "
+            f"{len(task.test)} for the test ({folder.origin})"
         )
         with explain_full_training(task.name, recipe, world_size=group.world_size):
             # Before all images are read: a wrong train.init shows at once.
@@ -141,5 +141,5 @@ def _require_readable(
         raise UserError(
             f"{len(broken)} of the {len(images)} images in {folder.folder} cannot be read: "
             f"{', '.join(broken[:MOST_NAMED])}{more}; replace them, or remove them and their lines in any "
-            "list, and give the same command again"
+            "list, and run the same command again"
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from data_prep.errors import count
 from data_prep.parallel.resource_limits import count_cores
 from data_prep.rsna.exam_table import Split
 from data_prep.storage.places import to_image_path, to_place
@@ -73,7 +74,7 @@ def phantom(
             workers=count_cores(),
             progress=advance,
         )
-    say(f"{patients} {'patient' if patients == 1 else 'patients'} for training and some for the test: {out}")
+    say(f"{count(patients, 'patient')} for training, and some more for the test: {out}")
 
 
 def collect(
@@ -92,13 +93,13 @@ def collect(
     """
     from data_prep.rsna.collect import collect as collect_files
 
-    say(f"{collect_files(files, labels, out, split)} images: {out}")
+    say(f"{count(collect_files(files, labels, out, split), 'image')}: {out}")
 
 
 def prepare(
     data: DataArgument,
     cache: Annotated[
-        Path, typer.Option(metavar="CACHE", help="Folder for the images; made, or gone on with.")
+        Path, typer.Option(metavar="CACHE", help="Folder for the images: a new one, or one to complete.")
     ],
     split: Annotated[Split, typer.Option(metavar="train|test", help="Which CSV to read.")] = "train",
     config: Annotated[
@@ -153,11 +154,11 @@ def prepare(
 
 def _show_summary(cache: "Cache", summary: "Summary", split: Split) -> None:
     if summary.num_absent:
-        say(f"{summary.num_absent} rows of {split}.csv left out: their files are absent")
+        say(f"left out, since the file is missing: {count(summary.num_absent, 'row')} of {split}.csv")
     before = summary.num_images - summary.num_prepared - summary.num_failed
     say(
-        f"{cache.folder}: {summary.num_prepared} images prepared, {before} there before, "
-        f"{summary.num_failed} failed"
+        f"{cache.folder}: {count(summary.num_prepared, 'image')} prepared, {before:,} already there, "
+        f"{summary.num_failed:,} failed"
     )
     if summary.remote_bytes:
         say(_describe_traffic(summary.received_bytes, summary.remote_bytes))
@@ -185,7 +186,7 @@ def inspect(
     ] = None,
     overrides: PrepareOverrides = None,
 ) -> None:
-    """Show what is understood of one mammogram.
+    """Show how one mammogram is read.
 
     Prints how it is encoded, shown and cut, and what deserves a look, and writes a picture of the stages. A
     file that cannot be used ends with the reason and exit code 1.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from data_prep.errors import UserError
+from data_prep.errors import UserError, count
 from data_prep.storage.places import to_image_path, to_place
 from pipeline.cli.console import (
     NOT_CLEAN,
@@ -144,8 +144,8 @@ def _require_one_way(
 
 def _describe_submission(submission: "pd.DataFrame", rule: str) -> str:
     if not rule:
-        return f"{len(submission):,} rows of probabilities"
-    return f"{len(submission):,} rows, {submission['cancer'].sum():,} of them 1 ({rule})"
+        return f"{count(len(submission), 'row')} of probabilities"
+    return f"{count(len(submission), 'row')}, {submission['cancer'].sum():,} of them 1 ({rule})"
 
 
 def explain(

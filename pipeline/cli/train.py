@@ -143,13 +143,15 @@ def train(
 def _show_result(
     run: "Run", evaluation: "Evaluation | None", num_repeats: int, group: "ProcessGroup"
 ) -> None:
+    from pipeline.runs.run_folder import name_folds
+
     if not group.is_main:
         return
     if evaluation is not None:
         show_evaluation(run, evaluation)
     for repeat in map(run.repeat, range(num_repeats)):
-        if missing := ", ".join(map(str, repeat.unfinished_folds())):
-            say(f"{repeat.folder}: folds {missing} still to be trained")
+        if missing := repeat.unfinished_folds():
+            say(f"{repeat.folder}: {name_folds(missing)} still to be trained")
 
 
 def _require_one_way(

@@ -53,7 +53,7 @@ def _read_fold(path: Path, fold: int) -> pd.DataFrame:
             first = oof[~is_valid].iloc[0]
             raise UserError(
                 f"{path}: image {first['image_id']} has {name} {first[name]}, which must be {rule}; "
-                "delete the file and give the `mammo train` command again, which writes it anew"
+                "delete the file and run the `mammo train` command again, which writes it anew"
             )
     return oof.assign(cancer=cancer.astype(int), probability=probability.astype(float))
 

@@ -260,7 +260,7 @@ def _recall(journal: Journal | None, header: Mapping[str, Any]) -> list[BatchRec
         journal.append(dict(header))
         return []
     if not all(set(record) == {"batch", "probabilities", "failures"} for record in records[1:]):
-        raise UserError(f"{journal.path} is damaged: remove it and give the same command again")
+        raise UserError(f"{journal.path} is damaged: remove it and run the same command again")
     names = {"run": "another run", "exams": "another test.csv", "flip": "another --flip"}
     changed = [text for name, text in names.items() if records[0].get(name) != header[name]]
     if changed:

@@ -45,7 +45,7 @@ def read_recall_rule(run: Run, by: RecallBy = "threshold") -> RecallRule:
     Raises:
         UserError: if the run has not been evaluated, by an older mammo, or has no threshold.
     """
-    again = f"give `mammo evaluate {run.folder}` first, or ask for --probabilities"
+    again = f"run `mammo evaluate {run.folder}` first, or ask for --probabilities"
     if not run.metrics.exists():
         raise UserError(f"{run.folder} has no {run.metrics.name} and thus no threshold: {again}")
     try:
@@ -58,7 +58,7 @@ def read_recall_rule(run: Run, by: RecallBy = "threshold") -> RecallRule:
         if metrics.get("breast_is") != MEAN_OF_LOGITS or "threshold_of_mean" not in metrics:
             raise UserError(
                 f"{run.metrics} is of an older mammo, whose threshold was not for the mean of the models: "
-                f"give `mammo evaluate {run.folder}` once more, or ask for --probabilities"
+                f"run `mammo evaluate {run.folder}` once more, or ask for --probabilities"
             )
         threshold, rate = (_read_share(run, metrics, name) for name in ("threshold_of_mean", "recall_rate"))
     except (ValueError, KeyError, TypeError) as error:
@@ -78,7 +78,7 @@ def _read_share(run: Run, metrics: dict[str, Any], name: str) -> float:
     number = float(metrics[name])
     if not 0 <= number <= 1:
         raise UserError(
-            f"{run.metrics} is damaged, its {name} is {number}: give `mammo evaluate {run.folder}` first, or "
+            f"{run.metrics} is damaged, its {name} is {number}: run `mammo evaluate {run.folder}` first, or "
             "ask for --probabilities"
         )
     return number

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from data_prep.cache.folder import Cache
-from data_prep.errors import UserError
+from data_prep.errors import UserError, count
 from data_prep.parallel.executor import Executor, map_unordered
 from data_prep.rsna.exam_table import read_prediction_ids
 from data_prep.storage.atomic import Journal, require_replaceable, require_writable, write_csv
@@ -227,7 +227,9 @@ def _read_strictly(path: Path) -> tuple[list[str], dict[int, list[str]], list[st
     if not ragged:
         return header, whole, []
     advice = "; a decimal comma makes two cells of one" if len(numbered[ragged[0]]) > len(header) else ""
-    problem = f"{len(ragged)} rows with more or fewer cells than the header, first row {ragged[0]}{advice}"
+    problem = (
+        f"{count(len(ragged), 'row')} with more or fewer cells than the header, first row {ragged[0]}{advice}"
+    )
     return header, whole, [problem]
 
 
@@ -236,12 +238,12 @@ def _column_problems(header: list[str], records: dict[int, list[str]]) -> list[s
     if header and header != SUBMISSION_COLUMNS:
         index_columns = [name for name in header if name in {"", "index"} or name.startswith("Unnamed")]
         advice = "; leave the index column out" if index_columns else ""
-        advice = (
-            "; separate them by commas" if len(header) == 1 and re.search(r"[;\t]", header[0]) else advice
-        )
+        if len(header) == 1 and (found := re.search(r"[;\t]", header[0])):
+            separator = "semicolons" if found[0] == ";" else "tabs"
+            advice = f"; the cells are separated by {separator}: separate them by commas"
         meant = {_essence(name) for name in SUBMISSION_COLUMNS}
         known = [repr(name) for name in header if _essence(name) in meant]  # others may be a patient's values
-        others = f"{len(header) - len(known)} of other names" if len(known) < len(header) else ""
+        others = count(len(header) - len(known), "other name") if len(known) < len(header) else ""
         there = " and ".join(filter(None, [", ".join(known), others]))
         problems.append(f"the columns must be prediction_id, cancer, but are {there}{advice}")
     if not records:
@@ -259,11 +261,11 @@ def _id_problems(identifiers: "pd.Series[str]", required_ids: list[str]) -> list
     if len(identifiers) and len(unknown) - len(damaged) == len(identifiers):
         sentence = "none of its {} ids is in test.csv, whose first is {!r}: it is made for another test set"
         return [sentence.format(len(identifiers), required_ids[0])]
-    problems = _describe(unknown.drop(damaged.index), "ids that are not in test.csv")
-    problems += _describe(identifiers[identifiers.duplicated()], "ids that stand in an earlier row too")
+    problems = _describe(unknown.drop(damaged.index), "id", "not in test.csv")
+    problems += _describe(identifiers[identifiers.duplicated()], "id", "standing in an earlier row too")
     if len(damaged):
         meant = intended[_essence(damaged.iloc[0])]
-        problems += _describe(damaged, f"ids with other blanks, dashes or case than {meant!r} and its like")
+        problems += _describe(damaged, "id", f"with other blanks, dashes or case than {meant!r} and its like")
     if missing:
         problems.append(
             f"{len(missing)} of {len(required_ids)} required ids are missing, first {missing[0]!r}"
@@ -280,15 +282,15 @@ def _probability_problems(cells: "pd.Series[str]") -> list[str]:
     probabilities = pd.to_numeric(cells, errors="coerce")
     is_number = probabilities.notna()
     outside = is_number & ~probabilities.between(0, 1)
-    problems = _describe(cells[~is_number], "values of cancer that are not numbers")
-    problems += _describe(cells[outside], "values of cancer outside 0..1")
+    problems = _describe(cells[~is_number], "value", "of cancer other than a number")
+    problems += _describe(cells[outside], "value", "of cancer outside 0..1")
     if len(cells) > BREASTS_OF_AN_EXAM and is_number.all() and (probabilities == probabilities.iloc[0]).all():
         problems.append(f"all {len(cells)} values of cancer are {cells.iloc[0]}, which tells nothing apart")
     return problems
 
 
-def _describe(cells: "pd.Series[str]", what: str) -> list[str]:
+def _describe(cells: "pd.Series[str]", noun: str, what: str) -> list[str]:
     """Says how many cells are wrong, and shows the first; nothing for none."""
     if cells.empty:
         return []
-    return [f"{len(cells)} {what}, first {cells.iloc[0]!r} in row {cells.index[0]}"]
+    return [f"{count(len(cells), noun)} {what}, first {cells.iloc[0]!r} in row {cells.index[0]}"]

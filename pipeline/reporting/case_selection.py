@@ -83,7 +83,7 @@ KINDS = {
     "Cancers found": (1, True, "Breasts with cancer, the highest probabilities."),
     "Cancers missed": (1, False, "Breasts with cancer, the lowest probabilities."),
     "False alarms": (0, True, "Breasts without cancer, the highest probabilities."),
-    "Rightly left alone": (0, False, "Breasts without cancer, the lowest probabilities."),
+    "Rightly not recalled": (0, False, "Breasts without cancer, the lowest probabilities."),
 }
 """Label, whether recalled, and what is shown of each group."""
 

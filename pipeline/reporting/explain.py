@@ -36,10 +36,10 @@ MAP_TITLES = {
     "gradient_rollout": "gradient-weighted rollout",
 }
 CAUTION = (
-    "A square is a patch. Its colour says how many times the mean of the breast's box it weighs, over all "
-    "folds; what weighs the mean or less has no colour, and each overlay has a scale of its own. Attention "
-    "shows where the models looked and does not prove why they answer as they do. Research software. Not a "
-    "medical device: nothing here may be used to diagnose, treat or screen anyone."
+    "A square is a patch. Its colour shows its weight as a multiple of the mean over the breast's box, "
+    "averaged over all folds; patches at the mean or below have no colour, and each overlay has its own "
+    "scale. Attention shows where the models looked and does not prove why they answer as they do. Research "
+    "software. Not a medical device: nothing here may be used to diagnose, treat or screen anyone."
 )
 BOX_SIDE_PX = 900  # the box's longer side in the picture, where the file has as many pixels
 MAMMOGRAM_SIDE_PX = 2400  # the mammogram's longer side in memory, at most

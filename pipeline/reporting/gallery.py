@@ -98,8 +98,8 @@ class FoldModel:
         probability = float(torch.sigmoid(maps.logits[0, 0].double() + self.logit_shift))
         if abs(probability - view.probability) > LARGEST_DIFFERENCE:
             raise UserError(
-                f"of image {view.image_id} in the run's cache the model says {probability:.3f} and said "
-                f"{view.probability:.3f} in training, so it is another image"
+                f"of image {view.image_id} in the run's cache the model now says {probability:.3f}, but in "
+                f"training it said {view.probability:.3f}, so it is another image"
             )
         return maps.gradient_rollout[0].double().cpu().numpy()
 

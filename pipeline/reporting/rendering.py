@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 
 from data_prep.storage.files import read_own
-from pipeline.runs.records import read_environment
+from pipeline.runs.records import CACHE_FROM_RUN, read_environment
 from pipeline.runs.run_folder import RunFolder
 
 OWN_PACKAGE = "pipeline.reporting"
@@ -74,8 +74,11 @@ def _load(template: str, options: dict[str, Any], filters: Filters, package: str
 
 
 def _describe(run: RunFolder) -> dict[str, Any]:
+    machine = read_environment(run.environment)
+    if CACHE_FROM_RUN in machine:  # says the same without the names of this machine's folders
+        machine.pop("cache", None)
     return {
         "run_name": run.name,
         "settings": read_own(run.settings).decode("utf-8", "replace") if run.settings.exists() else "",
-        "machine": read_environment(run.environment),
+        "machine": machine,
     }

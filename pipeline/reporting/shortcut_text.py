@@ -68,8 +68,8 @@ def describe_shortcuts(audit: ShortcutAudit) -> list[str]:
     hidden = [each for each in others if each.trait in NOT_IN_PICTURES]
     if hidden:
         sentences.append(
-            f"Cancers and others seem to have come by different ways: {_name(hidden)}. If a model can see "
-            "the way in the picture, every figure here, per breast and per image, is too good."
+            f"Cancers and others seem to have come from different sources: {_name(hidden)}. If a model can "
+            "see the source in the picture, every figure here, per breast and per image, is too good."
         )
     return sentences
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from data_prep.errors import UserError
+from data_prep.errors import UserError, count
 from data_prep.rsna.exam_table import EXAM_ID, number_exams
 from pipeline.evaluation.bootstrap import NUM_REPLICATES
 from pipeline.evaluation.estimates import Estimate
@@ -55,7 +55,7 @@ def describe_auc(evaluation: Evaluation) -> str:
     if auc is None:
         return f"The AUC is undefined: {estimate.undefined[name]}."
     if interval is None:
-        return f"The AUC is {auc:.3f}, and nothing tells how sure that is: {estimate.no_interval[name]}."
+        return f"The AUC is {auc:.3f}, and has no interval: {estimate.no_interval[name]}."
     one = "breast" if name == "auc" else "image"
     sentence = (
         f"Shown one {one} with cancer and one without, of patients it never saw, a model gives the higher "
@@ -93,8 +93,8 @@ def describe_sensitivity(evaluation: Evaluation) -> str:
     )
     if name.startswith("sensitivity_at_specificity"):
         return (
-            f"At a threshold that recalls {100 - min(SPECIFICITIES)}\u00a0% of the breasts without cancer "
-            f"in each fold, {format_percent(value)} of those with cancer would be recalled{spread}."
+            f"At a threshold that recalls at most {100 - min(SPECIFICITIES)}\u00a0% of the breasts without "
+            f"cancer in each fold, {format_percent(value)} of those with cancer would be recalled{spread}."
         )
     return (
         f"If at most {max(RECALL_RATES)}\u00a0% of the {name_recalled(evaluation)} were recalled, in each "
@@ -209,7 +209,7 @@ def describe_prevalence(pooled: Estimate) -> list[str]:
             "Every breast has cancer: nothing here says whether the models would leave a healthy one alone."
         ]
     prevalence = pooled.num_cancers / pooled.num_breasts
-    few = f"Only {pooled.num_cancers} breasts with cancer: the intervals say more than the figures."
+    few = f"Only {count(pooled.num_cancers, 'breast')} with cancer: the intervals say more than the figures."
     common = (
         f"pF1 depends on how common cancer is. Here {format_percent(prevalence)} of the breasts have it, "
         f"and answering 1 for every breast scores {all_ones_pf1(prevalence):.3f}. Compare pF1 only at the "
@@ -229,8 +229,8 @@ def describe_ties(evaluation: Evaluation) -> str:
     if share < MANY_TIES:
         return ""
     return (
-        f"{format_percent(share)} of the breasts have the very same probability as another breast, which no "
-        "threshold can part from them: the training may have collapsed, or the arithmetic be too coarse."
+        f"{format_percent(share)} of the breasts have the very same probability as another breast, and no "
+        "threshold can separate them: training may have collapsed, or the arithmetic may be too coarse."
     )
 
 
@@ -240,7 +240,7 @@ def explain_no_stability(evaluation: Evaluation) -> str:
         return ""
     if evaluation.threshold is None:
         return "There is no threshold to move, since no breast has cancer."
-    return "No threshold was moved, since every breast has cancer: recalling all of them is right."
+    return "The threshold was not moved, since every breast has cancer: recalling all of them is right."
 
 
 def describe_selection(run: Run, histories: dict[int, pd.DataFrame]) -> str:
@@ -270,7 +270,7 @@ def describe_separation(run: Run, evaluation: Evaluation) -> str:
     sharing = f" {groups}: their breasts count more than once in all figures." if groups else ""
     shared = int(table["num_patients_elsewhere"].sum())
     if shared:
-        return f"{shared:,} times a patient is in another fold too: the figures flatter the model."
+        return f"{count(shared, 'time')} a patient is in another fold too: the figures flatter the model."
     return (
         f"No patient is in two folds: the folds hold {counts} = {table['num_patients'].sum():,} patients, "
         f"and the predictions name {num_patients:,} different ones.{sharing}"

@@ -256,12 +256,16 @@ class Run(RunFolder):
         """
         folds, missing = self.list_folds(), self.unfinished_folds()
         if missing:
-            names = ", ".join(str(fold) for fold in missing)
             raise UserError(
-                f"{self.folder} is not finished: of {len(folds)} folds, {names} still to be trained; "
+                f"{self.folder} is not finished: {name_folds(missing)} of {len(folds)} still to be trained; "
                 f"go on with `mammo train {self.settings} --run {self.folder}` and the same --cache"
             )
         return folds
+
+
+def name_folds(folds: list[int]) -> str:
+    """Names folds in words, such as "folds 0, 2"."""
+    return f"{'fold' if len(folds) == 1 else 'folds'} {', '.join(map(str, folds))}"
 
 
 def describe_groups(folds: pd.DataFrame) -> str | None:

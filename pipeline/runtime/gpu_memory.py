@@ -12,7 +12,7 @@ OTHER_SIGNS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN
 """What torch says where the driver or a library finds no memory, and not torch's own allocator."""
 WORTH_SAYING = 0.1  # of the GPU's memory, if others hold it: a process takes some hundred MB before any work
 WAY_OUT_OF_PREDICTION = (
-    "what was done is kept, give the same command again when no other program needs the GPU, with "
+    "what was done is kept, run the same command again when no other program needs the GPU, with "
     "CUDA_VISIBLE_DEVICES=1 in front for the second GPU, or with CUDA_VISIBLE_DEVICES= for the CPU"
 )
 """A batch of prediction has a fixed size, and what is kept of it does not depend on the device."""
@@ -64,7 +64,7 @@ def advise_training(recipe: Recipe, *, world_size: int = 1) -> str:
         change = "--set model.gradient_checkpointing=true, which takes a third more time"
     else:
         return "take a GPU with more memory, or another --run with a smaller model"
-    return f"give the same command with {change}, or another --run with a smaller train.batch_size"
+    return f"run the same command with {change}, or another --run with a smaller train.batch_size"
 
 
 def _describe_gpu() -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from data_prep.errors import FolderInUse, UserError
+from data_prep.errors import FolderInUse, UserError, count
 from data_prep.parallel.resource_limits import count_cores
 from data_prep.settings import differences, dump_settings
 from data_prep.storage.atomic import (
@@ -114,8 +114,8 @@ def require_space_for(recipe: Recipe, folder: Path, trainings: Sequence[Training
     with torch.device("meta"):  # counts, and takes no memory
         model = VisionTransformer(recipe.model)
     num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    trained = "1 training" if len(new) == 1 else f"{len(new)} trainings"
-    require_space(folder, len(new) * WEIGHTS_KEPT * num_bytes, f"to keep the weights of {trained}")
+    trained = f"to keep the weights of {count(len(new), 'training')}"
+    require_space(folder, len(new) * WEIGHTS_KEPT * num_bytes, trained)
 
 
 def say_if_split_otherwise(run: RunFolder, recipe: Recipe, group: ProcessGroup, reporter: Reporter) -> None:
@@ -128,7 +128,9 @@ def say_if_split_otherwise(run: RunFolder, recipe: Recipe, group: ProcessGroup, 
     parts, now = load_recipe(run.settings).train.accumulation, recipe.train.accumulation
     changes = []
     if processes != str(group.world_size):
-        changes.append(f"by {processes} processes and goes on with {group.world_size}")
+        changes.append(
+            f"by {count(int(processes), 'process', 'processes')} and goes on with {group.world_size}"
+        )
     if parts != now:
         changes.append(f"with train.accumulation {parts} and goes on with {now}")
     if changes:

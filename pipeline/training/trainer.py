@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from data_prep.errors import UserError
+from data_prep.errors import UserError, count
 from data_prep.parallel.track import Advance
 from data_prep.storage.atomic import write_csv
 from pipeline.data.loader import Batch, ImageDataset, in_order, load_batches
@@ -83,7 +83,8 @@ class Trainer:
         if smallest < self.group.world_size * self.settings.accumulation:
             raise UserError(
                 f"train.batch_size {self.settings.batch_size} gives batches of {smallest}, too few for "
-                f"{self.group.world_size} processes x {self.settings.accumulation} parts: take a larger one"
+                f"{count(self.group.world_size, 'process', 'processes')} x "
+                f"{count(self.settings.accumulation, 'part')}: take a larger one"
             )
 
     def _require_one_folder(self) -> None:

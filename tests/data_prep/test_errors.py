@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.errors import DiskFull, ImageError, UserError, printable
+from data_prep.errors import DiskFull, ImageError, UserError, count, printable
 
 
 @given(st.text())
@@ -30,3 +30,13 @@ def test_errors_are_one_line_and_can_be_sent() -> None:
     assert error.exit_code == 4
     image_error = ForkingPickler.loads(ForkingPickler.dumps(ImageError("truncated", "it ends")))
     assert (image_error.reason, str(image_error)) == ("truncated", "it ends")
+
+
+def test_one_is_not_many() -> None:
+    assert count(1, "image") == "1 image"
+    assert count(0, "image") == "0 images"
+    assert count(54_706, "image") == "54,706 images"
+    assert (count(1, "process", "processes"), count(2, "process", "processes")) == (
+        "1 process",
+        "2 processes",
+    )

@@ -256,7 +256,7 @@ def test_a_broken_opencv_does_not_break_the_doctor_who_names_it_with_the_way_out
     assert ended.returncode == 1
     shown = " ".join(ended.stdout.split())
     assert "cv2: ImportError: libGL.so.1: cannot open shared object file" in shown
-    mended = "imports: cannot be loaded; mend it with: pip install --force-reinstall opencv-python-headless"
+    mended = "imports: cannot be loaded; fix it with: pip install --force-reinstall opencv-python-headless"
     assert mended in ended.stderr
     assert "Traceback" not in ended.stderr
 
@@ -274,7 +274,7 @@ def test_the_doctor_answers_where_the_command_line_itself_cannot_be_loaded(tmp_p
     assert "Traceback" not in ended.stderr
     other = run_mammo(tmp_path, "check")
     assert other.returncode == 2
-    assert f"(ImportError: {name} is ill): see `mammo doctor`" in other.stderr
+    assert f"(ImportError: {name} is ill): `mammo doctor`" in other.stderr
     assert other.stderr.count("\n") == 1
 
 
@@ -298,7 +298,7 @@ def test_the_command_ends_with_0_or_1_and_prints_each_remedy_once(
         ["good", "disk", "9", "GB"],
         ["wrong", "GPU", "none"],
     ]
-    assert shown.err == "GPU: not usable; mend it with: update the driver\n"
+    assert shown.err == "GPU: not usable; fix it with: update the driver\n"
     checks.pop()
     doctor_command.doctor()
     assert "nothing is wrong" in capsys.readouterr().out

@@ -241,7 +241,7 @@ def test_verify_compares_what_was_read_and_says_that_it_was_not_all(store: Store
     store.forget()
     found = verify(Cache(tmp_path / "cache"), Url(store.s3), workers=0)
     assert found.problems == []
-    assert "2 source files (1 of them in part, their rest was not read)" in found.summary
+    assert "2 source files (1 of them in part, the rest was never read)" in found.summary
     assert store.count("GET", ".dcm") == 2
     assert check(tmp_path / "cache", data) == [], "the folder holds the same files"
 

@@ -200,7 +200,7 @@ def test_what_a_first_command_leaves_that_is_broken_off_at_once_is_gone_on_with(
 def test_damaged_settings_are_one_sentence_with_a_way_out(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "settings.toml").write_text(text)
     with pytest.raises(
-        UserError, match=rf"{sentence}.*; remove .* and give its `mammo prepare` command again"
+        UserError, match=rf"{sentence}.*; remove .* and run its `mammo prepare` command again"
     ):
         Cache(tmp_path).settings()
 
@@ -244,7 +244,7 @@ def test_a_damaged_table_is_one_sentence_with_a_way_out(
     path.write_bytes(damage(path.read_bytes()))
     readers = [READERS[name]] if name == "exams.csv" else [READERS[name], READERS["timings.csv"]]
     for read in readers:
-        with pytest.raises(UserError, match=rf"{name} is damaged: remove it and give the `mammo prepare`"):
+        with pytest.raises(UserError, match=rf"{name} is damaged: remove it and run the `mammo prepare`"):
             read(cache)
 
 
@@ -277,10 +277,10 @@ def test_an_image_whose_row_lost_a_cell_is_not_whole(tmp_path: Path, column: str
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (FileNotFoundError(2, "No such file"), "cannot be read, it is missing: give the `mammo prepare`"),
+        (FileNotFoundError(2, "No such file"), "cannot be read, it is missing: run the `mammo prepare`"),
         (
             PermissionError(13, "Permission denied"),
-            r"cannot be read \(Permission denied\): remove it and give",
+            r"cannot be read \(Permission denied\): remove it and run",
         ),
     ],
 )

@@ -112,7 +112,7 @@ def test_another_process_never_reads_another_pack_by_the_same_rows(made: Made) -
     write_pack(made.cache, workers=0)
     sent = pickle.dumps(open_images(made.cache, made.cache.read_exams()))
     write_pack(made.cache, workers=0)
-    with pytest.raises(UserError, match="packed anew while in use: give the same command again"):
+    with pytest.raises(UserError, match="packed anew while in use: run the same command again"):
         pickle.loads(sent)[0]  # noqa: S301
 
 

@@ -143,9 +143,12 @@ def test_no_image_is_shown_twice_and_a_rare_warning_never_left_out(tmp_path: Pat
 def test_your_own_file_name_stands_at_the_picture_and_at_the_failure(tmp_path: Path) -> None:
     records = make_records(["saturated"], [("truncated", "cut off")])
     records["100"]["file"], records["101"]["file"] = "exam 1/IM<0001>", "exam 1/IM0002"
+    records["102"] = {"patient_id": "11", "image_id": "102", "warnings": ""}
+    records["102"]["file"] = "train_images/11/102.dcm"
     page = read_page(write_cache(tmp_path, records))
     assert "file exam 1/IM<0001> saturated" in " ".join(page.figures["unusual"][0]["caption"].split())
     assert "10 101 exam 1/IM0002 truncated cut off" in page.text
+    assert page.figures["others"][0]["caption"].split() == ["patient", "11", "image", "102"]
 
 
 def test_a_code_of_another_version_is_shown_without_a_sentence(tmp_path: Path) -> None:

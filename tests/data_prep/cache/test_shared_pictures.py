@@ -66,7 +66,7 @@ def test_contradicting_labels_are_named_whosever_images_they_are() -> None:
         ("7", "70", "p", "f", 0), ("12", "9", "p", "g", 1), ("3", "1", "q", "h", 1), ("3", "2", "q", "i", 0)
     )
     assert (
-        "2 pictures: 3/2 cancer 0 but 3/1 cancer 1; 7/70 cancer 0 but 12/9 cancer 1; mend"
+        "2 pictures: 3/2 cancer 0 but 3/1 cancer 1; 7/70 cancer 0 but 12/9 cancer 1; correct"
         in shared.describe()[1]
     )
 

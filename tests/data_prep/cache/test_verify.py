@@ -136,7 +136,7 @@ def test_the_summary_says_what_was_compared(made: Made) -> None:
     whole = verify(made.cache, made.data, workers=0).summary
     assert (
         whole
-        == "5 images agree with the manifest, and 5 source files (1 of them in part, their rest was not read)"
+        == "5 images agree with the manifest, and 5 source files (1 of them in part, the rest was never read)"
     )
 
 
@@ -190,7 +190,7 @@ PLANTED: dict[str, tuple[Callable[[Made], object], list[str]]] = {
     ),
     "journal": (
         lambda made: made.cache.journal.append({"image_id": "10"}),
-        ["journal.jsonl was left by a command that was broken off: give that `mammo prepare` command again"],
+        ["journal.jsonl was left by a command that was broken off: run that `mammo prepare` command again"],
     ),
     "row of the manifest gone": (
         lambda made: edit(made.cache.manifest_path, drop("11")),
@@ -223,11 +223,11 @@ PLANTED: dict[str, tuple[Callable[[Made], object], list[str]]] = {
     ),
     "no checksum": (
         lambda made: edit(made.cache.manifest_path, put("11", source_sha256="")),
-        ["1/11: no source_sha256 in manifest.csv; give the `mammo prepare`", "images.npy is not a whole"],
+        ["1/11: no source_sha256 in manifest.csv; run the `mammo prepare`", "images.npy is not a whole"],
     ),
     "no geometry": (
         lambda made: edit(made.cache.manifest_path, put("11", rows="", level="", box_left="", scale_x="")),
-        ["1/11: no rows, level, box_left, scale_x in manifest.csv; give the `mammo pr", "images.npy is no"],
+        ["1/11: no rows, level, box_left, scale_x in manifest.csv; run the `mammo pr", "images.npy is no"],
     ),
     "failure without a row": (
         lambda made: edit(made.cache.failures_path, drop("13")),
@@ -258,7 +258,7 @@ PLANTED: dict[str, tuple[Callable[[Made], object], list[str]]] = {
     "seal without a pack": (lambda made: pack_path(made.cache).unlink(), ["images.npy is not a whole pack"]),
     "seal of another manifest": (
         lambda made: seal_path(made.cache).write_text(json.dumps({"manifest_sha256": "0", "num_images": 5})),
-        ["images.npy is not a whole pack of this manifest and is not used: give `mammo pack` again"],
+        ["images.npy is not a whole pack of this manifest and is not used: run `mammo pack` again"],
     ),
     "pack cut": (lambda made: cut(pack_path(made.cache), 700), ["images.npy is damaged"]),
     "pack of another form": (
@@ -267,7 +267,7 @@ PLANTED: dict[str, tuple[Callable[[Made], object], list[str]]] = {
     ),
     "pack with another image": (
         lambda made: flip_bit(pack_path(made.cache), -1),
-        ["3/15: another image in images.npy; give the `mammo pack` command again"],
+        ["3/15: another image in images.npy; run the `mammo pack` command again"],
     ),
 }
 
@@ -312,7 +312,7 @@ def test_images_of_a_run_that_was_broken_off_are_not_to_be_removed(made: Made) -
     made.cache.journal.append({"image_id": "99"})
     write_image(made.png("99"), make_image("99"))
     problems = check(made)
-    assert "broken off: give that `mammo prepare` command again" in problems[0]
+    assert "broken off: run that `mammo prepare` command again" in problems[0]
     assert problems[1:] == ["images/45/99.png is not a prepared image of manifest.csv"]
 
 
@@ -332,7 +332,7 @@ def test_somebody_who_began_meanwhile_is_named(tmp_path: Path) -> None:
 
 def test_a_cache_that_is_not_finished_is_refused(made: Made) -> None:
     made.cache.manifest_path.unlink()
-    with pytest.raises(UserError, match="is not finished: give the same `mammo prepare` command again"):
+    with pytest.raises(UserError, match="is not finished: run the same `mammo prepare` command again"):
         check(made)
 
 
@@ -345,7 +345,7 @@ def test_a_damaged_manifest_is_one_sentence(
     made: Made, change: Callable[[pd.DataFrame], pd.DataFrame]
 ) -> None:
     edit(made.cache.manifest_path, change)
-    with pytest.raises(UserError, match=r"manifest\.csv is damaged: remove it and give"):
+    with pytest.raises(UserError, match=r"manifest\.csv is damaged: remove it and run"):
         check(made)
 
 

@@ -100,7 +100,7 @@ def test_the_description_follows_the_record() -> None:
 
 def test_the_shape_of_pixels_and_the_pose_are_told() -> None:
     said = describe(pixel_aspect=1.25, turned=90)
-    assert said["pixels"] == "1.25 times as high as wide, which the image makes up for"
+    assert said["pixels"] == "1.25 times as high as wide, which the image corrects"
     assert said["in the file"] == "turned: the image turns it by 90 degrees clockwise"
 
 

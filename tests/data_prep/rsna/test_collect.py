@@ -216,7 +216,7 @@ def test_labels_that_break_a_rule_are_refused_before_anything_is_written(
 def test_missing_files_and_broken_rules_are_told_in_one_round(files: Path, tmp_path: Path) -> None:
     text = "file,patient_id,laterality,cancer\nabsent.dcm,7,L,0\ntwo.PNG,8,up,3\n"
     message = refusal(files, text, tmp_path / "out")
-    assert "has 3 problems to mend" in message
+    assert "has 3 problems to fix" in message
     assert "row 2: file 'absent.dcm' is not in" in message
     assert "row 3: laterality 'up' must be L or R" in message
     assert "row 3: cancer '3' must be 0 or 1" in message

@@ -135,7 +135,7 @@ def test_doubtful_cells_of_a_test_table_cost_no_submission(tmp_path: Path) -> No
     header, rows = "patient_id,image_id,laterality,age", ["7,70,L,0", "07,71,R,999", "1e5,72,L,61"]
     write_table(tmp_path, "\n".join([header, *rows]) + "\n", "test")
     assert read_exams(tmp_path, "test")["prediction_id"].tolist() == ["7_L", "07_R", "1e5_L"]
-    with pytest.raises(UserError, match="4 problems to mend"):
+    with pytest.raises(UserError, match="4 problems to fix"):
         read(tmp_path, "7,70,L,0,0", "07,71,R,0,61", "1e5,72,L,0,999", header=f"{HEADER},age")
 
 
@@ -183,7 +183,7 @@ def test_a_missing_column_is_named_with_the_needed_and_the_present_ones(tmp_path
 def test_ids_that_are_no_ids_are_refused_with_their_row(tmp_path: Path, column: str, bad_id: str) -> None:
     row = f"{bad_id},71,L,0" if column == "patient_id" else f"7,{bad_id},L,0"
     message = refusal(tmp_path, "7,70,L,0", row)
-    assert f"1 problem to mend: row 3: {column} " in message
+    assert f"1 problem to fix: row 3: {column} " in message
     assert "\0" not in message
 
 

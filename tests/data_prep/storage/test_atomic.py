@@ -147,7 +147,9 @@ def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
 def test_a_damaged_journal_is_one_sentence(tmp_path: Path, content: bytes) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     journal.path.write_bytes(content)
-    with pytest.raises(UserError, match=r"journal\.jsonl is damaged: remove it and give the command"):
+    with pytest.raises(
+        UserError, match=r"journal\.jsonl is damaged: remove it and run the interrupted command"
+    ):
         journal.read()
 
 

@@ -51,9 +51,23 @@ def test_comments_and_empty_lines_above_the_header_count_as_rows(
 
 
 def test_a_comment_below_the_header_is_a_row_that_is_not_whole(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="row 4: 1 cells under 3 names"):
+    with pytest.raises(UserError, match="row 4: 1 cell under 3 names"):
         read(tmp_path, "\n".join([*LINES, "# end"]))
 
 
 def test_rows_of_spaces_are_blank(tmp_path: Path) -> None:
     assert read(tmp_path, "\n".join([*LINES, " ", " , ,"])).index.tolist() == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "name"), [(",", "commas"), (";", "semicolons"), ("\t", "tabs"), ("|", "bars")]
+)
+def test_a_row_of_another_length_is_told_with_what_separates_its_cells(
+    tmp_path: Path, delimiter: str, name: str
+) -> None:
+    """A decimal comma makes two cells of one where commas separate them, and only there."""
+    path = tmp_path / "a.csv"
+    rows = [["a", "b", "c"], ["1", "2"]]
+    path.write_text("\n".join(map(delimiter.join, rows)))
+    with pytest.raises(UserError, match=f"row 2: 2 cells under 3 names, separated by {name}"):
+        read_rows(path)

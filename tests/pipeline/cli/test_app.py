@@ -137,7 +137,7 @@ def test_help_tells_defaults_and_what_is_required() -> None:
     assert "--split train|test Which CSV to read. (default: train)" in text
     assert "Draws the patients of --patients. (default: 0)" in text
     assert "--workers N Processes; 0 works in this one. (default: one per core)" in text
-    assert "gone on with. (required)" in text
+    assert "one to complete. (required)" in text
     assert "--allow-failures Exit 0 although some images failed. --help" in text
 
 
@@ -213,10 +213,10 @@ def test_the_run_folder_is_named_after_the_recipe(
     monkeypatch.chdir(tmp_path)
     arguments = ["train", config, "--cache", cache.folder, "--set", "train.epochs=1"]
     part = mammo(*arguments, "--fold", 1)
-    assert "reports/tiny: folds 0 still to be trained" in part.output
+    assert "reports/tiny: fold 0 still to be trained" in part.output
     assert not (tmp_path / "reports/tiny/report.html").exists()
     assert_one_sentence(
-        mammo("evaluate", "reports/tiny"), 2, "reports/tiny is not finished: of 2 folds, 0 still"
+        mammo("evaluate", "reports/tiny"), 2, "reports/tiny is not finished: fold 0 of 2 still"
     )
     assert mammo(*arguments, "--fold", 0).exit_code == 0
     assert (tmp_path / "reports/tiny/report.html").exists()
@@ -224,8 +224,8 @@ def test_the_run_folder_is_named_after_the_recipe(
 
 def test_prepare_goes_on_where_it_was(mammo: Mammo, config: Path, data: Path, tmp_path: Path) -> None:
     arguments = ["prepare", data, "--cache", tmp_path / "cache", "--config", config, "--workers", 0]
-    assert "8 images prepared, 0 there before, 0 failed" in mammo(*arguments).output
-    assert "0 images prepared, 8 there before, 0 failed" in mammo(*arguments).output
+    assert "8 images prepared, 0 already there, 0 failed" in mammo(*arguments).output
+    assert "0 images prepared, 8 already there, 0 failed" in mammo(*arguments).output
 
 
 def test_a_submission_with_problems_exits_1_and_names_them(mammo: Mammo, data: Path, tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_a_submission_with_problems_exits_1_and_names_them(mammo: Mammo, data: P
 
 def test_one_patient_is_no_patients(mammo: Mammo, tmp_path: Path) -> None:
     ended = mammo("phantom", tmp_path / "new", "--patients", 1, "--rows", 64, "--columns", 64)
-    assert ended.output.splitlines()[-1].startswith("1 patient for training and some")
+    assert ended.output.splitlines()[-1].startswith("1 patient for training, and some more for the test: ")
 
 
 def test_a_path_that_the_system_refuses_is_one_sentence(mammo: Mammo, data: Path) -> None:
@@ -351,7 +351,7 @@ def test_prepare_with_failures_exits_1_with_their_table(
     assert ended.exit_code == 1
     assert ended.errors.count("\n") == 1
     assert f"see {cache}/failures.csv" in ended.errors
-    assert "7 images prepared, 0 there before, 1 failed" in ended.output
+    assert "7 images prepared, 0 already there, 1 failed" in ended.output
     assert pd.read_csv(cache / "failures.csv", dtype=str)["image_id"].tolist() == ["100"]
     assert mammo(*arguments, "--allow-failures").exit_code == 0
 
@@ -598,17 +598,17 @@ def check_nothing(place: Place) -> list[object]:
         (train_on_a_gpu_that_is_absent, 'torch finds no GPU here: set it to "auto" or "cpu"'),
         (plan_with_an_address_of_nothing, "--address auto goes with --engine ray: add that, or leave"),
         (evaluate_no_run, "is not a run folder: it has no folds.csv; `mammo train` makes one"),
-        (predict_with_an_unfinished_run, "is not finished: of 2 folds, 0 still to be trained"),
+        (predict_with_an_unfinished_run, "is not finished: fold 0 of 2 still to be trained"),
         (predict_nothing, "give either --data DATA or --cache CACHE"),
         (predict_a_train_cache, "(split is train, not test): make one with"),
-        (predict_without_an_evaluation, "has no metrics.json and thus no threshold: give `mammo evaluate"),
+        (predict_without_an_evaluation, "has no metrics.json and thus no threshold: run `mammo evaluate"),
         (predict_the_highest_with_the_threshold_of_means, "--views max goes with --probabilities"),
         (predict_probabilities_by_rate, "--recall-by goes without --probabilities"),
         (
             predict_over_the_test_table,
             "test.csv is not a table of prediction_id, cancer and would be over",
         ),
-        (predict_without_a_fold, "is not finished: of 2 folds, 1 still to be trained"),
+        (predict_without_a_fold, "is not finished: fold 1 of 2 still to be trained"),
         (predict_without_a_column, "test.csv lacks the column laterality: it needs"),
         (predict_an_id_of_two_sides, "laterality R but L in an earlier row of the same prediction_id"),
         (

@@ -36,7 +36,7 @@ def test_a_sound_cache_is_one_sentence(made: Made) -> None:
     ended = mammo("verify", made.cache.folder, "--data", made.data, "--workers", 0)
     assert ended.exit_code == 0, ended.output
     sentence = (
-        "29 images agree with the manifest, and 29 source files (1 of them in part, their rest was not read)"
+        "29 images agree with the manifest, and 29 source files (1 of them in part, the rest was never read)"
     )
     assert ended.stdout.splitlines()[-1] == f"{made.cache.folder}: {sentence}"
     assert ended.stderr == ""
@@ -91,7 +91,7 @@ def test_a_damaged_manifest_is_one_sentence(made: Made, command: str) -> None:
     made.cache.manifest_path.write_bytes(bytes(range(256)))
     ended = mammo(command, made.cache.folder, "--workers", 0)
     assert isinstance(ended.exception, UserError)
-    assert "manifest.csv is damaged: remove it and give the `mammo prepare`" in str(ended.exception)
+    assert "manifest.csv is damaged: remove it and run the `mammo prepare`" in str(ended.exception)
 
 
 @pytest.mark.parametrize("command", ["verify", "pack"])

@@ -93,7 +93,7 @@ def nothing(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("free_kb", "sentence"),
-    [(0, "disk full at "), (100, "disk full at "), (12, "a cache of 12 images more needs ")],
+    [(0, "disk full at "), (100, "disk full at "), (12, "a cache of 12 more images needs ")],
 )
 def test_prepare_stops_and_goes_on(nothing: Path, tmp_path: Path, free_kb: int, sentence: str) -> None:
     """Before its lock is written, half way through, and before its first image where they cannot fit."""

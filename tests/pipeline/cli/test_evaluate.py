@@ -139,7 +139,7 @@ def test_compare_refuses_other_patients_one_run_and_an_unfinished_run(
     assert f"{other} has no prediction of 20 breasts of {runs[0]}" in refuse("compare", runs[0], other)
     assert "needs two different runs or more" in refuse("compare", runs[0], runs[0])
     (runs[1] / "fold_1/oof.csv").unlink()
-    assert "of 5 folds, 1 still to be trained" in refuse("compare", *runs)
+    assert "fold 1 of 5 still to be trained" in refuse("compare", *runs)
 
 
 def test_compare_refuses_a_place_that_cannot_be_written_before_it_reads_a_run(

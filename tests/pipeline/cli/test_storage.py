@@ -94,7 +94,7 @@ def test_prepare_says_what_was_saved_and_verify_what_was_not_read(store: Store, 
     assert f"{sentence}{total - received:,.1f} MB ({share:.0%}) saved" in ended.stdout
     ended = mammo("verify", cache, "--data", store.s3, "--workers", 0)
     assert ended.exit_code == 0, ended.output
-    assert "2 source files (1 of them in part, their rest was not read)" in ended.stdout
+    assert "2 source files (1 of them in part, the rest was never read)" in ended.stdout
     ended = mammo("prepare", data, "--cache", tmp_path / "local", "--workers", 0, *SMALL)
     assert "storage" not in ended.stdout
 
@@ -158,7 +158,7 @@ def test_a_killed_command_goes_on_to_the_same_cache_without_a_secret_in_it(
     ended = subprocess.run(
         [*command, "--workers", "1"], capture_output=True, check=True, text=True, env=os.environ
     )
-    assert f"{12 - num_known} images prepared, {num_known} there before" in ended.stdout
+    assert f"{12 - num_known} images prepared, {num_known} already there" in ended.stdout
     mammo("prepare", data, "--cache", tmp_path / "local", "--workers", 0, *SMALL)
     files, expected = snapshot(cache), snapshot(tmp_path / "local")
     assert {name: files[name] for name in files if name.endswith(".png")} == {

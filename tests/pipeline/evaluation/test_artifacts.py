@@ -282,7 +282,7 @@ def relabel_an_image(run):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (remove_a_fold, "of 3 folds, 1 still to be trained"),
+        (remove_a_fold, "fold 1 of 3 still to be trained"),
         (copy_an_image, "image 1000000 is predicted in folds 0, 2"),
         (repeat_a_row, "twice"),
         (move_a_patient, "patient 0 is not in fold 0 of folds.csv"),

@@ -35,7 +35,7 @@ def test_without_the_extra_one_sentence_says_what_to_install(
 
 def test_an_unfinished_run_is_not_exported(finished: Run, tmp_path: Path) -> None:
     finished.fold(1).oof.unlink()
-    with pytest.raises(UserError, match="is not finished: of 2 folds, 1 still to be trained"):
+    with pytest.raises(UserError, match="is not finished: fold 1 of 2 still to be trained"):
         export_onnx(finished, tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
 

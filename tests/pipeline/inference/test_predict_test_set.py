@@ -73,7 +73,7 @@ def assert_equal(ours: RunPredictions, theirs: RunPredictions) -> None:
 
 def test_an_unfinished_run_predicts_nothing(finished: Run, folder: Path) -> None:
     finished.fold(1).oof.unlink()
-    with pytest.raises(UserError, match="is not finished: of 2 folds, 1 still to be trained"):
+    with pytest.raises(UserError, match="is not finished: fold 1 of 2 still to be trained"):
         predict(finished, folder)
 
 
@@ -198,7 +198,7 @@ def test_a_damaged_image_of_a_cache_is_a_user_error(
     cache = write_cache(tmp_path / "cache", exams, failed={"101"})
     assert read_image(cache.image_path("1", "100")).shape == (32, 32)
     cache.image_path("1", "102").write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"102\.png is damaged: remove it and give the `mammo prepare`"):
+    with pytest.raises(UserError, match=r"102\.png is damaged: remove it and run the `mammo prepare`"):
         from_cache(unbroken, cache)
 
 

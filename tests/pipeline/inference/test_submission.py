@@ -132,23 +132,23 @@ def test_a_share_is_counted_off_where_it_comes_to_a_breast() -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (None, r"has no metrics\.json and thus no threshold: give `mammo evaluate .*--probabilities"),
+        (None, r"has no metrics\.json and thus no threshold: run `mammo evaluate .*--probabilities"),
         ('{"threshold": null}', "found no threshold, since none of its breasts has cancer: ask for --prob"),
-        ("{}", r"metrics\.json is damaged: give `mammo evaluate"),
-        ("[]", r"metrics\.json is damaged: give `mammo evaluate"),
-        ('{"threshold": ', r"metrics\.json is damaged: give `mammo evaluate"),
-        ('{"threshold": 0.5}', r"is of an older mammo, .* give `mammo evaluate .* once more"),
+        ("{}", r"metrics\.json is damaged: run `mammo evaluate"),
+        ("[]", r"metrics\.json is damaged: run `mammo evaluate"),
+        ('{"threshold": ', r"metrics\.json is damaged: run `mammo evaluate"),
+        ('{"threshold": 0.5}', r"is of an older mammo, .* run `mammo evaluate .* once more"),
         *(
             (
                 json.dumps(METRICS | {name: value}),
-                f"is damaged, its {name} is {float(value)}: give `mammo evaluate",
+                f"is damaged, its {name} is {float(value)}: run `mammo evaluate",
             )
             for name in ("threshold_of_mean", "recall_rate")
             for value in (float("nan"), 7, -1)
         ),
         (
             json.dumps(METRICS | {"threshold_of_mean": "high"}),
-            r"metrics\.json is damaged: give `mammo evaluate",
+            r"metrics\.json is damaged: run `mammo evaluate",
         ),
     ],
 )
@@ -192,15 +192,15 @@ def test_the_real_test_table_needs_two_rows(real_data: Path, tmp_path: Path) -> 
     ("lines", "expected"),
     [
         (["7_R,0.1", "7_L,0"], ["1 of 3 required ids are missing, first '12_L'"]),
-        (["7_R,0.1", "7_L,0", "12_L,1", "9_L,1"], ["1 ids that are not in test.csv, first '9_L' in row 5"]),
+        (["7_R,0.1", "7_L,0", "12_L,1", "9_L,1"], ["1 id not in test.csv, first '9_L' in row 5"]),
         (
             ["7_R,0.1", "7_L,0", "12_L,1", "7_R,1"],
-            ["1 ids that stand in an earlier row too, first '7_R' in row 5"],
+            ["1 id standing in an earlier row too, first '7_R' in row 5"],
         ),
-        (["7_R,0.1", "7_L,", "12_L,nan"], ["2 values of cancer that are not numbers, first '' in row 3"]),
-        (["7_R,high", "7_L,0", "12_L,1"], ["1 values of cancer that are not numbers, first 'high' in row 2"]),
+        (["7_R,0.1", "7_L,", "12_L,nan"], ["2 values of cancer other than a number, first '' in row 3"]),
+        (["7_R,high", "7_L,0", "12_L,1"], ["1 value of cancer other than a number, first 'high' in row 2"]),
         (["7_R,0.1", "7_L,1.5", "12_L,-1"], ["2 values of cancer outside 0..1, first '1.5' in row 3"]),
-        (["7_R,0.1", "7_L,inf", "12_L,1"], ["1 values of cancer outside 0..1, first 'inf' in row 3"]),
+        (["7_R,0.1", "7_L,inf", "12_L,1"], ["1 value of cancer outside 0..1, first 'inf' in row 3"]),
         ([], ["there are no rows", "3 of 3 required ids are missing, first '7_R'"]),
         (
             ["7_R,0.02", "7_L,0.020", "12_L,2e-2"],
@@ -221,7 +221,7 @@ def test_each_problem_is_counted_and_its_first_row_shown(
 @pytest.mark.parametrize("damaged", ["7_R ", " 7_R", "7 R", "7R", "7-R", "7__R", "7_r"])
 def test_a_damaged_id_is_told_with_the_one_that_is_meant(folder: Path, damaged: str) -> None:
     problems = problems_of(folder, f"{damaged},0.1", "7_L,0", "12_L,1")
-    expected = f"1 ids with other blanks, dashes or case than '7_R' and its like, first {damaged!r} in row 2"
+    expected = f"1 id with other blanks, dashes or case than '7_R' and its like, first {damaged!r} in row 2"
     assert problems == [expected]
 
 
@@ -246,7 +246,7 @@ def test_an_exam_of_two_breasts_may_have_equal_answers(tmp_path: Path) -> None:
 def test_a_column_that_is_there_is_checked_though_the_other_is_not(folder: Path) -> None:
     assert len(problems_of(folder, "7_R,1", header="id,target")) == 1
     problems = problems_of(folder, "7_R,2", header="id,cancer")
-    assert problems[1:] == ["1 values of cancer outside 0..1, first '2' in row 2"]
+    assert problems[1:] == ["1 value of cancer outside 0..1, first '2' in row 2"]
     problems = problems_of(folder, "7-R,1", "7-L,0", "12-L,1", header="prediction-id,cancer")
     assert problems[1].startswith("3 ids with other blanks, dashes or case than '7_R'")
 
@@ -254,11 +254,11 @@ def test_a_column_that_is_there_is_checked_though_the_other_is_not(folder: Path)
 def test_ragged_rows_are_one_problem_and_the_others_are_checked(folder: Path) -> None:
     problems = problems_of(folder, "7_R,0,5", "7_L,2", "12_L,1")
     assert problems[0] == (
-        "1 rows with more or fewer cells than the header, first row 2; a decimal comma makes two cells of one"
+        "1 row with more or fewer cells than the header, first row 2; a decimal comma makes two cells of one"
     )
     assert problems[1:] == [
         "1 of 3 required ids are missing, first '7_R'",
-        "1 values of cancer outside 0..1, first '2' in row 3",
+        "1 value of cancer outside 0..1, first '2' in row 3",
     ]
 
 
@@ -272,19 +272,22 @@ def test_names_are_taken_as_kaggle_takes_them(folder: Path, header: str) -> None
 
 def test_names_that_nobody_knows_are_not_repeated(folder: Path) -> None:
     (problem, *_) = problems_of(folder, "7_R,0.1", header="Weiherer^Annegret,cancer")
-    assert problem == "the columns must be prediction_id, cancer, but are 'cancer' and 1 of other names"
+    assert problem == "the columns must be prediction_id, cancer, but are 'cancer' and 1 other name"
 
 
 def test_a_row_of_empty_cells_is_a_row(folder: Path) -> None:
     problems = problems_of(folder, "7_R,0.1", "7_L,0", "12_L,1", ",")
     assert problems == [
-        "1 ids that are not in test.csv, first '' in row 5",
-        "1 values of cancer that are not numbers, first '' in row 5",
+        "1 id not in test.csv, first '' in row 5",
+        "1 value of cancer other than a number, first '' in row 5",
     ]
 
 
 def test_semicolons_are_told(folder: Path) -> None:
-    assert "separate them by commas" in problems_of(folder, "7_R;1", header="prediction_id;cancer")[0]
+    assert (
+        "the cells are separated by semicolons: separate them by commas"
+        in problems_of(folder, "7_R;1", header="prediction_id;cancer")[0]
+    )
 
 
 def test_all_problems_are_told_at_once(folder: Path) -> None:

@@ -246,7 +246,7 @@ def test_mistakes_in_the_command_are_one_sentence_and_change_nothing(finished: R
 
 def test_a_run_that_is_not_finished_explains_nothing(finished: Run, mammogram: Path) -> None:
     finished.fold(1).oof.unlink()
-    with pytest.raises(UserError, match="is not finished: of 2 folds, 1 still to be trained"):
+    with pytest.raises(UserError, match="is not finished: fold 1 of 2 still to be trained"):
         explain(finished, mammogram)
 
 

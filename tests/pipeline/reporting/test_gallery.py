@@ -61,7 +61,7 @@ def choose_slowly(oof):
         ("Cancers found", 1, True, -1),
         ("Cancers missed", 1, False, 1),
         ("False alarms", 0, True, -1),
-        ("Rightly left alone", 0, False, 1),
+        ("Rightly not recalled", 0, False, 1),
     ):
         of_kind = [s for s in scores if s[1] == cancer and (s[0] >= thresholds[s[2]]) == is_called]
         chosen[title] = [key for *_, key in sorted(of_kind, key=lambda s: (sign * s[0], *s[3]))][:3]

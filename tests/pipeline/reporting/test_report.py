@@ -412,7 +412,7 @@ def test_what_no_model_could_find_is_said_beside_what_was_found(tmp_path):
         "\u00a0", " "
     )
     assert "If at most 10 % of the women were recalled" not in page
-    assert "At a threshold that recalls 10 % of the breasts without cancer in each fold" in page
+    assert "At a threshold that recalls at most 10 % of the breasts without cancer in each fold" in page
     sentence = (
         "2 %, 5 %, 10 % of these 60 women are 1, 3, 6, of whom each fold recalls its part. Where a fold has "
         "more women with cancer than that, some are missed: no model can find"
@@ -423,6 +423,15 @@ def test_what_no_model_could_find_is_said_beside_what_was_found(tmp_path):
     )
     texts = [page, *(path.read_text("utf-8") for path in (run.report_text, run.model_card))]
     assert all(f"{sentence} more than 7.4 %, 22.2 %, 44.4 %" in text.replace("\u00a0", " ") for text in texts)
+
+
+def test_a_report_names_no_folder_of_the_machine(finished, cache):
+    """It may be shared, and is the same wherever run and cache lie."""
+    write_report(finished, evaluate_run(finished), reporter=quiet())
+    for path in (finished.report, finished.model_card):
+        text = path.read_text("utf-8")
+        assert str(cache.folder) not in text
+        assert "cache_from_run" in text.replace("\\", "")
 
 
 def test_slices_of_images_count_images_and_few_cancers_are_of_patients():
@@ -467,7 +476,13 @@ def test_probabilities_that_tie_heavily_are_a_warning(num_tied, is_said):
             0,
             ["No breast has cancer: nothing here says", "There is no threshold to move, since no breast has"],
         ),
-        (1, ["Every breast has cancer: nothing here says", "No threshold was moved, since every breast has"]),
+        (
+            1,
+            [
+                "Every breast has cancer: nothing here says",
+                "The threshold was not moved, since every breast has",
+            ],
+        ),
     ],
 )
 def test_where_all_breasts_are_alike_the_texts_say_so_and_promise_nothing(tmp_path, cancer, said):

@@ -75,7 +75,7 @@ def test_each_shortcut_is_named_once_with_what_it_spoils():
     assert "as often as it has images" in per_image
     assert "all figures per breast" not in per_image
     (hidden,) = describe_shortcuts(judge(("image", FILE_SIZE, 0.9), ("image", "age", 0.9)))
-    assert hidden.startswith("Cancers and others seem to have come by different ways: file size")
+    assert hidden.startswith("Cancers and others seem to have come from different sources: file size")
     assert "age" not in hidden.split(":")[1].split("(")[0]
     assert describe_shortcuts(judge(("breast", "site", 0.6))) == []
 

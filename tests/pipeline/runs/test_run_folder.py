@@ -49,7 +49,7 @@ def test_an_unfinished_run_names_the_folds_and_the_command_that_goes_on(run: Run
         run.require_finished()
     command = f"`mammo train {run.settings} --run {run.folder}` and the same --cache"
     assert str(caught.value) == (
-        f"{run.folder} is not finished: of 3 folds, 2 still to be trained; go on with {command}"
+        f"{run.folder} is not finished: fold 2 of 3 still to be trained; go on with {command}"
     )
     run.fold(2).folder.mkdir()
     write_oof(run.fold(2).oof)
@@ -101,7 +101,7 @@ def test_a_run_that_goes_on_with_other_processes_says_so_even_without_its_enviro
             spoken[content] = str(error)
         else:
             spoken[content] = heard(reporter)
-    assert "was begun by 1 processes and goes on with 2" in spoken[None]
+    assert "was begun by 1 process and goes on with 2" in spoken[None]
     assert spoken['{"processes": 2}'] == ""
     assert spoken['{"processes": '].startswith(f"{run.environment} is damaged")
 

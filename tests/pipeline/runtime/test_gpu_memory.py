@@ -26,7 +26,7 @@ from pipeline.training.dry_run import make_dry_run
 from tests.pipeline.tiny import MODEL, heard, make_class_recipe, make_recipe, quiet, write_class_folder
 
 ADVICE = (
-    "is kept, give the same command with --set train.accumulation=2, which takes the same batches in smaller "
+    "is kept, run the same command with --set train.accumulation=2, which takes the same batches in smaller "
     "parts, or another --run with a smaller train.batch_size"
 )
 
@@ -103,7 +103,7 @@ def test_a_dry_run_says_what_takes_less_and_speaks_of_nothing_saved(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill_memory(monkeypatch, after=1)
-    with pytest.raises(GpuMemoryFull, match=r"is full: give the same command with --set train\.accumulation"):
+    with pytest.raises(GpuMemoryFull, match=r"is full: run the same command with --set train\.accumulation"):
         make_dry_run(make_recipe(), cache, reporter=quiet())
 
 

@@ -129,7 +129,7 @@ def test_folds_trained_one_by_one_make_the_same_run(cache: Cache, unbroken: Run,
     cross_validate(make_recipe(), cache, run, reporter=quiet(), folds=[1, 1])
     assert run.unfinished_folds() == [0]
     assert not run.fold(0).folder.exists()
-    with pytest.raises(UserError, match=r"is not finished: of 2 folds, 0 still to be trained; go on with"):
+    with pytest.raises(UserError, match=r"is not finished: fold 0 of 2 still to be trained; go on with"):
         evaluate_run(run)
     cross_validate(make_recipe(), cache, run, reporter=quiet(), folds=[0])
     assert results(run) == results(unbroken)
@@ -301,7 +301,7 @@ def no_cache(cache: Cache, folder: Path) -> Cache:
             r"side is 48, not 32\): `mammo train .* --set prepare.side=48` .* `mammo prepare .*side=32`",
         ),
         (two_patients, "2 folds of 2 patients: every fold needs a breast with cancer"),
-        (unfinished, "other is not finished: give the same `mammo prepare` command again"),
+        (unfinished, "other is not finished: run the same `mammo prepare` command again"),
         (no_cache, r"other is not a cache: it has no settings.toml; `mammo prepare` makes one"),
     ],
 )

@@ -708,7 +708,7 @@ def test_a_damaged_image_is_one_sentence(tmp_path: Path, workers: int) -> None:
     cache = write_cache(tmp_path / "cache", exams)
     path = cache.image_path(*exams.loc[0, ["patient_id", "image_id"]])
     path.write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"100\.png is damaged: remove it and give") as caught:
+    with pytest.raises(UserError, match=r"100\.png is damaged: remove it and run") as caught:
         cross_validate(make_recipe(workers=workers), cache, Run(tmp_path / "run"), reporter=quiet())
     assert "\n" not in str(caught.value)
 
