@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, cast
 from rich.table import Table
 
 from data_prep.cache.folder import Cache
-from data_prep.errors import UserError
+from data_prep.errors import UserError, count
 from pipeline.cli.console import console, say
-from pipeline.runtime.progress import Reporter
+from pipeline.runtime.progress import Reporter, format_duration
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,19 +61,6 @@ def _show_costs(plan: "DryRun", epochs: int, num_repeats: int) -> None:
     folds = f" of {count(len(plan.table), 'fold')}" if "fold" in plan.table else ""
     folds += f", {num_repeats} times" if num_repeats > 1 else ""
     say(
-        f"{count(epochs, 'epoch')}{folds}: {describe_duration(num_repeats * plan.seconds)} on this machine, "
+        f"{count(epochs, 'epoch')}{folds}: about {format_duration(num_repeats * plan.seconds)} on this machine, "
         f"{plan.memory_mb / 1000:.1f} GB of memory, by a few steps of {first}"
     )
-
-
-def describe_duration(seconds: float) -> str:
-    """Returns about how long something takes, in hours and minutes."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return "less than a minute"
-    return f"about {minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"about {minutes} min"
-
-
-def count(number: int, noun: str) -> str:
-    """Returns a number with its noun, of which there may be one."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

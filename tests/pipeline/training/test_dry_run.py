@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 from data_prep.cache.folder import Cache
 from data_prep.settings import dump_settings
 from pipeline.cli.app import app
-from pipeline.cli.dry_run import count, describe_duration
 from pipeline.models.vit import VisionTransformer
 from pipeline.runs.run_folder import Run
 from pipeline.training import dry_run
@@ -60,30 +59,6 @@ def test_the_folds_are_told_before_the_first_step_and_every_step_is_counted(
     assert told[0] is plan.table
     assert told[1:] == ["steps"]
     assert re.search(r"measuring: (\d+)/\1 steps", heard(reporter))
-
-
-@pytest.mark.parametrize(
-    ("seconds", "told"),
-    [
-        (1, "less than a minute"),
-        (29, "less than a minute"),
-        (31, "about 1 min"),
-        (120, "about 2 min"),
-        (3599, "about 1 h 00 min"),
-        (47_100, "about 13 h 05 min"),
-    ],
-)
-def test_durations_read_well(seconds: float, told: str) -> None:
-    assert describe_duration(seconds) == told
-
-
-def test_one_is_not_many() -> None:
-    assert [count(number, "epoch") for number in (0, 1, 2, 1000)] == [
-        "0 epochs",
-        "1 epoch",
-        "2 epochs",
-        "1,000 epochs",
-    ]
 
 
 def test_a_single_batch_can_be_timed_too(cache: Cache) -> None:
