@@ -61,6 +61,6 @@ def _show_costs(plan: "DryRun", epochs: int, num_repeats: int) -> None:
     folds = f" of {count(len(plan.table), 'fold')}" if "fold" in plan.table else ""
     folds += f", {num_repeats} times" if num_repeats > 1 else ""
     say(
-        f"{count(epochs, 'epoch')}{folds}: about {format_duration(num_repeats * plan.seconds)} on this machine, "
-        f"{plan.memory_mb / 1000:.1f} GB of memory, by a few steps of {first}"
+        f"{count(epochs, 'epoch')}{folds}: about {format_duration(num_repeats * plan.seconds)} on this "
+        f"machine, {plan.memory_mb / 1000:.1f} GB of memory, by a few steps of {first}"
     )
