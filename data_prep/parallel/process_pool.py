@@ -92,7 +92,7 @@ class _Worker:
         self._connection: Connection[Any, Any]
 
     def work(self, function: Callable[[Item], Result], item: Item, timeout_s: float) -> Result:
-        task = ForkingPickler.dumps((function, item))
+        task = bytes(ForkingPickler.dumps((function, item)))  # a view that is in a circle upsets Python 3.13
         self._start()
         try:
             self._connection.send_bytes(task)
