@@ -141,6 +141,8 @@ def reporting_unusable(image: ImagePath) -> Iterator[None]:
 def show_facts(rows: Iterable[tuple[str, str]]) -> None:
     """Prints names and values."""
     table = Table(show_header=False, box=None)
+    table.add_column()
+    table.add_column(overflow="fold")  # a path is whole, or cannot be copied
     for name, value in rows:
         table.add_row(Text(name, "bold"), Text(printable(value)))
     console.print(table)

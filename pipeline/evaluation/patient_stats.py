@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 ROUNDING = 1e-9
+SCORE_DECIMALS = 9
 SMALLEST_PROBABILITY = 1e-7
 
 SCALARS = ["predictions", "probability", "probability_of_cancers", "squared_error", "recalled", "found"]
@@ -223,7 +224,8 @@ def standardize_folds(labels_N: Floats, probabilities_N: Floats, folds_N: NDArra
     """Returns the logits, moved and scaled so that each fold's negatives have mean 0 and deviation 1.
 
     A fold without negatives keeps its logits, one whose negatives are alike keeps their scale. Ranking within
-    a fold stays, but for probabilities within `SMALLEST_PROBABILITY` of 0 or of 1, which tie.
+    a fold stays, but for probabilities within `SMALLEST_PROBABILITY` of 0 or of 1, which tie. Scores of two
+    folds that differ by rounding alone tie too.
     """
     scores_N = logit(np.clip(probabilities_N, SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY))
     for fold in np.unique(folds_N):
@@ -233,7 +235,7 @@ def standardize_folds(labels_N: Floats, probabilities_N: Floats, folds_N: NDArra
             deviation = negatives.std()
             scale = deviation if deviation > ROUNDING else 1.0
             scores_N[is_own_N] = (scores_N[is_own_N] - negatives.mean()) / scale
-    return scores_N
+    return np.round(scores_N, SCORE_DECIMALS)
 
 
 def check_predictions(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Floats, Floats]:

@@ -83,7 +83,7 @@ def test_a_second_session_goes_on_where_the_first_was_stopped(tmp_path: Path) ->
 
     second = make_session(tmp_path / "second", inputs, before=first)
     shown = run(second)
-    assert "0 images prepared, 32 there before, 0 failed" in shown
+    assert "0 images prepared, 32 already there, 0 failed" in shown
     assert "fold 0: finished before" in shown
     assert "done: read mammo-run/report.html" in shown
     again = second / "working/mammo-run"

@@ -221,5 +221,5 @@ def test_the_command_says_what_is_still_to_be_trained(cache: Cache, tmp_path: Pa
     arguments = ["train", str(config), "--cache", str(cache.folder), "--run", str(run.folder)]
     part = CliRunner().invoke(app, [*arguments, "--repeats", "2", "--fold", "0"])
     assert part.exit_code == 0, part.output
-    assert f"{run.folder}: folds 1 still to be trained" in part.output
-    assert f"{run.repeat(1).folder}: folds 1 still to be trained" in part.output
+    assert f"{run.folder}: fold 1 still to be trained" in part.output
+    assert f"{run.repeat(1).folder}: fold 1 still to be trained" in part.output

@@ -62,7 +62,7 @@ def test_a_dry_run_plans_a_folder_of_classes_and_writes_nothing(config: Path, da
     }
     assert shown.stdout.index("measuring: ") > shown.stdout.index("steps per epoch")
     assert "17 tokens, float32 on cpu" in shown.stdout
-    assert "12 epochs: less than a minute on this machine" in shown.stdout
+    assert re.search(r"12 epochs: about \d+ s on this machine", " ".join(shown.stdout.split()))
     assert sorted(config.parent.rglob("*")) == before
 
 

@@ -56,7 +56,7 @@ def test_a_training_says_in_its_log_what_it_says_and_what_stopped_it(
     begun, *said = read(run.folder)
     assert begun == f"mammo train {config} --cache {cache.folder} --run {run.folder} --fold 0"
     assert said == [line.rstrip() for line in shown]
-    assert said[-1].endswith("folds 1 still to be trained")
+    assert said[-1].endswith("fold 1 still to be trained")
     assert mammo(monkeypatch, *arguments, "--set", "train.epoch=1") == 2
     last = read(run.folder)[len(said) + 1 :]
     assert last[0] == f"{begun.removesuffix(' --fold 0')} --set train.epoch=1"
@@ -72,7 +72,7 @@ def test_a_preparation_keeps_a_log_and_its_cache_goes_on(
     data, cache = tmp_path / "data", tmp_path / "cache"
     write_test_data(data, make_exams(2, split="test"))
     arguments = ["prepare", data, "--cache", cache, "--config", config, "--workers", 0, "--split", "test"]
-    for told in ("8 images prepared, 0 there before", "0 images prepared, 8 there before"):
+    for told in ("8 images prepared, 0 already there", "0 images prepared, 8 already there"):
         assert mammo(monkeypatch, *arguments) == 0
         assert told in "".join(read(cache))
     assert mammo(monkeypatch, "verify", cache) == 0

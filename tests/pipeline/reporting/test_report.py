@@ -441,7 +441,7 @@ def test_slices_of_images_count_images_and_few_cancers_are_of_patients():
     assert rows["all (images)", ""][0] == "240"
     for view in ("CC", "MLO"):
         counts = evaluation.oof[evaluation.oof["view"] == view]["cancer"]
-        assert rows["view (images)", view] == [str(len(counts)), f"{counts.sum()} (under 20 patients)"]
+        assert rows["view (images)", view] == [str(len(counts)), f"{counts.sum()} (under 20 women)"]
 
 
 def test_no_model_is_told_to_have_found_more_than_could_be_found():
@@ -754,7 +754,6 @@ def test_where_exams_are_told_apart_the_report_counts_exams(tmp_path):
             "\u00a0", " "
         )
     for sentence in (
-        "If at most 10 % of the exams were recalled",
         "of these 60 exams are",
         "An exam is recalled if one of its breasts is",
         "An exam is recalled if the woman is invited",

@@ -123,7 +123,9 @@ def test_the_trainer_has_a_number(cache: Cache, tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("value", ["-1", "257", "2.5", "true", "all"])
 def test_anything_else_is_one_clear_sentence(value: str) -> None:
-    with pytest.raises(UserError, match=r'^--set: train\.workers = .*: it must be "auto" or a whole'):
+    with pytest.raises(
+        UserError, match=r'^--set train\.workers=.*: train\.workers = .*: it must be "auto" or a whole'
+    ):
         load_recipe(None, [f"train.workers={value}"])
 
 
