@@ -53,6 +53,10 @@ class Placement:
         """Rows of the image that show the box."""
         return round((self.box.width if self.pose.is_on_its_side else self.box.height) * self.scale_y)
 
+    def cut(self, image: Image) -> Image:
+        """Returns the part of the square image that shows the box."""
+        return image[self.top : self.top + self.height, : self.width]
+
     def as_record(self) -> dict[str, Any]:
         """Returns the manifest's columns that `from_record` reads."""
         edges = {f"box_{edge}": value for edge, value in asdict(self.box).items()}

@@ -62,6 +62,11 @@ class Tone:
     saturated: float
 
 
+def measure_brightness(image: Image) -> float:
+    """Returns the mean of an integer image's pixels as a share of the brightest, 0..1."""
+    return float(image.mean() / np.iinfo(image.dtype).max)
+
+
 def judge_values(frame: Frame) -> list[str]:
     """Returns the warnings that stored values deserve.
 

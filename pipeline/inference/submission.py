@@ -5,7 +5,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,22 +15,15 @@ import pandas as pd
 
 from data_prep.cache.folder import Cache
 from data_prep.errors import UserError
-from data_prep.parallel.executor import Executor, map_unordered
 from data_prep.rsna.exam_table import read_prediction_ids
 from data_prep.storage.atomic import Journal, require_replaceable, require_writable, write_csv
 from data_prep.storage.files import read_input
 from data_prep.storage.places import Place
 from pipeline.evaluation.aggregate import Views
-from pipeline.inference.predict_test_set import (
-    FAILURES_COLUMNS,
-    Predictor,
-    predict_cache,
-    predict_folder,
-    predict_locally,
-)
+from pipeline.inference.engine import open_engine
+from pipeline.inference.predict_test_set import FAILURES_COLUMNS, predict_cache, predict_folder
 from pipeline.inference.run_metrics import is_spoilt_by_counting, read_threshold
 from pipeline.runs.run_folder import Run
-from pipeline.runtime.gpu_memory import WAY_OUT_OF_PREDICTION, explain_out_of_memory
 from pipeline.runtime.progress import Reporter
 
 if TYPE_CHECKING:
@@ -101,36 +94,28 @@ def predict_submission(
     require_replaceable(path, SUBMISSION_COLUMNS)
     require_replaceable(failures_path, FAILURES_COLUMNS)
     require_writable(path)
-    explained = explain_out_of_memory("prediction", WAY_OUT_OF_PREDICTION)
-    with journal.held(), explained, cluster or nullcontext() as connected:
-        predictor: Predictor = predict_locally
-        executor: Executor = map_unordered
-        if connected is not None:
-            from pipeline.inference.ray_batches import RayPredictor  # noqa: PLC0415  an optional extra
-
-            predictor = on_ray = RayPredictor(connected)
-            executor = on_ray.read_with_all
-            workers = 0 if isinstance(source, Cache) else on_ray.num_readers
+    is_cache = isinstance(source, Cache)
+    with journal.held(), open_engine(cluster, workers=workers, reads_files=not is_cache) as engine:
         if isinstance(source, Cache):
             predictions = predict_cache(
                 run,
                 source,
-                workers=workers,
+                workers=engine.workers,
                 reporter=reporter,
                 flip=flip,
                 journal=journal,
-                predictor=predictor,
+                predictor=engine.predictor,
             )
         else:
             predictions = predict_folder(
                 run,
                 source,
-                workers=workers,
+                workers=engine.workers,
                 reporter=reporter,
                 flip=flip,
                 journal=journal,
-                predictor=predictor,
-                executor=executor,
+                predictor=engine.predictor,
+                executor=engine.executor,
             )
         breasts, required_ids = predictions.breasts(views), predictions.required_ids
         table = write_submission(breasts, path, required_ids=required_ids, threshold=threshold)
