@@ -1,4 +1,4 @@
-"""The evaluation of a finished run, as it stands in `metrics.json` and in tables."""
+"""The evaluation of a finished run, or of it on an external set, as `metrics.json` and tables hold it."""
 
 from dataclasses import asdict
 from typing import Any
@@ -13,9 +13,12 @@ from pipeline.evaluation.audit.traits import find_cache, read_file_traits
 from pipeline.evaluation.bootstrap import NUM_REPLICATES, SEED
 from pipeline.evaluation.estimates import AUC_WEIGHTED, Estimate
 from pipeline.evaluation.evaluate_oof import Evaluation, UnitEvaluation, evaluate_oof
+from pipeline.evaluation.external.case_tables import tabulate_oof_cases
+from pipeline.evaluation.external.external_set import CarriedThreshold, ExternalSet
 from pipeline.evaluation.metrics import FIGURES
 from pipeline.evaluation.oof import collect_oof
 from pipeline.evaluation.operating_point import SCREENING_PREVALENCE, OperatingPoint
+from pipeline.runs.evaluation_folder import EvaluationFolder
 from pipeline.runs.run_folder import Run
 
 MEAN_OF_LOGITS = "mean of logits"
@@ -54,15 +57,24 @@ def evaluate_run(run: Run) -> Evaluation:
 
 
 def write_evaluation(run: Run, evaluation: Evaluation) -> None:
-    """Writes the figures into the run's folder."""
+    """Writes predictions, cases and figures of a run into its folder."""
     write_csv(run.oof, evaluation.oof)
-    write_csv(run.table("fold_table"), evaluation.fold_table)
-    write_csv(run.table("slices"), tabulate_slice_metrics(evaluation))
-    write_csv(run.table("calibration"), evaluation.calibration.bins)
-    write_csv(run.table("threshold_stability"), evaluation.stability)
-    write_csv(run.table("shortcut_audit"), tabulate_audit(evaluation.audit))
-    write_csv(run.fold_metrics, tabulate_fold_metrics(evaluation))
-    write_json(run.metrics, evaluation_to_json(evaluation))
+    is_calibrated = not evaluation.calibration.undefined
+    cases = tabulate_oof_cases(evaluation.oof, evaluation.breasts.table, is_calibrated=is_calibrated)
+    write_csv(run.images, cases.images)
+    write_csv(run.breasts, cases.breasts)
+    write_figures(run, evaluation)
+
+
+def write_figures(folder: EvaluationFolder, evaluation: Evaluation) -> None:
+    """Writes the tables of figures and `metrics.json`, which comes last."""
+    write_csv(folder.table("fold_table"), evaluation.fold_table)
+    write_csv(folder.table("slices"), tabulate_slice_metrics(evaluation))
+    write_csv(folder.table("calibration"), evaluation.calibration.bins)
+    write_csv(folder.table("threshold_stability"), evaluation.stability)
+    write_csv(folder.table("shortcut_audit"), tabulate_audit(evaluation.audit))
+    write_csv(folder.fold_metrics, tabulate_fold_metrics(evaluation))
+    write_json(folder.metrics, evaluation_to_json(evaluation))
 
 
 def tabulate_fold_metrics(evaluation: Evaluation) -> pd.DataFrame:
@@ -102,7 +114,7 @@ def list_figures(estimate: Estimate) -> list[dict[str, Any]]:
 
 def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
     """Makes the content of `metrics.json`; an undefined figure is null and has its reason in `undefined`."""
-    calibration = evaluation.calibration
+    calibration, external = evaluation.calibration, evaluation.external
     return {
         **_level_to_json(evaluation.breasts),
         "threshold": evaluation.threshold,
@@ -110,7 +122,9 @@ def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
         "largest_sensitivity_at_recall_rate": evaluation.ceilings,
         "images": _level_to_json(evaluation.images),
         "missing_slices": evaluation.missing_slices,
-        "operating_point": _operating_point_to_json(evaluation.operating_point),
+        "operating_point": _operating_point_to_json(
+            evaluation.operating_point, "the other folds' best" if external is None else "the run's"
+        ),
         "flow": _flow_to_json(evaluation.flow),
         "shortcut_audit": _audit_to_json(evaluation.audit),
         "calibration": {
@@ -127,6 +141,7 @@ def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
             "interval": "percentile",
             "not_of": ["auc", "auc_pooled", AUC_WEIGHTED],
         },
+        **({} if external is None else {"external": _external_to_json(external)}),
     }
 
 
@@ -142,7 +157,31 @@ def _level_to_json(level: UnitEvaluation) -> dict[str, Any]:
     }
 
 
-def _operating_point_to_json(point: OperatingPoint) -> dict[str, Any]:
+def _external_to_json(external: ExternalSet) -> dict[str, Any]:
+    return {
+        "name": external.name,
+        "run": external.run_name,
+        "carried_thresholds": {each.rule: _carried_to_json(each) for each in external.carried},
+        "shift": _table_to_json(external.shift),
+        "num_patients_learned_from": external.num_learned,
+        "left_out": _table_to_json(external.left_out),
+        "pictures_not_compared": external.not_compared or None,
+    }
+
+
+def _carried_to_json(carried: CarriedThreshold) -> dict[str, Any]:
+    interval = carried.estimate.intervals.get("pf1_transferred")
+    return {
+        "value": carried.value,
+        "share_recalled": carried.recalled,
+        "pf1": carried.estimate.metrics.pf1_transferred,
+        "interval_95": None if interval is None else [interval.low, interval.high],
+        **_operating_point_to_json(carried.operating_point, carried.rule),
+        "threshold": carried.threshold,
+    }
+
+
+def _operating_point_to_json(point: OperatingPoint, threshold: str) -> dict[str, Any]:
     tables = {
         table.unit: {
             **table.cells,
@@ -154,7 +193,7 @@ def _operating_point_to_json(point: OperatingPoint) -> dict[str, Any]:
         for table in point.tables
     }
     return {
-        "threshold": "the other folds' best",
+        "threshold": threshold,
         "screening_prevalence": SCREENING_PREVALENCE,
         **tables,
         "undefined": point.undefined or None,

@@ -1,5 +1,6 @@
-"""From out-of-fold predictions to all that is known of a run."""
+"""From out-of-fold predictions, or those of an external set, to all that is known of a run."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,6 +11,7 @@ from pipeline.evaluation.audit.flow import Flow, describe_flow
 from pipeline.evaluation.audit.shortcuts import ShortcutAudit, audit_shortcuts
 from pipeline.evaluation.calibration import Calibration, calibrate
 from pipeline.evaluation.estimates import AUC_WEIGHTED, Estimate, estimate_all, transfer_thresholds
+from pipeline.evaluation.external.external_set import ExternalSet
 from pipeline.evaluation.fold_summary import describe_folds
 from pipeline.evaluation.metrics import RECALL_RATES, largest_sensitivity
 from pipeline.evaluation.operating_point import OperatingPoint, describe_operating_point
@@ -41,11 +43,12 @@ class UnitEvaluation:
     Attributes:
         table: the predictions: ids, fold, cancer, probability, and `threshold`, the other folds' best one.
         kinds: what the slices are made of, a text column per kind with the index of `table`.
-        folds: by fold number.
-        pooled: all folds together.
+        folds: by fold number; of an external set, what that fold's model makes of all of it.
+        pooled: all folds together; of an external set, their ensemble.
         slices: by kind and value, in the order to show them.
         heterogeneity: by kind, the p value of one AUC for all its values that have cancers enough; None
             where fewer than two have.
+        fold_tables: the predictions that the figures of each fold are of.
     """
 
     table: pd.DataFrame
@@ -54,14 +57,15 @@ class UnitEvaluation:
     pooled: Estimate
     slices: list[Slice]
     heterogeneity: dict[str, float | None]
+    fold_tables: Mapping[int, pd.DataFrame]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is known of a run once all its folds are trained.
+    """What is known of a run once all its folds are trained, or of it on an external set.
 
     Attributes:
-        oof: out-of-fold image predictions, sorted by patient and image.
+        oof: out-of-fold image predictions, or the ensemble's, sorted by patient and image.
         breasts: the level that counts; a breast's probability is the mean of its images'.
         images: the same figures of single images.
         fold_table: who is in which fold, a row per fold.
@@ -70,7 +74,8 @@ class Evaluation:
         missing_slices: why kinds of slices are not there.
         audit: what tells the label without a look at a pixel.
         flow: what became of the table's rows.
-        operating_point: what recalling by the other folds' thresholds does.
+        operating_point: what recalling by the transferred thresholds does.
+        external: what is known of an external set alone; None out of fold.
     """
 
     oof: pd.DataFrame
@@ -83,10 +88,16 @@ class Evaluation:
     audit: ShortcutAudit
     flow: Flow
     operating_point: OperatingPoint
+    external: ExternalSet | None = None
 
     @property
     def threshold(self) -> float | None:
-        """The best threshold on the pooled predictions of breasts, which a submission may use."""
+        """The best threshold on the pooled predictions of breasts, which a submission may use.
+
+        Of an external set it is the run's.
+        """
+        if self.external is not None:
+            return self.external.threshold
         return self.breasts.pooled.metrics.threshold_best
 
     @property
@@ -127,25 +138,63 @@ def evaluate_oof(
         UserError: if a breast's images differ in label.
     """
     breasts = transfer_thresholds(require_breasts(oof))
-    kinds = describe_images(oof)
-    of_breasts = estimate_level(breasts, describe_breasts(oof, kinds, breasts))
-    return Evaluation(
-        oof=oof,
-        breasts=of_breasts,
-        images=estimate_level(transfer_thresholds(oof), kinds),
-        fold_table=describe_folds(oof),
+    return judge_predictions(
+        transfer_thresholds(oof),
+        breasts,
         calibration=calibrate(breasts),
-        stability=sweep(breasts, of_breasts.pooled.metrics.threshold_best),
-        missing_slices=explain_missing(oof),
-        operating_point=describe_operating_point(breasts),
         audit=audit_shortcuts(oof, breasts, files, no_files="" if files is not None else no_cache),
         flow=flow or describe_flow(oof, None, unknown=no_cache),
     )
 
 
-def estimate_level(table: pd.DataFrame, kinds: pd.DataFrame) -> UnitEvaluation:
+def judge_predictions(
+    images: pd.DataFrame,
+    breasts: pd.DataFrame,
+    *,
+    calibration: Calibration,
+    audit: ShortcutAudit,
+    flow: Flow,
+    folds: Mapping[int, tuple[pd.DataFrame, pd.DataFrame]] | None = None,
+    external: ExternalSet | None = None,
+) -> Evaluation:
+    """Computes all figures of predictions whose transferred `threshold` is known.
+
+    Args:
+        images: one row per image.
+        breasts: the same as breasts.
+        calibration: of the breasts.
+        audit: of both.
+        flow: of cases.
+        folds: images and breasts as each fold's figures are of; None where each fold has rows of its own.
+        external: of an external set.
+    """
+    oof = images.drop(columns="threshold")
+    kinds = describe_images(oof)
+    of_images = None if folds is None else {fold: tables[0] for fold, tables in folds.items()}
+    of_folds = None if folds is None else {fold: tables[1] for fold, tables in folds.items()}
+    of_breasts = estimate_level(breasts, describe_breasts(oof, kinds, breasts), of_folds)
+    threshold = of_breasts.pooled.metrics.threshold_best if external is None else external.threshold
+    return Evaluation(
+        oof=oof,
+        breasts=of_breasts,
+        images=estimate_level(images, kinds, of_images),
+        fold_table=describe_folds(oof),
+        calibration=calibration,
+        stability=sweep(breasts, threshold),
+        missing_slices=explain_missing(oof),
+        operating_point=describe_operating_point(breasts),
+        audit=audit,
+        flow=flow,
+        external=external,
+    )
+
+
+def estimate_level(
+    table: pd.DataFrame, kinds: pd.DataFrame, folds: Mapping[int, pd.DataFrame] | None = None
+) -> UnitEvaluation:
     """Computes figures and intervals of all predictions, of each fold and of each slice."""
-    folds = {int(str(fold)): part for fold, part in table.groupby("fold")}
+    if folds is None:
+        folds = {int(str(fold)): part for fold, part in table.groupby("fold")}
     values = [(str(kind), value) for kind in kinds for value in list_values(kinds[kind])]
     tables: dict[tuple[str, str], pd.DataFrame] = {POOLED: table}
     tables |= {("fold", str(fold)): part for fold, part in folds.items()}
@@ -159,6 +208,7 @@ def estimate_level(table: pd.DataFrame, kinds: pd.DataFrame) -> UnitEvaluation:
         pooled=estimates[POOLED],
         slices=slices,
         heterogeneity={str(kind): _find_p([part for part in slices if part.kind == kind]) for kind in kinds},
+        fold_tables=folds,
     )
 
 

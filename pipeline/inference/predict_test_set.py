@@ -18,6 +18,7 @@ from data_prep.storage.atomic import Journal
 from data_prep.storage.places import Place
 from pipeline.evaluation.aggregate import Views, to_breasts
 from pipeline.evaluation.evaluate_oof import require_breasts
+from pipeline.evaluation.external.case_tables import FOLD_PROBABILITY
 from pipeline.evaluation.oof import collect_oof
 from pipeline.inference.ensemble import BATCH_SIZE, Ensemble
 from pipeline.inference.image_sources import (
@@ -36,8 +37,6 @@ from pipeline.runtime.precision import ComputeSettings
 from pipeline.runtime.progress import Reporter
 
 FAILURES_COLUMNS = ["patient_id", "image_id", "reason", "message"]
-FOLD_PROBABILITY = "probability_fold_"
-"""How the name of the column of one fold's probabilities begins."""
 KEPT_COLUMNS = ["patient_id", "image_id", "laterality", "prediction_id", "cancer", *OOF_EXAM_COLUMNS]
 """What predictions have of the exam table, where it has it."""
 

@@ -3,6 +3,9 @@
 from data_prep.errors import UserError
 from data_prep.storage.files import parse_json, read_own
 from pipeline.evaluation.artifacts import MEAN_OF_LOGITS
+from pipeline.evaluation.evaluate_oof import require_breasts
+from pipeline.evaluation.external.carry_over import OperatingRule
+from pipeline.evaluation.oof import collect_oof
 from pipeline.runs.run_folder import Run
 
 
@@ -33,6 +36,17 @@ def read_threshold(run: Run) -> float:
             f"{run.metrics} is of an older mammo, whose threshold was for another mean of images: {again}"
         )
     return number
+
+
+def read_rule(run: Run) -> OperatingRule:
+    """Reads the run's threshold, and finds the share of its own breasts that reach it, out of fold.
+
+    Raises:
+        UserError: as `read_threshold` does.
+    """
+    threshold = read_threshold(run)
+    breasts = require_breasts(collect_oof(run))
+    return OperatingRule(threshold, float((breasts["probability"] >= threshold).mean()))
 
 
 def is_spoilt_by_counting(run: Run) -> bool:

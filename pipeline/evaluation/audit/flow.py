@@ -3,6 +3,7 @@
 STARD and TRIPOD+AI ask for it: a cancer whose files all failed is in no figure.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import pandas as pd
@@ -13,6 +14,7 @@ from data_prep.rsna.exam_table import BREAST
 from pipeline.runs.run_folder import OOF_EXAM_COLUMNS
 
 IN_CACHE, PREDICTED, NOT_IN_RUN, LOST = "in the cache", "predicted", "not in this run", "lost"
+IN_TABLE, LEARNED = "in the table", "left out: the run has learned from the patient"
 OTHER_IMAGES = "the cache holds other images now"
 IMAGE = [*BREAST, "image_id"]
 FLOW_COLUMNS = ["step", "num_images", "num_breasts", "num_cancers"]
@@ -53,8 +55,8 @@ def describe_flow(oof: pd.DataFrame, cache: Cache | None, *, unknown: str = "") 
     Raises:
         UserError: if a table of the cache is damaged, or a predicted image is not in it.
     """
-    missing = {name: float(oof[name].isna().mean()) for name in OOF_EXAM_COLUMNS if name in oof}
-    predicted = _count(PREDICTED, oof)
+    missing = find_missing(oof)
+    predicted = count_step(PREDICTED, oof)
     if cache is None:
         return Flow(pd.DataFrame([predicted], columns=FLOW_COLUMNS), missing, unknown)
     exams, failures = cache.read_exams(prepared_only=False), cache.read_failures()
@@ -65,12 +67,12 @@ def describe_flow(oof: pd.DataFrame, cache: Cache | None, *, unknown: str = "") 
         raise UserError(OTHER_IMAGES)
     has_failed = exams["image_id"].isin(failures["image_id"])
     failed = exams[~is_predicted].merge(failures[["image_id", "reason"]], on="image_id")
-    rows = [_count(IN_CACHE, exams)]
-    rows += [_count(f"failed: {reason}", part) for reason, part in failed.groupby("reason")]
+    rows = [count_step(IN_CACHE, exams)]
+    rows += [count_step(f"failed: {reason}", part) for reason, part in failed.groupby("reason")]
     rows.append(predicted)
     others = exams[~is_predicted & ~has_failed]
     lost = exams[~_find(exams, pd.concat([oof, others]), BREAST)]
-    rows += [_count(step, part) for step, part in ((NOT_IN_RUN, others), (LOST, lost)) if len(part)]
+    rows += [count_step(step, part) for step, part in ((NOT_IN_RUN, others), (LOST, lost)) if len(part)]
     return Flow(pd.DataFrame(rows, columns=FLOW_COLUMNS), missing)
 
 
@@ -80,6 +82,34 @@ def _find(images: pd.DataFrame, among: pd.DataFrame, columns: list[str]) -> pd.S
     return pd.Series(pd.MultiIndex.from_frame(images[columns]).isin(known), images.index)
 
 
-def _count(step: str, images: pd.DataFrame) -> tuple[str, int, int, int]:
+def describe_external_flow(
+    exams: pd.DataFrame, failures: pd.DataFrame, left_out: Collection[str], predicted: pd.DataFrame
+) -> Flow:
+    """Follows each row of an external set's table.
+
+    Args:
+        exams: all of them.
+        failures: `image_id` and `reason` of images that could not be used.
+        left_out: ids of patients who were left out.
+        predicted: one row per image that is judged.
+    """
+    is_left_out = exams["patient_id"].isin([*left_out])
+    failed = exams[~is_left_out].merge(failures[["image_id", "reason"]], on="image_id")
+    lost = exams[~is_left_out & ~_find(exams, predicted, BREAST)]
+    rows = [count_step(IN_TABLE, exams)]
+    rows += [count_step(LEARNED, exams[is_left_out])] if is_left_out.any() else []
+    rows += [count_step(f"failed: {reason}", part) for reason, part in failed.groupby("reason")]
+    rows += [count_step(PREDICTED, predicted)]
+    rows += [count_step(LOST, lost)] if len(lost) else []
+    return Flow(pd.DataFrame(rows, columns=FLOW_COLUMNS), find_missing(predicted))
+
+
+def find_missing(images: pd.DataFrame) -> dict[str, float]:
+    """Returns the share of images of which a column of the exam table is not recorded."""
+    return {name: float(images[name].isna().mean()) for name in OOF_EXAM_COLUMNS if name in images}
+
+
+def count_step(step: str, images: pd.DataFrame) -> tuple[str, int, int, int]:
+    """Returns a row of the flow."""
     breasts = images.drop_duplicates(BREAST)
     return step, len(images), len(breasts), int((breasts["cancer"] == 1).sum())

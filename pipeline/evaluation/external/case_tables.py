@@ -1,0 +1,117 @@
+"""Tables for a statistician: a row per image and a row per breast, with all that was said and decided."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.special import logit
+
+from data_prep.rsna.exam_table import BREAST
+from pipeline.evaluation.aggregate import to_breasts
+from pipeline.evaluation.calibration import Calibrator, cross_fit, fit_platt
+from pipeline.evaluation.formulas import clip_probabilities
+from pipeline.evaluation.patient_stats import Floats
+
+FOLD_PROBABILITY = "probability_fold_"
+"""How the name of the column of one fold's probabilities begins."""
+CALIBRATED_BY = fit_platt
+"""The calibration that the tables hold: Platt's keeps the ranking, and needs the fewest cancers."""
+DECISIONS = ["calibrated", "threshold", "recalled"]
+IDS = ["prediction_id", *BREAST]
+
+
+@dataclass(frozen=True)
+class CaseTables:
+    """The rows of all images and of all breasts."""
+
+    images: pd.DataFrame
+    breasts: pd.DataFrame
+
+
+def make_case_tables(images: pd.DataFrame, breasts: pd.DataFrame) -> CaseTables:
+    """Puts together what is known of each case.
+
+    Args:
+        images: one row per image: the columns of `BREAST`, image_id, probability (NaN where it failed), and
+            where known prediction_id, file, view, cancer, fold and `probability_fold_<k>`.
+        breasts: the columns of `BREAST`, prediction_id, probability, and where known `calibrated` and
+            `threshold`.
+
+    Returns:
+        Tables in the order of `images` and `breasts`. `logit` is of an image's probability, and of a breast
+        the mean of its images'. An image has its breast's calibrated probability and decision; `recalled` is
+        1 or 0, empty without a threshold.
+    """
+    decided = breasts.assign(recalled=_decide(breasts))
+    known = [name for name in [*IDS, *DECISIONS] if name in decided]
+    images = images.drop(columns=["prediction_id"], errors="ignore").assign(logit=_to_logits(images))
+    rows = images.merge(decided[known], on=BREAST, how="left", validate="many_to_one")
+    of_folds = [name for name in images if name.startswith(FOLD_PROBABILITY)]
+    found = {name: _join(images.assign(probability=images[name])) for name in of_folds}
+    found |= {
+        "logit": images.groupby(BREAST)["logit"].mean(),
+        "num_images": images.groupby(BREAST)["probability"].count(),
+    }
+    found |= {name: images.groupby(BREAST)[name].first() for name in ("cancer", "fold") if name in images}
+    if "view" in images:
+        found["views"] = images.groupby(BREAST)["view"].agg(lambda views: "+".join(sorted(views.dropna())))
+    keys = pd.MultiIndex.from_frame(decided[BREAST])
+    table = decided.assign(**{name: column.reindex(keys).to_numpy() for name, column in found.items()})
+    ends = ["probability", *of_folds, "logit", *DECISIONS]
+    return CaseTables(
+        _select(rows, [*IDS, "image_id", "file", "view", "fold", "cancer", *ends]),
+        _select(table, [*IDS, "num_images", "views", "fold", "cancer", *ends]),
+    )
+
+
+def tabulate_oof_cases(oof: pd.DataFrame, breasts: pd.DataFrame, *, is_calibrated: bool) -> CaseTables:
+    """Makes the tables of out-of-fold predictions.
+
+    The probability of a fold stands with its own patients alone, whose labels it has not learned from.
+
+    Args:
+        oof: one row per image.
+        breasts: the same as breasts, with `threshold`.
+        is_calibrated: whether there is enough to calibrate each fold by the others.
+    """
+    calibrated = cross_fit(breasts, CALIBRATED_BY)["probability"] if is_calibrated else np.nan
+    of_folds = {
+        f"{FOLD_PROBABILITY}{fold}": oof["probability"].where(oof["fold"] == fold)
+        for fold in sorted(oof["fold"].unique())
+    }
+    return make_case_tables(oof.assign(**of_folds), breasts.assign(calibrated=calibrated))
+
+
+def fit_calibrator(learned: pd.DataFrame) -> Calibrator | None:
+    """Fits `CALIBRATED_BY` on a run's out-of-fold breasts; None where one class is missing."""
+    if learned["cancer"].nunique() < 2:
+        return None
+    ordered = learned.sort_values(["probability", "cancer"])  # floats add up in one order
+    return CALIBRATED_BY(*(ordered[name].to_numpy(np.float64) for name in ("cancer", "probability")))
+
+
+def calibrate_breasts(breasts: pd.DataFrame, learned: pd.DataFrame) -> pd.DataFrame:
+    """Adds `calibrated`: each probability corrected by what the run's out-of-fold breasts teach."""
+    calibrator = fit_calibrator(learned)
+    if calibrator is None:
+        return breasts.assign(calibrated=np.nan)
+    return breasts.assign(calibrated=calibrator(breasts["probability"].to_numpy(np.float64)))
+
+
+def _decide(breasts: pd.DataFrame) -> "pd.Series[int] | float":
+    if "threshold" not in breasts:
+        return np.nan
+    recalled = (breasts["probability"] >= breasts["threshold"]).astype("Int64")
+    return recalled.where(breasts["threshold"].notna())
+
+
+def _to_logits(images: pd.DataFrame) -> Floats:
+    return np.asarray(logit(clip_probabilities(images["probability"].to_numpy(np.float64))))
+
+
+def _join(images: pd.DataFrame) -> "pd.Series[float]":
+    return to_breasts(images).set_index(BREAST)["probability"]
+
+
+def _select(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    return table[[name for name in columns if name in table]]
