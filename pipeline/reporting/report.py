@@ -15,7 +15,7 @@ from pipeline.evaluation.calibration import RAW
 from pipeline.evaluation.evaluate_oof import Evaluation
 from pipeline.evaluation.slices import list_values
 from pipeline.reporting.case_selection import CaseSelection, select_cases
-from pipeline.reporting.formatting import FIGURE_NAMES, format_figure, format_interval
+from pipeline.reporting.formatting import format_figure, format_interval
 from pipeline.reporting.gallery import show_cases
 from pipeline.reporting.plots import calibration_plots, curves
 from pipeline.reporting.plots.svg import fold_line
@@ -46,7 +46,6 @@ from pipeline.reporting.tables import (
 )
 from pipeline.reporting.text import (
     INTERVALS,
-    ONE_PROBABILITY,
     RECALL,
     describe_ceilings,
     describe_separation,
@@ -56,6 +55,7 @@ from pipeline.reporting.text import (
     list_warnings,
 )
 from pipeline.reporting.vit_figures import draw_vit_figures
+from pipeline.reporting.wording import wording_of
 from pipeline.runs.records import HISTORY_FIGURES, read_numbers
 from pipeline.runs.run_folder import Run
 from pipeline.runtime.progress import Reporter
@@ -105,7 +105,7 @@ def render_report(run: Run, evaluation: Evaluation, *, reporter: Reporter) -> di
 
 def collect_content(run: Run, evaluation: Evaluation, selection: CaseSelection) -> dict[str, Any]:
     """Returns what page, text and card have in common: sentences and tables."""
-    folds = list(evaluation.breasts.folds)
+    folds, words = list(evaluation.breasts.folds), wording_of(evaluation)
     histories = read_tables({fold: run.fold(fold).history for fold in folds}, HISTORY_COLUMNS)
     throughputs = read_tables(
         {fold: run.fold(fold).throughput for fold in folds},
@@ -122,18 +122,19 @@ def collect_content(run: Run, evaluation: Evaluation, selection: CaseSelection) 
         "undefined": explain_undefined(evaluation),
         "no_stability": explain_no_stability(evaluation),
         "ceilings": describe_ceilings(evaluation),
-        "names": FIGURE_NAMES,
+        "names": words.names,
         "selection": selection,
         "recall": RECALL,
-        "one_probability": ONE_PROBABILITY,
+        "words": words,
+        "one_probability": words.one_probability,
         "figures": tabulate_figures(evaluation),
         "folds": tabulate_folds(evaluation),
         "people": tabulate_patients(evaluation),
         "slices": tabulate_slices(evaluation),
         "heterogeneity": describe_heterogeneity(evaluation),
         "shortcuts": tabulate_shortcuts(evaluation.audit),
-        "two_by_two": tabulate_cells(evaluation.operating_point),
-        "rates": tabulate_rates(evaluation.operating_point),
+        "two_by_two": tabulate_cells(evaluation.operating_point, words.transferred),
+        "rates": tabulate_rates(evaluation.operating_point, words.transferred),
         "rates_note": RATES_NOTE,
         "flow": tabulate_flow(evaluation.flow),
         "flow_note": describe_flow(evaluation.flow),
@@ -164,18 +165,19 @@ def make_curves(evaluation: Evaluation) -> list[Picture]:
     breasts, threshold = evaluation.breasts.table, evaluation.threshold
     if evaluation.breasts.pooled.metrics.auc is None or threshold is None:
         return []
+    folds, chosen = evaluation.breasts.fold_tables, wording_of(evaluation).chosen
+    label = curves.POOLED if evaluation.external is None else "ensemble"
     return [
-        Picture("ROC", curves.draw_roc(breasts), "Dashed: guessing."),
+        Picture("ROC", curves.draw_roc(breasts, folds, label), "Dashed: guessing."),
         Picture(
             "Precision and recall",
-            curves.draw_precision_recall(breasts),
+            curves.draw_precision_recall(breasts, folds, label),
             "Dashed: the prevalence, which is the precision of guessing.",
         ),
         Picture(
             "pF1 against the threshold",
-            curves.draw_f1_by_threshold(breasts, threshold),
-            "Dashed: the best pooled threshold, and the pF1 of recalling every breast. The axis is even "
-            "in log-odds.",
+            curves.draw_f1_by_threshold(breasts, folds, threshold, label),
+            f"Dashed: {chosen}, and the pF1 of recalling every breast. The axis is even in log-odds.",
         ),
     ]
 
@@ -197,7 +199,9 @@ def make_reliability(evaluation: Evaluation) -> list[Picture]:
             Picture(
                 "Reliability, calibrated",
                 calibration_plots.draw_calibrated(bins[~is_raw]),
-                "Each fold was calibrated by what the other folds taught.",
+                "Each fold was calibrated by what the other folds taught."
+                if evaluation.external is None
+                else "Calibrated by what the run's own out-of-fold predictions taught.",
             )
         )
     return pictures
@@ -228,7 +232,7 @@ def make_stability(evaluation: Evaluation) -> list[Picture]:
         Picture(
             "Another threshold",
             calibration_plots.draw_threshold_stability(by_change["threshold"], threshold),
-            "Dashed: the best pooled threshold. Shaded: the 95\u00a0% interval.",
+            f"Dashed: {wording_of(evaluation).chosen}. Shaded: the 95\u00a0% interval.",
         ),
         Picture(
             "Another prevalence",

@@ -29,7 +29,7 @@ TICKS = [
     [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98, 0.99],
 ]
 """Probabilities to write under an axis, the coarse ones first."""
-POOLED_LINE = {"linewidth": 2.4, "color": INK, "label": "pooled"}
+POOLED_LINE = {"linewidth": 2.4, "color": INK}
 GUIDE_LINE = {"linewidth": 1.0, "color": "#8a8a8a", "linestyle": (0, (3, 3))}
 STYLE = {
     "axes.edgecolor": INK,
