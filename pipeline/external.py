@@ -1,9 +1,10 @@
 """A run on labelled images of elsewhere: predicted, judged and reported, gone on with where it stopped."""
 
 import re
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -17,6 +18,7 @@ from data_prep.storage.locks import locked
 from data_prep.storage.places import Place
 from pipeline.evaluation.audit.flow import describe_external_flow
 from pipeline.evaluation.audit.traits import to_file_traits
+from pipeline.evaluation.compare import Difference, compare
 from pipeline.evaluation.evaluate_oof import Evaluation
 from pipeline.evaluation.external.carry_over import OperatingRule
 from pipeline.evaluation.external.judge_external import (
@@ -83,7 +85,7 @@ def name_set(data: Place | Cache, name: str | None) -> str:
         UserError: if that is no plain name of a folder.
     """
     place = data.folder if isinstance(data, Cache) else data
-    found = name or (place.resolve() if isinstance(place, Path) else place).name
+    found = name or PurePath(place.resolve() if isinstance(place, Path) else place.text).name
     if not NAME.fullmatch(found):
         raise UserError(f"the set cannot be called {found!r}: choose a --name of {NAME_RULE}")
     return found
@@ -123,6 +125,8 @@ def evaluate_external(
     seen = _find_seen(data, exams, oof, learned)
     if not skip_seen:
         refuse_seen(seen, run)
+    if exams["patient_id"].isin(seen["patient_id"]).all():
+        raise UserError(f"{run.folder} has learned from all patients of this set: give --data of other women")
     folder = run.external(name)
     with locked(folder.folder):
         remove_temporaries(folder.folder)
@@ -147,6 +151,23 @@ def evaluate_external(
         evaluation = _judge(run, data, folder, oof, rule, known)
         _report(run, data, folder, evaluation, oof, reporter=reporter)
     return ExternalResult(folder, evaluation, predictions.failures)
+
+
+def compare_external(runs: Sequence[Run], name: str) -> list[Difference]:
+    """Compares each run with the first on an external set that all were judged on, by its name.
+
+    Raises:
+        UserError: if one was not judged on it, or they were not of the same breasts and labels.
+    """
+    folders = {str(run.folder): run.external(name) for run in runs}
+    for run in runs:
+        if not folders[str(run.folder)].metrics.exists():
+            raise UserError(
+                f"{run.folder} was not judged on {name}: give `mammo evaluate {run.folder} --name {name}` "
+                "with its --data first"
+            )
+    thresholds = {str(run.folder): read_rule(run).threshold for run in runs}
+    return compare({run: read_predictions(folder) for run, folder in folders.items()}, thresholds=thresholds)
 
 
 def _read_labelled(data: Place | Cache) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.imageio.frame import Display, Frame, Image
+from data_prep.imageio.frame import Display, Frame, Image, Pixels
 from data_prep.preprocessing.search import Found
 from data_prep.preprocessing.windowing import is_padding
 
@@ -62,7 +62,7 @@ class Tone:
     saturated: float
 
 
-def measure_brightness(image: Image) -> float:
+def measure_brightness(image: Pixels) -> float:
     """Returns the mean of an integer image's pixels as a share of the brightest, 0..1."""
     return float(image.mean() / np.iinfo(image.dtype).max)
 

@@ -148,6 +148,10 @@ def _evaluate_external(
 
 def compare(
     runs: RunArguments,
+    on: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Compare on an external set that all runs were judged on."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="CSV to write the differences to.")] = None,
 ) -> None:
     """Say whether runs are better than the first one.
@@ -160,13 +164,16 @@ def compare(
     from pipeline.evaluation.compare import COMPARISON_COLUMNS, tabulate_differences
     from pipeline.evaluation.compare import compare as compare_oofs
     from pipeline.evaluation.oof import collect_oof
+    from pipeline.external import compare_external
     from pipeline.runs.run_folder import Run
 
     if out is not None:
         require_replaceable(out, COMPARISON_COLUMNS)
         require_writable(out)
-    oofs = {str(run): collect_oof(Run(run)) for run in runs}
-    differences = compare_oofs(oofs)
+    if on is None:
+        differences = compare_oofs({str(run): collect_oof(Run(run)) for run in runs})
+    else:
+        differences = compare_external([Run(run) for run in runs], on)
     _show_differences(differences)
     if out is not None:
         write_csv(out, tabulate_differences(differences))

@@ -245,7 +245,8 @@ def _group(source: ImageSource) -> Iterator[list[int]]:
 
 def _predict_batch(ensemble: Ensemble, batch: SourceBatch, image_ids: list[str]) -> BatchRecord:
     names = [image_ids[row] for row in batch.rows]
-    mean, each = [], [[] for _ in names]
+    mean: list[float] = []
+    each: list[list[float]] = [[] for _ in names]
     if batch.images_BCHW is not None:
         predicted = ensemble.predict_each(batch.images_BCHW)
         mean, each = predicted.mean.tolist(), predicted.each.T.tolist()

@@ -23,6 +23,7 @@ from pipeline.evaluation.aggregate import Views
 from pipeline.inference.engine import open_engine
 from pipeline.inference.predict_test_set import FAILURES_COLUMNS, predict_cache, predict_folder
 from pipeline.inference.run_metrics import is_spoilt_by_counting, read_threshold
+from pipeline.inference.submission_cases import require_case_table, write_cases
 from pipeline.runs.run_folder import Run
 from pipeline.runtime.progress import Reporter
 
@@ -47,6 +48,8 @@ class Submission:
         threshold: from which probability on a breast is given 1; None where its probability is written.
         failures: patient_id, image_id, reason, message of images that could not be used.
         failures_path: where these stand, if there are any.
+        images_path: where a row per image stands, with the probability of each fold.
+        breasts_path: the same per breast.
         problems: what `check_submission` would say of it, and that counting spoils `--views max`.
     """
 
@@ -55,6 +58,8 @@ class Submission:
     threshold: float | None
     failures: pd.DataFrame
     failures_path: Path
+    images_path: Path
+    breasts_path: Path
     problems: list[str]
 
 
@@ -90,9 +95,13 @@ def predict_submission(
     run.require_finished()
     threshold = None if probabilities else read_threshold(run)
     journal = Journal(path.with_name(f"{path.name}.partial"))
-    failures_path = path.with_name(f"{path.stem}_failures.csv")
+    failures_path, images_path, breasts_path = (
+        path.with_name(f"{path.stem}_{what}.csv") for what in ("failures", "images", "breasts")
+    )
     require_replaceable(path, SUBMISSION_COLUMNS)
     require_replaceable(failures_path, FAILURES_COLUMNS)
+    for table_path in (images_path, breasts_path):
+        require_case_table(table_path)
     require_writable(path)
     is_cache = isinstance(source, Cache)
     with journal.held(), open_engine(cluster, workers=workers, reads_files=not is_cache) as engine:
@@ -123,11 +132,14 @@ def predict_submission(
             write_csv(failures_path, predictions.failures)
         else:
             failures_path.unlink(missing_ok=True)
+        write_cases(run, predictions, breasts, threshold, images_path=images_path, breasts_path=breasts_path)
         journal.remove()
     problems = find_problems(path, required_ids)
     if views == "max" and is_spoilt_by_counting(run):
         problems.append(COUNTING_SPOILS)
-    return Submission(path, table, threshold, predictions.failures, failures_path, problems)
+    return Submission(
+        path, table, threshold, predictions.failures, failures_path, images_path, breasts_path, problems
+    )
 
 
 def make_submission(

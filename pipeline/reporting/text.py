@@ -23,15 +23,11 @@ MANY_TIES = 0.1
 """From this share of breasts on, a report warns that their probabilities are those of other breasts."""
 INTERVALS = (
     "Intervals are 95 %. Those of AUCs come from Obuchowski's variance, on the logit; those of all other "
-    "figures "
-    f"are the 2.5th to 97.5th percentile of {NUM_REPLICATES:,} bootstrap replicates. Both count a patient "
-    "once, "
-    "however many images she has. They hold the models fixed: trained again, with another seed or on other "
-    "patients, the models would give figures that differ more. The best and the other folds' thresholds "
-    "are held "
-    "fixed too, while that of a sensitivity is found anew in each replicate, as it is in use. A share of 0 "
-    "or 1 "
-    "has the exact interval of so many patients with cancer."
+    f"figures are the 2.5th to 97.5th percentile of {NUM_REPLICATES:,} bootstrap replicates. Both count a "
+    "patient once, however many images she has. They hold the models fixed: trained again, with another seed "
+    "or on other patients, the models would give figures that differ more. The best threshold and the one "
+    "that was chosen elsewhere are held fixed too, while that of a sensitivity is found anew in each "
+    "replicate, as it is in use. A share of 0 or 1 has the exact interval of so many patients with cancer."
 )
 """What intervals are, wherever they stand."""
 RECALL = (
@@ -197,7 +193,7 @@ def explain_no_stability(evaluation: Evaluation) -> str:
     """Says why no threshold was moved; empty where one was."""
     if not evaluation.stability.empty:
         return ""
-    if evaluation.threshold is None:
+    if not evaluation.breasts.pooled.num_cancers:
         return "There is no threshold to move, since no breast has cancer."
     return "No threshold was moved, since every breast has cancer: recalling all of them is right."
 

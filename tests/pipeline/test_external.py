@@ -1,4 +1,4 @@
-"""A run on labelled images of elsewhere: predicted as a submission is, judged as scikit-learn does, resumed."""
+"""A run on labelled images of elsewhere: predicted as a submission is, judged as by scikit-learn, resumed."""
 
 import json
 import shutil
@@ -19,6 +19,7 @@ from pipeline.experiment import evaluate_and_report
 from pipeline.external import ExternalResult, evaluate_external, name_set
 from pipeline.inference.ensemble import Ensemble
 from pipeline.inference.predict_test_set import predict_folder
+from pipeline.reporting.case_selection import select_cases
 from pipeline.runs.run_folder import Run
 from pipeline.training.cross_validate import cross_validate
 from tests.pipeline.tiny import PREPARE, make_exams, make_recipe, quiet, write_test_data
@@ -114,7 +115,9 @@ def test_figures_are_scikit_learns(judged: ExternalResult, place: Path) -> None:
     threshold = json.loads((place / "run/metrics.json").read_bytes())["threshold"]
     assert metrics["threshold"] == threshold
     assert found["auc"] == pytest.approx(roc_auc_score(labels, breasts["probability"]))
-    assert found["average_precision"] == pytest.approx(average_precision_score(labels, breasts["probability"]))
+    assert found["average_precision"] == pytest.approx(
+        average_precision_score(labels, breasts["probability"])
+    )
     assert found["brier"] == pytest.approx(brier_score_loss(labels, breasts["probability"]))
     recalled = breasts["probability"] >= threshold
     assert found["pf1_transferred"] == pytest.approx(f1_score(labels, recalled, zero_division=0))
@@ -192,7 +195,10 @@ def test_tables_of_cases_hold_every_image_and_breast(judged: ExternalResult) -> 
 
 def test_the_shift_shows_what_differs(judged: ExternalResult) -> None:
     shift = read(judged.folder.shift).set_index(["trait", "value", "statistic"])
-    assert shift.loc[("cancer, of breasts", np.nan, "share"), ["run", "external"]].tolist() == [6 / 24, 4 / 24]
+    assert shift.loc[("cancer, of breasts", np.nan, "share"), ["run", "external"]].tolist() == [
+        6 / 24,
+        4 / 24,
+    ]
     assert shift.loc[("age", np.nan, "mean"), ["run", "external"]].tolist() == [60, 50]
     assert shift.loc[("machine, of patients", "49", "share"), ["run", "external"]].tolist() == [1, 0]
     brightness = shift.loc[("brightness of pictures", np.nan, "mean")]
@@ -214,12 +220,12 @@ def test_the_report_speaks_of_the_set_and_not_of_other_folds(judged: ExternalRes
 
 
 def shown(judged: ExternalResult) -> list:
-    from pipeline.reporting.case_selection import select_cases
-
     return [case for group in select_cases(judged.evaluation).groups for case in group.cases]
 
 
-def test_a_cache_says_what_the_files_say(judged: ExternalResult, place: Path, run: Run, tmp_path: Path) -> None:
+def test_a_cache_says_what_the_files_say(
+    judged: ExternalResult, place: Path, run: Run, tmp_path: Path
+) -> None:
     cached = judge(run, prepare(place / "north", tmp_path / "cache"))
     ours, theirs = left_in(cached.folder.folder), left_in(judged.folder.folder)
     alike = ["fold_metrics.csv", "slices.csv", "breasts.csv", "calibration.csv", "threshold_stability.csv"]
@@ -293,7 +299,7 @@ def test_an_older_run_compares_with_its_cache_or_says_that_it_cannot(
 
 
 def test_nothing_but_seen_patients_is_nothing_to_judge(run: Run, place: Path) -> None:
-    with pytest.raises(UserError, match="has no image of other patients"):
+    with pytest.raises(UserError, match="has learned from all patients of this set"):
         judge(run, place / "own", skip_seen=True)
 
 

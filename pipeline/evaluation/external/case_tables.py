@@ -1,6 +1,7 @@
 """Tables for a statistician: a row per image and a row per breast, with all that was said and decided."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -46,15 +47,16 @@ def make_case_tables(images: pd.DataFrame, breasts: pd.DataFrame) -> CaseTables:
     known = [name for name in [*IDS, *DECISIONS] if name in decided]
     images = images.drop(columns=["prediction_id"], errors="ignore").assign(logit=_to_logits(images))
     rows = images.merge(decided[known], on=BREAST, how="left", validate="many_to_one")
-    of_folds = [name for name in images if name.startswith(FOLD_PROBABILITY)]
-    found = {name: _join(images.assign(probability=images[name])) for name in of_folds}
-    found |= {
-        "logit": images.groupby(BREAST)["logit"].mean(),
-        "num_images": images.groupby(BREAST)["probability"].count(),
+    of_folds = list_fold_columns(images)
+    by_breast = images.groupby(BREAST)
+    found: dict[str, pd.Series[Any]] = {
+        name: _join(images.assign(probability=images[name])) for name in of_folds
     }
-    found |= {name: images.groupby(BREAST)[name].first() for name in ("cancer", "fold") if name in images}
+    found |= {"logit": by_breast["logit"].mean(), "num_images": by_breast["probability"].count()}
+    found |= {name: by_breast[name].first() for name in ("cancer", "fold") if name in images}
     if "view" in images:
-        found["views"] = images.groupby(BREAST)["view"].agg(lambda views: "+".join(sorted(views.dropna())))
+        ordered = images.dropna(subset=["view"]).sort_values("view")
+        found["views"] = ordered.groupby(BREAST)["view"].agg("+".join)
     keys = pd.MultiIndex.from_frame(decided[BREAST])
     table = decided.assign(**{name: column.reindex(keys).to_numpy() for name, column in found.items()})
     ends = ["probability", *of_folds, "logit", *DECISIONS]
@@ -62,6 +64,11 @@ def make_case_tables(images: pd.DataFrame, breasts: pd.DataFrame) -> CaseTables:
         _select(rows, [*IDS, "image_id", "file", "view", "fold", "cancer", *ends]),
         _select(table, [*IDS, "num_images", "views", "fold", "cancer", *ends]),
     )
+
+
+def list_fold_columns(images: pd.DataFrame) -> list[str]:
+    """Returns the names of the columns of each fold's probabilities."""
+    return [str(name) for name in images if str(name).startswith(FOLD_PROBABILITY)]
 
 
 def tabulate_oof_cases(oof: pd.DataFrame, breasts: pd.DataFrame, *, is_calibrated: bool) -> CaseTables:

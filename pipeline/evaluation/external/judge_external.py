@@ -19,6 +19,7 @@ from pipeline.evaluation.external.case_tables import (
     FOLD_PROBABILITY,
     CaseTables,
     calibrate_breasts,
+    list_fold_columns,
     make_case_tables,
 )
 from pipeline.evaluation.external.external_set import ExternalSet
@@ -68,8 +69,8 @@ class Circumstances:
 
 def select_predictions(images: pd.DataFrame) -> pd.DataFrame:
     """Returns the columns of an external set's `predictions.csv`."""
-    of_folds = [name for name in images if name.startswith(FOLD_PROBABILITY)]
-    return images[[*PREDICTION_COLUMNS, *of_folds, *(name for name in OOF_EXAM_COLUMNS if name in images)]]
+    known = [name for name in OOF_EXAM_COLUMNS if name in images]
+    return images[[*PREDICTION_COLUMNS, *list_fold_columns(images), *known]]
 
 
 def read_predictions(folder: ExternalFolder) -> pd.DataFrame:
@@ -96,7 +97,7 @@ def judge_external(
     images = with_threshold(images, rule.threshold)
     breasts = with_threshold(require_breasts(images), rule.threshold)
     folds = {}
-    for name in (str(name) for name in images if str(name).startswith(FOLD_PROBABILITY)):
+    for name in list_fold_columns(images):
         of_fold = images.assign(probability=images[name])
         by_breast = with_threshold(to_breasts(of_fold), rule.threshold)
         folds[int(name.removeprefix(FOLD_PROBABILITY))] = of_fold, by_breast

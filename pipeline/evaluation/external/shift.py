@@ -74,8 +74,8 @@ def _compare_counts(own: pd.DataFrame, external: pd.DataFrame) -> Iterator[Row]:
 
 def _compare_labels(own: pd.DataFrame, external: pd.DataFrame) -> Iterator[Row]:
     for trait, keys in {"cancer, of breasts": BREAST, "cancer, of patients": ["patient_id"]}.items():
-        shares = [float(each.groupby(keys)["cancer"].max().mean()) for each in (own, external)]
-        yield trait, "", "share", *shares, find_difference_of_shares(*shares)
+        first, second = (float(each.groupby(keys)["cancer"].max().mean()) for each in (own, external))
+        yield trait, "", "share", first, second, find_difference_of_shares(first, second)
 
 
 def _compare_ages(own: pd.DataFrame, external: pd.DataFrame) -> Iterator[Row]:
@@ -84,15 +84,22 @@ def _compare_ages(own: pd.DataFrame, external: pd.DataFrame) -> Iterator[Row]:
         for each in (own, external)
     ]
     yield from _compare_numbers("age", *(each.dropna() for each in ages))
-    shares = [float(each.isna().mean()) if len(each) else 1.0 for each in ages]
-    yield "age", NOT_RECORDED, "share", *shares, find_difference_of_shares(*shares)
+    first, second = (float(each.isna().mean()) if len(each) else 1.0 for each in ages)
+    yield "age", NOT_RECORDED, "share", first, second, find_difference_of_shares(first, second)
 
 
 def _compare_numbers(trait: str, own: "pd.Series[float]", external: "pd.Series[float]") -> Iterator[Row]:
-    sets = own.dropna().astype(float), external.dropna().astype(float)
-    yield trait, "", "mean", *(float(each.mean()) for each in sets), find_difference_of_means(*sets)
-    yield trait, "", "deviation", *(float(each.std(ddof=1)) for each in sets), np.nan
-    yield trait, "", "median", *(float(each.median()) for each in sets), np.nan
+    first, second = (each.dropna().astype(float).sort_values() for each in (own, external))  # one order
+    yield (
+        trait,
+        "",
+        "mean",
+        float(first.mean()),
+        float(second.mean()),
+        find_difference_of_means(first, second),
+    )
+    yield trait, "", "deviation", float(first.std(ddof=1)), float(second.std(ddof=1)), np.nan
+    yield trait, "", "median", float(first.median()), float(second.median()), np.nan
 
 
 def _compare_shares(trait: str, own: "pd.Series[str]", external: "pd.Series[str]") -> Iterator[Row]:
@@ -102,8 +109,8 @@ def _compare_shares(trait: str, own: "pd.Series[str]", external: "pd.Series[str]
     if values in ([], [NOT_RECORDED]):
         return
     for value in values:
-        both = [float(each.get(value, 0.0)) for each in shares]
-        yield trait, value, "share", *both, find_difference_of_shares(*both)
+        first, second = (float(each.get(value, 0.0)) for each in shares)
+        yield trait, value, "share", first, second, find_difference_of_shares(first, second)
 
 
 def _list_pairs(images: pd.DataFrame, column: str) -> "pd.Series[str]":
