@@ -177,6 +177,11 @@ def _read_labelled(data: Place | Cache) -> pd.DataFrame:
         UserError: if it has no labels.
     """
     if not isinstance(data, Cache):
+        if (data / "test.csv").is_file() and not (data / "train.csv").is_file():
+            raise UserError(
+                f"{data} has a test.csv and no train.csv, and so no labels to judge by: `mammo collect` "
+                "keeps them with --split train"
+            )
         return read_exams(data, "train")
     exams = data.read_all_exams()
     if "cancer" not in exams:
