@@ -17,7 +17,7 @@ from torch import Tensor
 
 from data_prep.cache.folder import Cache, CacheSettings
 from data_prep.cache.images import open_images
-from data_prep.errors import ImageError, UserError
+from data_prep.errors import ImageError, UserError, printable
 from data_prep.imageio.frame import Image
 from data_prep.parallel.executor import Executor, map_unordered
 from data_prep.preprocessing.preprocess import ManifestRow, identify_source
@@ -111,7 +111,7 @@ class FolderSource:
 
     @property
     def files(self) -> list[str]:
-        """Of a link that `mammo collect` made, the file that it stands for."""
+        """Of a link that `mammo collect` made, the name of the file that it stands for."""
         return ["" if path is None else _name(path) for path in self._paths]
 
     def fingerprint(self, rows: RowGroup) -> str:
@@ -210,7 +210,9 @@ def _make_batch(images: dict[int, Image | PreparedImage | ImageError], device: s
 
 
 def _name(path: ImagePath) -> str:
-    return str(path.readlink()) if isinstance(path, Path) and path.is_symlink() else path.name
+    """Returns the user's own name of a file, or the layout's where a table must not hold that."""
+    name = path.readlink().name if isinstance(path, Path) and path.is_symlink() else path.name
+    return printable(name) if name[:1].isalnum() else path.name
 
 
 def _identify(path: ImagePath) -> tuple[object, ...]:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from data_prep.storage.atomic import write_text
 from pipeline.evaluation.artifacts import write_figures
+from pipeline.evaluation.audit.shortcuts import NUM_DEALT
 from pipeline.evaluation.evaluate_oof import Evaluation
 from pipeline.evaluation.external.external_set import CarriedThreshold, ExternalSet
 from pipeline.evaluation.external.seen import SAME_ID
@@ -22,6 +23,7 @@ from pipeline.reporting.report import (
     make_pictures,
     say_missing,
 )
+from pipeline.reporting.shortcut_text import AUDIT_NOTE
 from pipeline.reporting.tables import Table
 from pipeline.runs.evaluation_folder import ExternalFolder
 from pipeline.runs.run_folder import Run
@@ -73,6 +75,7 @@ def describe_external(evaluation: Evaluation, external: ExternalSet) -> dict[str
         "run_name": f"{external.run_name} on {external.name}",
         "separation": describe_learned(evaluation, external),
         "parameters_note": PARAMETERS_NOTE,
+        "audit_note": f"{AUDIT_NOTE} Here the patients were dealt into {NUM_DEALT} folds for this alone.",
         "carried": tabulate_carried(external),
         "carried_note": CARRIED_NOTE,
         "shift": tabulate_shift(external.shift),
