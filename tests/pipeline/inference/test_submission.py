@@ -116,7 +116,7 @@ def test_an_evaluation_without_a_threshold_of_the_mean_has_to_be_made_once_more(
 ) -> None:
     run = Run(tmp_path)
     run.metrics.write_text('{"threshold": 0.125, "breast_is": "mean of logits", "folds": []}')
-    with pytest.raises(UserError, match=r"is of an older mammo, .* give `mammo evaluate .* once more, or"):
+    with pytest.raises(UserError, match=r"is of an older mammo, .* run `mammo evaluate .* once more, or"):
         read_recall_rule(run, by)
 
 
