@@ -4,6 +4,7 @@ from pipeline.evaluation.audit.flow import Flow
 from pipeline.evaluation.operating_point import CELLS, SCREENING_PREVALENCE, OperatingPoint
 from pipeline.reporting.formatting import format_figure, format_interval, format_percent
 from pipeline.reporting.tables import Table
+from pipeline.reporting.wording import OUT_OF_FOLD
 
 RATE_NAMES = {
     "sensitivity": "sensitivity",
@@ -55,7 +56,7 @@ def describe_lost_cancers(flow: Flow) -> str:
     return f"{breasts} in no figure here, since none of their images could be used: see the flow of cases."
 
 
-def tabulate_cells(point: OperatingPoint, threshold: str) -> Table:
+def tabulate_cells(point: OperatingPoint, threshold: str = OUT_OF_FOLD.transferred) -> Table:
     """Returns the two-by-two tables, a row for each unit; without rows where there is no threshold.
 
     Args:
@@ -81,7 +82,7 @@ def describe_rates(point: OperatingPoint) -> str:
     )
 
 
-def tabulate_rates(point: OperatingPoint, threshold: str) -> Table:
+def tabulate_rates(point: OperatingPoint, threshold: str = OUT_OF_FOLD.transferred) -> Table:
     """Returns what follows from them, per breast and per exam or woman, and intervals or why there are none.
 
     What breasts do not have is empty.
