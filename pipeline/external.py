@@ -40,7 +40,7 @@ from pipeline.evaluation.oof import collect_oof
 from pipeline.inference.engine import open_engine
 from pipeline.inference.predict_test_set import RunPredictions, predict_labelled
 from pipeline.inference.run_metrics import read_rule
-from pipeline.reporting.case_images import CachedCaseImages, CaseImages, FileCaseImages
+from pipeline.reporting.cases.case_images import CachedCaseImages, CaseImages, FileCaseImages
 from pipeline.reporting.external_report import write_external_report
 from pipeline.runs.evaluation_folder import ExternalFolder
 from pipeline.runs.recipe import load_recipe

@@ -54,7 +54,9 @@ def predict(
     ] = "mean",
     recall_by: Annotated[
         Literal["threshold", "rate"],
-        typer.Option(help="What recalls: the run's threshold, or its share of all breasts."),
+        typer.Option(
+            metavar="threshold|rate", help="What recalls: the run's threshold, or its share of all breasts."
+        ),
     ] = "threshold",
     workers: Workers = None,
     engine: EngineName = "local",

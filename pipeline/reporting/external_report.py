@@ -11,10 +11,10 @@ from pipeline.evaluation.audit.shortcuts import NUM_DEALT
 from pipeline.evaluation.evaluate_oof import Evaluation
 from pipeline.evaluation.external.external_set import CarriedThreshold, ExternalSet
 from pipeline.evaluation.external.seen import SAME_ID
-from pipeline.reporting.case_images import CaseImages
-from pipeline.reporting.case_selection import select_cases
+from pipeline.reporting.cases.case_images import CaseImages
+from pipeline.reporting.cases.case_selection import select_cases
+from pipeline.reporting.cases.gallery import show_external_cases
 from pipeline.reporting.formatting import format_figure, format_interval, format_percent
-from pipeline.reporting.gallery import show_external_cases
 from pipeline.reporting.rendering import render_markdown, render_page
 from pipeline.reporting.report import (
     FIGURE_FILTERS,

@@ -22,7 +22,8 @@ from pipeline.reporting.calibration_text import (
     tabulate_calibration,
     tabulate_parameters,
 )
-from pipeline.reporting.case_selection import CaseSelection, select_cases
+from pipeline.reporting.cases.case_selection import CaseSelection, select_cases
+from pipeline.reporting.cases.gallery import Gallery, show_cases
 from pipeline.reporting.decision_text import (
     HOW_TO_READ,
     describe_decisions,
@@ -30,7 +31,6 @@ from pipeline.reporting.decision_text import (
     tabulate_decisions,
 )
 from pipeline.reporting.formatting import format_figure, format_interval
-from pipeline.reporting.gallery import Gallery, show_cases
 from pipeline.reporting.plots import calibration_plots, curves
 from pipeline.reporting.plots.svg import fold_line
 from pipeline.reporting.rendering import Filters, Picture, render_markdown, render_page

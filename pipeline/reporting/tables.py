@@ -9,7 +9,7 @@ from pipeline.evaluation.bootstrap import Interval
 from pipeline.evaluation.estimates import FEW_CANCERS, Estimate
 from pipeline.evaluation.evaluate_oof import Evaluation
 from pipeline.evaluation.metrics import SEVERAL_THRESHOLDS
-from pipeline.reporting.case_selection import CaseSelection
+from pipeline.reporting.cases.case_selection import CaseSelection
 from pipeline.reporting.formatting import format_figure, format_interval, format_percent
 from pipeline.reporting.rendering import Verbatim, escape_markdown
 from pipeline.reporting.wording import wording_of

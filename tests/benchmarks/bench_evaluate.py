@@ -36,9 +36,9 @@ from pipeline.evaluation.slices import describe_images
 from pipeline.evaluation.threshold_stability import sweep
 from pipeline.models.vit import VisionTransformer
 from pipeline.models.weights_file import save_weights
-from pipeline.reporting import gallery
-from pipeline.reporting.case_selection import CaseSelection, select_cases
-from pipeline.reporting.gallery import show_cases
+from pipeline.reporting.cases import gallery
+from pipeline.reporting.cases.case_selection import CaseSelection, select_cases
+from pipeline.reporting.cases.gallery import show_cases
 from pipeline.reporting.report import write_report
 from pipeline.runs.recipe import Recipe
 from pipeline.runs.run_folder import Run

@@ -19,7 +19,7 @@ from pipeline.experiment import evaluate_and_report
 from pipeline.external import ExternalResult, evaluate_external, name_set
 from pipeline.inference.ensemble import Ensemble
 from pipeline.inference.predict_test_set import predict_folder
-from pipeline.reporting.case_selection import select_cases
+from pipeline.reporting.cases.case_selection import select_cases
 from pipeline.runs.run_folder import Run
 from pipeline.training.cross_validate import cross_validate
 from tests.pipeline.tiny import PREPARE, make_exams, make_recipe, quiet, write_test_data

@@ -384,7 +384,7 @@ def test_predict_answers_by_the_runs_threshold(mammo: Mammo, finished: Run, data
     threshold = float(mean.sort_values().iloc[1])
     metrics = {"threshold": 0.5, "breast_is": "mean of logits"}
     finished.metrics.write_text(json.dumps(metrics))
-    assert "give `mammo evaluate" in mammo(*arguments).errors  # an older mammo's
+    assert "run `mammo evaluate" in mammo(*arguments).errors  # an older mammo's
     metrics |= {"threshold_of_mean": threshold, "recall_rate": 0.25}
     finished.metrics.write_text(json.dumps(metrics))
     ended = mammo(*arguments)

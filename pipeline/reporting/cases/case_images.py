@@ -19,7 +19,7 @@ from data_prep.storage.places import ImagePath
 from pipeline.models.attention import Array, find_maps
 from pipeline.models.normalization import to_tensor
 from pipeline.models.vit import VisionTransformer
-from pipeline.reporting.case_selection import Case, CaseView
+from pipeline.reporting.cases.case_selection import Case, CaseView
 
 LARGEST_DIFFERENCE = 0.05
 """Between a probability and what the same model says now; other arithmetic stays far below."""

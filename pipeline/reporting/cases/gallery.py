@@ -21,8 +21,8 @@ from data_prep.errors import UserError
 from data_prep.preprocessing.placement import Placement
 from data_prep.settings import differences
 from pipeline.models.weights_file import load_weights
-from pipeline.reporting.case_images import CachedCaseImages, CaseImages, CaseModel
-from pipeline.reporting.case_selection import Case, CaseSelection, CaseView
+from pipeline.reporting.cases.case_images import CachedCaseImages, CaseImages, CaseModel
+from pipeline.reporting.cases.case_selection import Case, CaseSelection, CaseView
 from pipeline.reporting.heatmap import colour, relative_to_box
 from pipeline.runs.recipe import Recipe, load_recipe
 from pipeline.runs.records import find_cache
