@@ -213,3 +213,13 @@ def test_options_that_do_not_go_together_are_refused(
     runs: list[Path], options: list[str], sentence: str
 ) -> None:
     assert sentence in refuse("evaluate", runs[0], *options)
+
+
+def test_data_is_a_cache_where_the_folder_holds_the_settings_of_one(runs: list[Path], tmp_path: Path) -> None:
+    assert mammo("evaluate", runs[0]).exit_code == 0
+    (tmp_path / "north").mkdir()
+    assert "has no train.csv" in refuse("evaluate", runs[0], "--data", tmp_path / "north")
+    (tmp_path / "north/settings.toml").write_text('split = "train"\n')
+    assert "run its `mammo prepare` command again" in refuse(
+        "evaluate", runs[0], "--data", tmp_path / "north"
+    )
