@@ -19,7 +19,7 @@ from data_prep.cache.folder import Cache
 from data_prep.cache.tables import damaged, select_prepared
 from data_prep.errors import UserError
 from data_prep.imageio.frame import Image
-from data_prep.imageio.raster import PNG_SIGNATURE
+from data_prep.imageio.raster import PNG_SIGNATURE, encode_png
 from data_prep.preprocessing.settings import LARGEST_SIDE, PrepareSettings
 from data_prep.storage.atomic import make_folder, write_bytes
 from data_prep.storage.files import parse_json, read_own, require_own
@@ -175,9 +175,7 @@ def read_exactly(path: Path, sha256: str, settings: PrepareSettings) -> Image:
 
 def write_image(path: Path, image: Image) -> str:
     """Writes a PNG atomically and returns the file's SHA-256."""
-    encoded, payload = cv2.imencode(".png", image)
-    assert encoded, "OpenCV encodes every image of 8 or 16 bits"
-    content = payload.tobytes()
+    content = encode_png(image)
     make_folder(path.parent)
     write_bytes(path, content)
     return hashlib.sha256(content).hexdigest()

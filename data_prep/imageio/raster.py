@@ -1,4 +1,4 @@
-"""PNG, JPEG and PGM files to frames: images that somebody has already windowed."""
+"""PNG, JPEG and PGM files to frames, windowed by somebody before; and a prepared image to its PNG."""
 
 import re
 import struct
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 
+import cv2
 import imagecodecs
 import numpy as np
 from PIL import Image
@@ -186,3 +187,10 @@ def _read_orientation(image: Image.Image) -> int:
     except Exception:  # Pillow raises many types on damaged EXIF, which is no part of the picture
         return 0
     return value if isinstance(value, int) else 0
+
+
+def encode_png(pixels: Pixels) -> bytes:
+    """Returns the content of the PNG file of a prepared image, the same for the same pixels."""
+    encoded, payload = cv2.imencode(".png", pixels)
+    assert encoded, "OpenCV encodes every image of 8 or 16 bits"
+    return payload.tobytes()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.imageio.frame import FULL_GRID, Box, Display, Grid
+from data_prep.imageio.frame import FULL_GRID, Box, Display, Grid, Pixels
 from data_prep.imageio.pose import Pose
 
 Fit = Literal["letterbox", "stretch"]
@@ -52,6 +52,10 @@ class Placement:
     def height(self) -> int:
         """Rows of the image that show the box."""
         return round((self.box.width if self.pose.is_on_its_side else self.box.height) * self.scale_y)
+
+    def cut(self, square: Pixels) -> Pixels:
+        """Returns the part of the square image that shows the box."""
+        return square[self.top : self.top + self.height, : self.width]
 
     def as_record(self) -> dict[str, Any]:
         """Returns the manifest's columns that `from_record` reads."""

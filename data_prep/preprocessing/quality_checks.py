@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.imageio.frame import Display, Frame, Image
+from data_prep.imageio.frame import Display, Frame, Image, Pixels
 from data_prep.preprocessing.search import Found
 from data_prep.preprocessing.windowing import is_padding
 
@@ -63,6 +63,11 @@ class Tone:
 
     contrast: float
     saturated: float
+
+
+def measure_brightness(image: Pixels) -> float:
+    """Returns the mean of an integer image's pixels as a share of the brightest, 0..1."""
+    return float(image.mean() / np.iinfo(image.dtype).max)
 
 
 def judge_values(frame: Frame) -> list[str]:

@@ -62,6 +62,15 @@ def collect(files: Path, labels: Path, folder: Path, split: Split = "train") -> 
     return len(exams)
 
 
+def has_labels(labels: Path) -> bool:
+    """Whether a table has labels, which `collect` leaves out for the test split.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    return "cancer" in read_named_rows(labels)
+
+
 def _find_files(names: "pd.Series[str]", files: Path) -> tuple[list[Path], list[Problem]]:
     """Returns the absolute path of every file, and the rows whose file cannot be taken."""
     root = files.resolve()

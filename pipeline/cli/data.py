@@ -92,8 +92,14 @@ def collect(
     Reads a table of labels and links the files that it names; copies no pixels.
     """
     from data_prep.rsna.collect import collect as collect_files
+    from data_prep.rsna.collect import has_labels
 
     say(f"{count(collect_files(files, labels, out, split), 'image')}: {out}")
+    if split == "test" and has_labels(labels):
+        say(
+            f"the column cancer of {labels} was left out, since a test split has no labels: --split train "
+            "keeps them, also for `mammo evaluate RUN --data`"
+        )
 
 
 def prepare(

@@ -1,4 +1,4 @@
-"""The evaluation of a finished run, as it stands in `metrics.json` and in tables."""
+"""The evaluation of a finished run, or of it on an external set, as `metrics.json` and tables hold it."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -15,14 +15,17 @@ from pipeline.evaluation.audit.traits import read_file_traits
 from pipeline.evaluation.bootstrap import NUM_REPLICATES, SEED, Interval
 from pipeline.evaluation.calibration import FOR_ONE_MODEL, Calibration
 from pipeline.evaluation.estimates import AUC_WEIGHTED, Estimate
-from pipeline.evaluation.evaluate_oof import Evaluation, UnitEvaluation, evaluate_oof, require_breasts
+from pipeline.evaluation.evaluate_oof import Evaluation, UnitEvaluation, evaluate_oof
+from pipeline.evaluation.external.case_tables import tabulate_oof_cases
+from pipeline.evaluation.external.external_set import CarriedThreshold, ExternalSet
 from pipeline.evaluation.metrics import FIGURES
 from pipeline.evaluation.oof import collect_oof
 from pipeline.evaluation.operating_point import SCREENING_PREVALENCE, OperatingPoint
 from pipeline.evaluation.uncertainty.intervals import CAPPED
 from pipeline.evaluation.uncertainty.recalibration import Recalibration
-from pipeline.evaluation.uncertainty.repeats import Repeats, summarise_repeats
-from pipeline.runs.recipe import load_recipe
+from pipeline.evaluation.uncertainty.repeats import Repeats
+from pipeline.evaluation.uncertainty.run_repeats import compare_repeats
+from pipeline.runs.evaluation_folder import EvaluationFolder
 from pipeline.runs.records import find_cache
 from pipeline.runs.run_folder import Run
 
@@ -63,49 +66,29 @@ def evaluate_run(run: Run, cache: Cache | None = None) -> Evaluation:
     return replace(evaluation, repeats=compare_repeats(run, evaluation))
 
 
-def compare_repeats(run: Run, evaluation: Evaluation) -> Repeats | None:
-    """Sets a run beside its finished repeats; None where there are none.
-
-    Raises:
-        UserError: if a repeat is damaged, or is not of the run's breasts and labels.
-    """
-    repeats = {number: run.repeat(number) for number in run.list_repeats()}
-    finished = {number: repeat for number, repeat in repeats.items() if not repeat.unfinished_folds()}
-    if not finished:
-        return None
-    oofs = {0: evaluation.oof} | {number: collect_oof(repeat) for number, repeat in finished.items()}
-    breasts = {number: require_breasts(oof) for number, oof in oofs.items()}
-    labels = ["prediction_id", "cancer", "num_images"]
-    for number, repeat in finished.items():
-        if not breasts[number][labels].equals(breasts[0][labels]):
-            raise UserError(
-                f"{repeat.folder} is not of the same breasts and labels as {run.folder}: remove it, and "
-                "`mammo train` with --repeats makes it again"
-            )
-    seeds = {number: _read_seed(run.repeat(number)) for number in oofs}
-    return summarise_repeats(oofs, breasts, seeds, figure=evaluation.lead[0])
-
-
-def _read_seed(run: Run) -> int | None:
-    try:
-        return load_recipe(run.settings).train.seed
-    except UserError:  # the page shows the settings as they are
-        return None
-
-
 def write_evaluation(run: Run, evaluation: Evaluation) -> None:
-    """Writes the figures into the run's folder."""
+    """Writes predictions, cases and figures of a run into its folder."""
     write_csv(run.oof, evaluation.oof)
-    write_csv(run.table("fold_table"), evaluation.fold_table)
-    write_csv(run.table("slices"), tabulate_slice_metrics(evaluation))
-    write_csv(run.table("calibration"), evaluation.calibration.bins)
-    write_csv(run.table("threshold_stability"), evaluation.stability)
-    write_csv(run.table("shortcut_audit"), tabulate_audit(evaluation.audit))
-    write_csv(run.table("decision_curve"), evaluation.decisions.points)
+    is_calibrated = not evaluation.calibration.undefined
+    cases = tabulate_oof_cases(evaluation.oof, evaluation.breasts.table, is_calibrated=is_calibrated)
+    write_csv(run.images, cases.images)
+    write_csv(run.breasts, cases.breasts)
     if evaluation.repeats is not None:
         write_csv(run.repeats, evaluation.repeats.table)
-    write_csv(run.fold_metrics, tabulate_fold_metrics(evaluation))
-    write_json(run.metrics, evaluation_to_json(evaluation))
+    write_figures(run, evaluation)
+
+
+def write_figures(folder: EvaluationFolder, evaluation: Evaluation) -> None:
+    """Writes the tables of figures and `metrics.json`, which comes last."""
+    write_csv(folder.table("fold_table"), evaluation.fold_table)
+    write_csv(folder.table("slices"), tabulate_slice_metrics(evaluation))
+    write_csv(folder.table("calibration"), evaluation.calibration.bins)
+    write_csv(folder.table("threshold_stability"), evaluation.stability)
+    write_csv(folder.table("shortcut_audit"), tabulate_audit(evaluation.audit))
+    if evaluation.external is None:
+        write_csv(folder.table("decision_curve"), evaluation.decisions.points)
+    write_csv(folder.fold_metrics, tabulate_fold_metrics(evaluation))
+    write_json(folder.metrics, evaluation_to_json(evaluation))
 
 
 def tabulate_fold_metrics(evaluation: Evaluation) -> pd.DataFrame:
@@ -145,6 +128,7 @@ def list_figures(estimate: Estimate) -> list[dict[str, Any]]:
 
 def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
     """Makes the content of `metrics.json`; an undefined figure is null and has its reason in `undefined`."""
+    external = evaluation.external
     return {
         **_level_to_json(evaluation.breasts),
         "threshold": evaluation.threshold,
@@ -154,7 +138,9 @@ def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
         "largest_sensitivity_at_recall_rate": evaluation.ceilings,
         "images": _level_to_json(evaluation.images),
         "missing_slices": evaluation.missing_slices,
-        "operating_point": _operating_point_to_json(evaluation.operating_point),
+        "operating_point": _operating_point_to_json(
+            evaluation.operating_point, "the other folds' best" if external is None else "the run's"
+        ),
         "flow": _flow_to_json(evaluation.flow),
         "shortcut_audit": _audit_to_json(evaluation.audit),
         "calibration": _calibration_to_json(evaluation.calibration),
@@ -173,6 +159,7 @@ def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
             "interval": "percentile",
             "not_of": ["auc", "auc_pooled", AUC_WEIGHTED, *CAPPED],
         },
+        **({} if external is None else {"external": _external_to_json(external)}),
     }
 
 
@@ -220,7 +207,32 @@ def _intervals_to_json(intervals: Mapping[str, Interval], no_interval: Mapping[s
     return {"interval_95": known | dict.fromkeys(no_interval), "no_interval": dict(no_interval)}
 
 
-def _operating_point_to_json(point: OperatingPoint) -> dict[str, Any]:
+def _external_to_json(external: ExternalSet) -> dict[str, Any]:
+    return {
+        "name": external.name,
+        "run": external.run_name,
+        "threshold_of_one_model": external.rule.threshold,
+        "carried_thresholds": {each.rule: _carried_to_json(each) for each in external.carried},
+        "shift": _table_to_json(external.shift),
+        "num_patients_learned_from": external.num_learned,
+        "left_out": _table_to_json(external.left_out),
+        "pictures_not_compared": external.not_compared or None,
+    }
+
+
+def _carried_to_json(carried: CarriedThreshold) -> dict[str, Any]:
+    interval = carried.estimate.intervals.get("pf1_transferred")
+    return {
+        "value": carried.value,
+        "share_recalled": carried.recalled,
+        "pf1": carried.estimate.metrics.pf1_transferred,
+        "interval_95": None if interval is None else [interval.low, interval.high],
+        **_operating_point_to_json(carried.operating_point, carried.rule),
+        "threshold": carried.threshold,
+    }
+
+
+def _operating_point_to_json(point: OperatingPoint, threshold: str) -> dict[str, Any]:
     tables = {
         table.unit: {
             **table.cells,
@@ -230,7 +242,7 @@ def _operating_point_to_json(point: OperatingPoint) -> dict[str, Any]:
         for table in point.tables
     }
     return {
-        "threshold": "the other folds' best",
+        "threshold": threshold,
         "screening_prevalence": SCREENING_PREVALENCE,
         **tables,
         "undefined": point.undefined or None,

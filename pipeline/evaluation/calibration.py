@@ -6,7 +6,7 @@ where the classes are separated (Platt 1999, "Probabilistic outputs for support 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -158,14 +158,34 @@ def calibrate(breasts: pd.DataFrame) -> Calibration:
     if not undefined:
         for name, fit in METHODS.items():
             tables[name] = cross_fit(breasts, fit)
-            parameters[name] = fit(*_to_arrays(breasts)).describe()
-    estimates = estimate_all(tables)
-    left_out = _find_left_out(estimates)
-    patients_N = pd.factorize(breasts["patient_id"], sort=True)[0]
+            parameters[name] = fit(*to_arrays(breasts)).describe()
+    found = judge_methods(tables, undefined=undefined)
+    left_out = _find_left_out(found.methods)
+    return replace(
+        found,
+        parameters={name: each for name, each in parameters.items() if name not in left_out},
+        left_out=left_out,
+        by_model=fit_by_model(breasts),
+    )
+
+
+def judge_methods(
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    parameters: Mapping[str, dict[str, Any]] | None = None,
+    undefined: str = "",
+) -> Calibration:
+    """Judges the raw and each method's probabilities.
+
+    Args:
+        tables: predictions by method, of the same breasts.
+        parameters: of each method.
+        undefined: why there is no method.
+    """
+    patients_N = pd.factorize(tables[RAW]["patient_id"], sort=True)[0]
     bins = pd.concat([tabulate_bins(table).assign(method=name) for name, table in tables.items()])
-    bins = bins[["method", *bins.columns.drop("method")]].reset_index(drop=True)
     return Calibration(
-        methods=estimates,
+        methods=estimate_all(tables),
         recalibrations={
             name: recalibrate(table["cancer"], table["probability"], patients_N)
             for name, table in tables.items()
@@ -174,10 +194,10 @@ def calibrate(breasts: pd.DataFrame) -> Calibration:
             name: CalibrationError.compare(table["cancer"], table["probability"], table["fold"])
             for name, table in tables.items()
         },
-        bins=bins,
-        parameters={name: found for name, found in parameters.items() if name not in left_out},
-        left_out=left_out,
-        by_model=fit_by_model(breasts),
+        bins=bins[["method", *bins.columns.drop("method")]].reset_index(drop=True),
+        parameters=dict(parameters or {}),
+        left_out={},
+        by_model={},
         undefined=undefined,
     )
 
@@ -190,7 +210,7 @@ def cross_fit(breasts: pd.DataFrame, fit: Callable[[Floats, Floats], Calibrator]
     """
     parts = []
     for fold, part in breasts.groupby("fold"):
-        labels_N, probabilities_N = _to_arrays(breasts[breasts["fold"] != fold])
+        labels_N, probabilities_N = to_arrays(breasts[breasts["fold"] != fold])
         calibrator = fit(labels_N, probabilities_N)
         best = measure(labels_N, calibrator(probabilities_N)).threshold_best
         corrected_N = calibrator(part["probability"].to_numpy())
@@ -202,7 +222,7 @@ def fit_by_model(breasts: pd.DataFrame) -> dict[int, dict[str, Any]]:
     """Fits Platt scaling to each fold's own predictions, which its model has not learned from."""
     folds = breasts.groupby("fold")
     both = {int(str(fold)): part for fold, part in folds if part["cancer"].nunique() == 2}
-    return {fold: fit_platt(*_to_arrays(part)).describe() for fold, part in both.items()}
+    return {fold: fit_platt(*to_arrays(part)).describe() for fold, part in both.items()}
 
 
 def tabulate_bins(breasts: pd.DataFrame) -> pd.DataFrame:
@@ -241,7 +261,7 @@ def _find_obstacle(breasts: pd.DataFrame) -> str:
     return ""
 
 
-def _to_arrays(breasts: pd.DataFrame) -> tuple[Floats, Floats]:
+def to_arrays(breasts: pd.DataFrame) -> tuple[Floats, Floats]:
     """Returns labels and probabilities in an order that does not depend on the table's."""
     ordered = breasts.sort_values(["probability", "cancer"])
     return ordered["cancer"].to_numpy(np.float64), ordered["probability"].to_numpy(np.float64)

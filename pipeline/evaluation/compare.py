@@ -33,6 +33,7 @@ from pipeline.evaluation.estimates import (
     weigh_images,
 )
 from pipeline.evaluation.evaluate_oof import require_breasts
+from pipeline.evaluation.external.carry_over import with_threshold
 from pipeline.evaluation.metrics import FIGURES, LOWER_IS_BETTER, NOT_RANKED, measure_sums
 from pipeline.evaluation.patient_stats import Floats
 from pipeline.evaluation.uncertainty.auc_variance import AucEstimate, find_difference
@@ -84,6 +85,7 @@ class Difference:
 def compare(
     oofs: Mapping[str, pd.DataFrame],
     *,
+    thresholds: Mapping[str, float | None] | None = None,
     seed: int = SEED,
     num_replicates: int = NUM_REPLICATES,
 ) -> list[Difference]:
@@ -93,7 +95,9 @@ def compare(
     images. Which of them depends on the data and not on what the runs predict.
 
     Args:
-        oofs: out-of-fold image predictions by name of the run, as `collect_oof` gives them.
+        oofs: out-of-fold image predictions by name of the run, as `collect_oof` gives them; or those of an
+            external set.
+        thresholds: the run's own, for predictions of an external set; None takes the other folds' ones.
         seed: of the bootstrap.
         num_replicates: draws.
 
@@ -102,7 +106,11 @@ def compare(
     """
     if len(oofs) < 2:
         raise UserError("a comparison needs two different runs or more: name them one after the other")
-    tables = {run: transfer_thresholds(require_breasts(oof)) for run, oof in oofs.items()}
+    tables = {run: require_breasts(oof) for run, oof in oofs.items()}
+    if thresholds is None:
+        tables = {run: transfer_thresholds(breasts) for run, breasts in tables.items()}
+    else:
+        tables = {run: with_threshold(breasts, thresholds[run]) for run, breasts in tables.items()}
     reference, *others = tables
     for run in others:
         _require_same_breasts(reference, tables[reference], run, tables[run])

@@ -1,5 +1,6 @@
-"""From out-of-fold predictions to all that is known of a run."""
+"""From out-of-fold predictions, or those of an external set, to all that is known of a run."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -18,6 +19,7 @@ from pipeline.evaluation.estimates import (
     find_threshold_of_mean,
     transfer_thresholds,
 )
+from pipeline.evaluation.external.external_set import ExternalSet
 from pipeline.evaluation.fold_summary import describe_folds
 from pipeline.evaluation.metrics import RECALL_RATES, largest_sensitivity
 from pipeline.evaluation.operating_point import OperatingPoint, describe_operating_point
@@ -50,11 +52,12 @@ class UnitEvaluation:
     Attributes:
         table: the predictions: ids, fold, cancer, probability, and `threshold`, the other folds' best one.
         kinds: what the slices are made of, a text column per kind with the index of `table`.
-        folds: by fold number.
-        pooled: all folds together.
+        folds: by fold number; of an external set, what that fold's model makes of all of it.
+        pooled: all folds together; of an external set, their ensemble.
         slices: by kind and value, in the order to show them.
         heterogeneity: by kind, the p value of one AUC for all its values that have cancers enough; None
             where fewer than two have.
+        fold_tables: the predictions that the figures of each fold are of.
     """
 
     table: pd.DataFrame
@@ -63,14 +66,15 @@ class UnitEvaluation:
     pooled: Estimate
     slices: list[Slice]
     heterogeneity: dict[str, float | None]
+    fold_tables: Mapping[int, pd.DataFrame]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is known of a run once all its folds are trained.
+    """What is known of a run once all its folds are trained, or of it on an external set.
 
     Attributes:
-        oof: out-of-fold image predictions, sorted by patient and image.
+        oof: out-of-fold image predictions, or the ensemble's, sorted by patient and image.
         breasts: the level that counts; a breast's probability is the mean of its images'.
         images: the same figures of single images.
         fold_table: who is in which fold, a row per fold.
@@ -79,9 +83,10 @@ class Evaluation:
         missing_slices: why kinds of slices are not there.
         audit: what tells the label without a look at a pixel.
         flow: what became of the table's rows.
-        operating_point: what recalling by the other folds' thresholds does.
+        operating_point: what recalling by the transferred thresholds does.
         decisions: whether recalling by risk does more good than recalling all women, or none.
         repeats: the run beside its finished repeats; None where there are none.
+        external: what is known of an external set alone; None out of fold.
     """
 
     oof: pd.DataFrame
@@ -96,15 +101,23 @@ class Evaluation:
     operating_point: OperatingPoint
     decisions: DecisionCurve
     repeats: Repeats | None = None
+    external: ExternalSet | None = None
 
     @property
     def threshold(self) -> float | None:
-        """The best threshold on the pooled predictions of breasts, each of a single model."""
+        """The best threshold on the pooled predictions of breasts, each of a single model.
+
+        Of an external set it is the one that the run has for the mean of all folds' models.
+        """
+        if self.external is not None:
+            return self.external.rule.threshold_of_mean
         return self.breasts.pooled.metrics.threshold_best
 
     @property
     def recall_rate(self) -> float | None:
-        """The share of breasts that `threshold` recalls."""
+        """The share of breasts that `threshold` recalls; of an external set, the run's own share."""
+        if self.external is not None:
+            return self.external.rule.recall_rate
         if self.threshold is None:
             return None
         return float((self.breasts.table["probability"] >= self.threshold).mean())
@@ -112,6 +125,8 @@ class Evaluation:
     @property
     def threshold_of_mean(self) -> float | None:
         """The threshold of the mean of all folds' models, for submissions; it stands for `recall_rate`."""
+        if self.external is not None:
+            return self.external.rule.threshold_of_mean
         rate = self.recall_rate
         return None if rate is None else find_threshold_of_mean(self.breasts.table, rate)
 
@@ -153,26 +168,68 @@ def evaluate_oof(
         UserError: if a breast's images differ in label.
     """
     breasts = transfer_thresholds(require_breasts(oof))
-    kinds = describe_images(oof)
-    of_breasts = estimate_level(breasts, describe_breasts(oof, kinds, breasts))
-    return Evaluation(
-        oof=oof,
-        breasts=of_breasts,
-        images=estimate_level(transfer_thresholds(oof), kinds),
-        fold_table=describe_folds(oof),
+    return judge_predictions(
+        transfer_thresholds(oof),
+        breasts,
         calibration=calibrate(breasts),
-        stability=sweep(breasts, of_breasts.pooled.metrics.threshold_best),
-        missing_slices=explain_missing(oof),
-        operating_point=describe_operating_point(breasts),
         decisions=draw_up_decisions(breasts),
         audit=audit_shortcuts(oof, breasts, files, no_files="" if files is not None else no_cache),
         flow=flow or describe_flow(oof, None, unknown=no_cache),
     )
 
 
-def estimate_level(table: pd.DataFrame, kinds: pd.DataFrame) -> UnitEvaluation:
+def judge_predictions(
+    images: pd.DataFrame,
+    breasts: pd.DataFrame,
+    *,
+    calibration: Calibration,
+    decisions: DecisionCurve,
+    audit: ShortcutAudit,
+    flow: Flow,
+    folds: Mapping[int, tuple[pd.DataFrame, pd.DataFrame]] | None = None,
+    external: ExternalSet | None = None,
+) -> Evaluation:
+    """Computes all figures of predictions whose transferred `threshold` is known.
+
+    Args:
+        images: one row per image.
+        breasts: the same as breasts.
+        calibration: of the breasts.
+        decisions: of the breasts.
+        audit: of both.
+        flow: of cases.
+        folds: images and breasts as each fold's figures are of; None where each fold has rows of its own.
+        external: of an external set.
+    """
+    oof = images.drop(columns="threshold")
+    kinds = describe_images(oof)
+    of_images = None if folds is None else {fold: tables[0] for fold, tables in folds.items()}
+    of_folds = None if folds is None else {fold: tables[1] for fold, tables in folds.items()}
+    of_breasts = estimate_level(breasts, describe_breasts(oof, kinds, breasts), of_folds)
+    best = of_breasts.pooled.metrics.threshold_best
+    threshold = best if external is None else external.rule.threshold_of_mean
+    return Evaluation(
+        oof=oof,
+        breasts=of_breasts,
+        images=estimate_level(images, kinds, of_images),
+        fold_table=describe_folds(oof),
+        calibration=calibration,
+        stability=sweep(breasts, threshold),
+        missing_slices=explain_missing(oof),
+        operating_point=describe_operating_point(breasts),
+        decisions=decisions,
+        audit=audit,
+        flow=flow,
+        external=external,
+    )
+
+
+def estimate_level(
+    table: pd.DataFrame, kinds: pd.DataFrame, folds: Mapping[int, pd.DataFrame] | None = None
+) -> UnitEvaluation:
     """Computes figures and intervals of all predictions, of each fold and of each slice."""
-    folds = {int(str(fold)): part for fold, part in table.groupby("fold")}
+    if folds is None:
+        folds = {int(str(fold)): part for fold, part in table.groupby("fold")}
     values = [(str(kind), value) for kind in kinds for value in list_values(kinds[kind])]
     tables: dict[tuple[str, str], pd.DataFrame] = {POOLED: table}
     tables |= {("fold", str(fold)): part for fold, part in folds.items()}
@@ -186,6 +243,7 @@ def estimate_level(table: pd.DataFrame, kinds: pd.DataFrame) -> UnitEvaluation:
         pooled=estimates[POOLED],
         slices=slices,
         heterogeneity={str(kind): _find_p([part for part in slices if part.kind == kind]) for kind in kinds},
+        fold_tables=folds,
     )
 
 

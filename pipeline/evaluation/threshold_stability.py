@@ -23,7 +23,7 @@ def sweep(
 
     Args:
         breasts: a table of predictions.
-        threshold: the one to start from; None gives an empty table, as do breasts that all have cancer.
+        threshold: the one to start from; None gives an empty table, as do breasts of one class.
         seed: of the bootstrap.
         num_replicates: draws.
 
@@ -31,7 +31,7 @@ def sweep(
         One row per variation: `change` is `threshold` (`by`: added to its logit) or `prevalence` (`by`: its
         factor; breasts with cancer are weighed so that it holds); threshold, prevalence, F1 and its interval.
     """
-    if threshold is None or breasts["cancer"].all():  # no prevalence but 1 can be had
+    if threshold is None or len(breasts["cancer"].unique()) < 2:  # no prevalence but 0 or 1 can be had
         return pd.DataFrame(columns=STABILITY_COLUMNS)
     prevalence = float(breasts["cancer"].mean())
     factors = PREVALENCE_FACTORS[PREVALENCE_FACTORS * prevalence < 1]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +36,18 @@ def predict_batch(
     return torch.sigmoid(logits_B + logit_shift)
 
 
+class Prediction(NamedTuple):
+    """What several models say of a batch.
+
+    Attributes:
+        mean: of all, [B].
+        each: of each model, [K, B].
+    """
+
+    mean: Probabilities
+    each: Probabilities
+
+
 class Ensemble:
     """The mean of the probabilities of several models, each with its logit shift.
 
@@ -55,7 +68,11 @@ class Ensemble:
         return self._compute.device
 
     def predict(self, images_BCHW: Tensor) -> Probabilities:
-        """Returns one probability per image; of several threads one computes at a time.
+        """Returns one probability per image, the mean of all models."""
+        return self.predict_each(images_BCHW).mean
+
+    def predict_each(self, images_BCHW: Tensor) -> Prediction:
+        """Returns what the models say together and one by one; of several threads one computes at a time.
 
         Those of all models are copied from the device together, since every copy waits for it. The mean is
         numpy's: torch adds in another order, and a journal goes on to the last bit.
@@ -63,9 +80,11 @@ class Ensemble:
         with self._lock:
             images_BCHW = images_BCHW.to(self._compute.device)
             seen = [images_BCHW, images_BCHW.flip(-2)] if self._flip else [images_BCHW]
-            each = [
+            said = [
                 predict_batch(model, view_BCHW, logit_shift=shift, compute=self._compute)
                 for model, shift in self._models
                 for view_BCHW in seen
             ]
-            return np.mean(torch.stack(each).cpu().numpy(), axis=0)
+            all_NB = torch.stack(said).cpu().numpy()
+        each_KB = all_NB.reshape(len(self._models), len(seen), -1).mean(axis=1)
+        return Prediction(np.mean(all_NB, axis=0), each_KB)

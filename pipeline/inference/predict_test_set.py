@@ -1,10 +1,9 @@
-"""What all folds of a run say of a test set, kept in a journal on the way."""
+"""What all folds of a run say of a test set, or of one with labels, kept in a journal on the way."""
 
-import hashlib
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,12 +12,13 @@ import pandas as pd
 from data_prep.cache.folder import Cache
 from data_prep.errors import UserError
 from data_prep.parallel.executor import Executor, map_unordered
+from data_prep.preprocessing.preprocess import ManifestRow
 from data_prep.rsna.exam_table import EXAM_ID, name_breast
 from data_prep.storage.atomic import Journal
-from data_prep.storage.files import read_own
 from data_prep.storage.places import Place
 from pipeline.evaluation.aggregate import Views, to_breasts
 from pipeline.evaluation.evaluate_oof import require_breasts
+from pipeline.evaluation.external.case_tables import FOLD_PROBABILITY
 from pipeline.evaluation.oof import collect_oof
 from pipeline.inference.ensemble import BATCH_SIZE, Ensemble
 from pipeline.inference.image_sources import (
@@ -29,19 +29,18 @@ from pipeline.inference.image_sources import (
     SourceBatch,
     hash_exams,
 )
+from pipeline.inference.journal import EVALUATE, PREDICT, BatchRecord, JournalOwner, hash_run, recall, rewrite
 from pipeline.models.weights_file import load_weights
 from pipeline.runs.recipe import load_recipe
-from pipeline.runs.run_folder import Run
+from pipeline.runs.run_folder import OOF_EXAM_COLUMNS, Run
 from pipeline.runtime.precision import ComputeSettings
 from pipeline.runtime.progress import Reporter
 
-BEGINNING = b'{"run": '
 FAILURES_COLUMNS = ["patient_id", "image_id", "reason", "message"]
 FILE = "file"
-"""The last column of the failures, where test.csv has it."""
-
-BatchRecord = dict[str, Any]
-"""A line of the journal: a batch, its probabilities by image_id, and reason and message of its failures."""
+"""The user's own name of an image, where the exam table has it; the last column of the failures."""
+KEPT_COLUMNS = ["patient_id", "image_id", "laterality", "prediction_id", EXAM_ID, "cancer", *OOF_EXAM_COLUMNS]
+"""What predictions have of the exam table, where it has it."""
 
 PredictGroups = Callable[[Sequence[RowGroup]], Generator[BatchRecord, None, None]]
 """Yields a record for each of some groups of a source's rows, in any order."""
@@ -59,16 +58,18 @@ class RunPredictions:
     """What all folds of a run say of a set of images.
 
     Attributes:
-        images: patient_id, image_id, laterality, prediction_id, exam_id where exams are told apart,
-            probability (NaN where the image failed).
+        images: the columns of `KEPT_COLUMNS` that are known, `file` (the user's own name of it, or empty),
+            probability (NaN where the image failed), and that of each fold, `probability_fold_<k>`.
         failures: patient_id, image_id, reason, message of images that could not be used, and `file` if the
             exam table has it.
         prior: share of cancers among the breasts that the run was trained on.
+        records: what a manifest would say of each image, by image_id; of files with labels alone.
     """
 
     images: pd.DataFrame
     failures: pd.DataFrame
     prior: float
+    records: dict[str, ManifestRow] = field(default_factory=dict)
 
     @property
     def required_ids(self) -> list[str]:
@@ -126,6 +127,49 @@ def predict_folder(
     return _predict(run, source, journal, predictor, flip=flip, reporter=reporter)
 
 
+def predict_labelled(
+    run: Run,
+    data: Place | Cache,
+    *,
+    workers: int,
+    reporter: Reporter,
+    journal: Journal,
+    without: Collection[str] = (),
+    predictor: Predictor = predict_locally,
+    executor: Executor = map_unordered,
+) -> RunPredictions:
+    """Predicts the images of a folder's train.csv, or of a cache of the train split; keeps the journal.
+
+    At the end that holds its batches in their order, so that it does not depend on what got ready first, and
+    another call predicts nothing.
+
+    Args:
+        run: is finished.
+        data: the folder, its URL, or the cache.
+        workers: as `predict_folder` takes them.
+        reporter: shows the progress.
+        journal: of what was predicted.
+        without: ids of patients to leave out.
+        predictor: where it is predicted.
+        executor: decodes for the `predictor`.
+
+    Raises:
+        UserError: as `predict_folder` and `predict_cache` do.
+    """
+    run.require_finished()
+    settings = load_recipe(run.settings).prepare
+    source: ImageSource
+    if isinstance(data, Cache):
+        source = CacheSource(
+            data, settings, workers=workers, config=run.settings, split="train", without=without
+        )
+    else:
+        source = FolderSource(
+            data, settings, workers=workers, executor=executor, split="train", without=without
+        )
+    return _predict(run, source, journal, predictor, flip=False, reporter=reporter, owner=EVALUATE)
+
+
 def predict_cache(
     run: Run,
     cache: Cache,
@@ -167,14 +211,15 @@ def _predict(
     *,
     flip: bool,
     reporter: Reporter,
+    owner: JournalOwner = PREDICT,
 ) -> RunPredictions:
     prior = float(require_breasts(collect_oof(run))["cancer"].mean())
     predict = predictor(run, source, flip=flip)
-    header = {"run": _hash_run(run), "exams": hash_exams(source.exams), "flip": flip}
+    header = {"run": hash_run(run), "exams": hash_exams(source.exams), "flip": flip}
     image_ids = source.exams["image_id"].tolist()
     groups = {source.fingerprint(rows): rows for rows in _group(source)}
     names = {frozenset(image_ids[row] for row in rows): name for name, rows in groups.items()}
-    records = [record for record in _recall(journal, header) if record["batch"] in groups]
+    records = [record for record in recall(journal, header, owner) if record["batch"] in groups]
     known = {record["batch"] for record in records}
     waiting = [rows for name, rows in groups.items() if name not in known]
     with (
@@ -188,8 +233,10 @@ def _predict(
                 journal.append(record)
             records.append(record)
             advance(len(_image_ids_of(record)))
+    if journal and owner.keeps:
+        rewrite(journal, header, records, order=list(groups))
     absent = {image_ids[row]: [error.reason, str(error)] for row, error in source.absent.items()}
-    return _tabulate(source.exams, [*records, {"failures": absent}], prior=prior)
+    return _tabulate(source, [*records, {"failures": absent}], run.list_folds(), prior=prior)
 
 
 def _group(source: ImageSource) -> Iterator[list[int]]:
@@ -201,10 +248,14 @@ def _group(source: ImageSource) -> Iterator[list[int]]:
 
 
 def _predict_batch(ensemble: Ensemble, batch: SourceBatch, image_ids: list[str]) -> BatchRecord:
-    probabilities = [] if batch.images_BCHW is None else ensemble.predict(batch.images_BCHW).tolist()
     names = [image_ids[row] for row in batch.rows]
+    mean: list[float] = []
+    each: list[list[float]] = [[] for _ in names]
+    if batch.images_BCHW is not None:
+        predicted = ensemble.predict_each(batch.images_BCHW)
+        mean, each = predicted.mean.tolist(), predicted.each.T.tolist()
     undefined = [
-        name for name, probability in zip(names, probabilities, strict=True) if not math.isfinite(probability)
+        name for name, probability in zip(names, mean, strict=True) if not math.isfinite(probability)
     ]
     if undefined:
         raise UserError(
@@ -212,68 +263,51 @@ def _predict_batch(ensemble: Ensemble, batch: SourceBatch, image_ids: list[str])
             "diverged, or fp16 is too coarse for them; look at history.csv and train again with a lower "
             "train.learning_rate"
         )
-    failures = {image_ids[row]: [error.reason, str(error)] for row, error in batch.failures.items()}
-    return {"probabilities": dict(zip(names, probabilities, strict=True)), "failures": failures}
+    record = {
+        "probabilities": dict(zip(names, mean, strict=True)),
+        "folds": dict(zip(names, each, strict=True)),
+        "failures": {image_ids[row]: [error.reason, str(error)] for row, error in batch.failures.items()},
+    }
+    records = {image_ids[row]: found for row, found in batch.records.items()}
+    return record | ({"records": records} if records else {})
 
 
 def _image_ids_of(record: BatchRecord) -> list[str]:
     return [*record["probabilities"], *record["failures"]]
 
 
-def _tabulate(exams: pd.DataFrame, records: list[BatchRecord], *, prior: float) -> RunPredictions:
+def _tabulate(
+    source: ImageSource, records: list[BatchRecord], folds: list[int], *, prior: float
+) -> RunPredictions:
     """Puts probabilities and failures into the order of the exam table, whatever order they came in."""
-    known = {key: value for record in records for key, value in record.get("probabilities", {}).items()}
-    failed = {key: value for record in records for key, value in record["failures"].items()}
-    columns = ["patient_id", "image_id", "laterality", "prediction_id", EXAM_ID]
-    images = exams[[name for name in columns if name in exams]]
-    probabilities = [known.get(image_id, np.nan) for image_id in exams["image_id"]]
+    exams = source.exams
+    known = _join(records, "probabilities")
+    of_folds, failed = _join(records, "folds"), _join(records, "failures")
+    images = exams[[name for name in KEPT_COLUMNS if name in exams]].assign(file=_name_files(source))
+    image_ids = exams["image_id"].tolist()
+    images["probability"] = np.array([known.get(image_id, np.nan) for image_id in image_ids], np.float64)
+    for number, fold in enumerate(folds):
+        said = [of_folds[image_id][number] if image_id in of_folds else np.nan for image_id in image_ids]
+        images[f"{FOLD_PROBABILITY}{fold}"] = np.array(said, np.float64)
     failures = exams[exams["image_id"].isin(list(failed))]
     reasons = [failed[image_id] for image_id in failures["image_id"]]
     failures = failures.assign(
         reason=[reason for reason, _ in reasons], message=[text for _, text in reasons]
     )
     return RunPredictions(
-        images.assign(probability=np.array(probabilities, np.float64)),
+        images,
         failures[[*FAILURES_COLUMNS, *([FILE] if FILE in exams else [])]],
         prior,
+        _join(records, "records"),
     )
 
 
-# The journal
+def _name_files(source: ImageSource) -> list[str]:
+    """Returns the user's own name of each row's file: the table's, or else the source's."""
+    named = source.exams[FILE].fillna("").tolist() if FILE in source.exams else [""] * len(source.exams)
+    return [name or other for name, other in zip(named, source.files, strict=True)]
 
 
-def _recall(journal: Journal | None, header: Mapping[str, Any]) -> list[BatchRecord]:
-    """Returns what an earlier command has found; begins the journal if it is new.
-
-    Raises:
-        UserError: if that was of another run, another test.csv, or another way to ask.
-    """
-    if journal is None:
-        return []
-    if journal.path.exists() and not BEGINNING.startswith(read_own(journal.path)[: len(BEGINNING)]):
-        raise UserError(
-            f"{journal.path} is not a journal of `mammo predict`: move it, or choose another --out"
-        )
-    journal.mend()
-    records = journal.read()
-    if not records:
-        journal.append(dict(header))
-        return []
-    if not all(set(record) == {"batch", "probabilities", "failures"} for record in records[1:]):
-        raise UserError(f"{journal.path} is damaged: remove it and run the same command again")
-    names = {"run": "another run", "exams": "another test.csv", "flip": "another --flip"}
-    changed = [text for name, text in names.items() if records[0].get(name) != header[name]]
-    if changed:
-        raise UserError(
-            f"{journal.path} keeps what was predicted with {' and '.join(changed)} before that command was "
-            "broken off: choose another --out, or remove this file to begin anew"
-        )
-    return records[1:]
-
-
-def _hash_run(run: Run) -> str:
-    """Returns a hash of all that the predictions of a run depend on: its settings and weights."""
-    digest = hashlib.sha256(read_own(run.settings))
-    for fold in run.list_folds():
-        digest.update(hashlib.sha256(read_own(run.fold(fold).weights)).digest())
-    return digest.hexdigest()
+def _join(records: list[BatchRecord], name: str) -> dict[str, Any]:
+    """Returns what all batches say under a name, by image_id."""
+    return {image_id: value for record in records for image_id, value in record.get(name, {}).items()}

@@ -18,7 +18,8 @@ from data_prep.parallel.ray_actors import map_in_actors
 from data_prep.parallel.ray_cluster import Cluster, Needs
 from data_prep.parallel.ray_worker import map_here
 from pipeline.inference.image_sources import ImageSource, RowGroup
-from pipeline.inference.predict_test_set import BatchRecord, PredictGroups, predict_locally
+from pipeline.inference.journal import BatchRecord
+from pipeline.inference.predict_test_set import PredictGroups, predict_locally
 from pipeline.runs.run_folder import Run
 
 

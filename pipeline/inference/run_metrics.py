@@ -1,7 +1,7 @@
 """What a prediction needs to know of a run's evaluation, from `metrics.json`."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ from data_prep.errors import UserError
 from data_prep.storage.files import parse_json, read_own
 from pipeline.evaluation.artifacts import MEAN_OF_LOGITS
 from pipeline.evaluation.estimates import find_share_threshold
+from pipeline.evaluation.external.external_set import OperatingRule
 from pipeline.runs.run_folder import Run
 
 RecallBy = Literal["threshold", "rate"]
@@ -40,30 +41,51 @@ class RecallRule:
 
 
 def read_recall_rule(run: Run, by: RecallBy = "threshold") -> RecallRule:
+    """Reads what a submission of the run goes by.
+
+    Raises:
+        UserError: as `read_rule` does.
+    """
+    rule = read_rule(run, "ask for --probabilities")
+    assert rule.threshold_of_mean is not None, "a run without a threshold was refused"
+    return RecallRule(rule.threshold_of_mean, rule.recall_rate if by == "rate" else None)
+
+
+def read_rule(run: Run, way_out: str = "") -> OperatingRule:
     """Reads what the run's evaluation found best for a breast's mean probability.
+
+    Args:
+        run: the run.
+        way_out: what else the user can do.
 
     Raises:
         UserError: if the run has not been evaluated, by an older mammo, or has no threshold.
     """
-    again = f"run `mammo evaluate {run.folder}` first, or ask for --probabilities"
+    otherwise = f", or {way_out}" if way_out else ""
+    evaluate = f"run `mammo evaluate {run.folder}`"
     if not run.metrics.exists():
-        raise UserError(f"{run.folder} has no {run.metrics.name} and thus no threshold: {again}")
+        raise UserError(
+            f"{run.folder} has no {run.metrics.name} and thus no threshold: {evaluate} first{otherwise}"
+        )
     try:
         metrics = parse_json(read_own(run.metrics))
         if metrics["threshold"] is None:
             raise UserError(
                 f"the evaluation of {run.folder} found no threshold, since none of its breasts has cancer: "
-                "ask for --probabilities"
+                f"{way_out or 'train on patients of whom some have cancer'}"
             )
         if metrics.get("breast_is") != MEAN_OF_LOGITS or "threshold_of_mean" not in metrics:
             raise UserError(
                 f"{run.metrics} is of an older mammo, whose threshold was not for the mean of the models: "
-                f"run `mammo evaluate {run.folder}` once more, or ask for --probabilities"
+                f"{evaluate} once more{otherwise}"
             )
-        threshold, rate = (_read_share(run, metrics, name) for name in ("threshold_of_mean", "recall_rate"))
+        shares = {name: float(metrics[name]) for name in ("threshold", "threshold_of_mean", "recall_rate")}
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{run.metrics} is damaged: {again}") from error
-    return RecallRule(threshold, rate if by == "rate" else None)
+        raise UserError(f"{run.metrics} is damaged: {evaluate} first{otherwise}") from error
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise UserError(f"{run.metrics} is damaged, its {name} is {share}: {evaluate} first{otherwise}")
+    return OperatingRule(**shares)
 
 
 def is_spoilt_by_counting(run: Run) -> bool:
@@ -72,13 +94,3 @@ def is_spoilt_by_counting(run: Run) -> bool:
         return bool(parse_json(read_own(run.metrics))["shortcut_audit"]["counting_tells_the_label"])
     except (OSError, ValueError, KeyError, TypeError):  # not evaluated, or by an older mammo
         return False
-
-
-def _read_share(run: Run, metrics: dict[str, Any], name: str) -> float:
-    number = float(metrics[name])
-    if not 0 <= number <= 1:
-        raise UserError(
-            f"{run.metrics} is damaged, its {name} is {number}: run `mammo evaluate {run.folder}` first, or "
-            "ask for --probabilities"
-        )
-    return number

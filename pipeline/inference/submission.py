@@ -5,7 +5,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,23 +15,16 @@ import pandas as pd
 
 from data_prep.cache.folder import Cache
 from data_prep.errors import UserError, count
-from data_prep.parallel.executor import Executor, map_unordered
 from data_prep.rsna.exam_table import read_prediction_ids
 from data_prep.storage.atomic import Journal, require_replaceable, require_writable, write_csv
 from data_prep.storage.files import read_input
 from data_prep.storage.places import Place
 from pipeline.evaluation.aggregate import Views
-from pipeline.inference.predict_test_set import (
-    FAILURES_COLUMNS,
-    FILE,
-    Predictor,
-    predict_cache,
-    predict_folder,
-    predict_locally,
-)
+from pipeline.inference.engine import open_engine
+from pipeline.inference.predict_test_set import FAILURES_COLUMNS, FILE, predict_cache, predict_folder
 from pipeline.inference.run_metrics import RecallBy, is_spoilt_by_counting, read_recall_rule
+from pipeline.inference.submission_cases import require_case_table, write_cases
 from pipeline.runs.run_folder import Run
-from pipeline.runtime.gpu_memory import WAY_OUT_OF_PREDICTION, explain_out_of_memory
 from pipeline.runtime.progress import Reporter
 
 if TYPE_CHECKING:
@@ -55,6 +48,8 @@ class Submission:
         rule: which breasts are given 1, in words; empty where probabilities are written.
         failures: patient_id, image_id, reason, message of images that could not be used; `file` if known.
         failures_path: where these stand, if there are any.
+        images_path: where a row per image stands, with the probability of each fold.
+        breasts_path: the same per breast.
         problems: what `check_submission` would say of it, and that counting spoils `--views max`.
     """
 
@@ -63,6 +58,8 @@ class Submission:
     rule: str
     failures: pd.DataFrame
     failures_path: Path
+    images_path: Path
+    breasts_path: Path
     problems: list[str]
 
 
@@ -100,40 +97,36 @@ def predict_submission(
     run.require_finished()
     rule = None if probabilities else read_recall_rule(run, recall_by)
     journal = Journal(path.with_name(f"{path.name}.partial"))
-    failures_path = path.with_name(f"{path.stem}_failures.csv")
+    failures_path, images_path, breasts_path = (
+        path.with_name(f"{path.stem}_{what}.csv") for what in ("failures", "images", "breasts")
+    )
     require_replaceable(path, SUBMISSION_COLUMNS)
     require_replaceable(failures_path, FAILURES_COLUMNS, optional=[FILE])
+    for table_path in (images_path, breasts_path):
+        require_case_table(table_path)
     require_writable(path)
-    explained = explain_out_of_memory("prediction", WAY_OUT_OF_PREDICTION)
-    with journal.held(), explained, cluster or nullcontext() as connected:
-        predictor: Predictor = predict_locally
-        executor: Executor = map_unordered
-        if connected is not None:
-            from pipeline.inference.ray_batches import RayPredictor  # noqa: PLC0415  an optional extra
-
-            predictor = on_ray = RayPredictor(connected)
-            executor = on_ray.read_with_all
-            workers = 0 if isinstance(source, Cache) else on_ray.num_readers
+    is_cache = isinstance(source, Cache)
+    with journal.held(), open_engine(cluster, workers=workers, reads_files=not is_cache) as engine:
         if isinstance(source, Cache):
             predictions = predict_cache(
                 run,
                 source,
-                workers=workers,
+                workers=engine.workers,
                 reporter=reporter,
                 flip=flip,
                 journal=journal,
-                predictor=predictor,
+                predictor=engine.predictor,
             )
         else:
             predictions = predict_folder(
                 run,
                 source,
-                workers=workers,
+                workers=engine.workers,
                 reporter=reporter,
                 flip=flip,
                 journal=journal,
-                predictor=predictor,
-                executor=executor,
+                predictor=engine.predictor,
+                executor=engine.executor,
             )
         breasts, required_ids = predictions.breasts(views), predictions.required_ids
         threshold, described = rule.decide(breasts["probability"]) if rule else (None, "")
@@ -142,11 +135,14 @@ def predict_submission(
             write_csv(failures_path, predictions.failures)
         else:
             failures_path.unlink(missing_ok=True)
+        write_cases(run, predictions, breasts, threshold, images_path=images_path, breasts_path=breasts_path)
         journal.remove()
     problems = find_problems(path, required_ids)
     if views == "max" and is_spoilt_by_counting(run):
         problems.append(COUNTING_SPOILS)
-    return Submission(path, table, described, predictions.failures, failures_path, problems)
+    return Submission(
+        path, table, described, predictions.failures, failures_path, images_path, breasts_path, problems
+    )
 
 
 def make_submission(

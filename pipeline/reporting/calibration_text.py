@@ -1,10 +1,11 @@
 """What probabilities are worth, in tables and sentences, and what each calibration is for."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from data_prep.errors import UserError
 from pipeline.evaluation.calibration import FOR_ONE_MODEL, RAW, Calibration
-from pipeline.reporting.formatting import FIGURE_NAMES, format_figure, format_interval
+from pipeline.reporting.formatting import format_figure, format_interval
 from pipeline.reporting.tables import Table
 from pipeline.runs.recipe import load_recipe
 from pipeline.runs.run_folder import Run
@@ -27,13 +28,13 @@ CALIBRATION_NOTE = (
     "Slope and intercept are those of the line through the logits that fits the labels best: 1 and 0 where "
     "probabilities are right, a slope below 1 where they lie too far apart. The scaled Brier score is by "
     "which share the score is lower than that of answering the prevalence for all. A calibration error says "
-    "something only beside the others: that of a constant, the other folds' prevalence, and the one to be "
-    "expected if each label were drawn from its own probability. Each method was fitted on the other folds."
+    "something only beside the others: that of a constant, {constant}, and the one to be expected if "
+    "each label were drawn from its own probability. Each method was fitted on {teachers}."
 )
-"""What the figures of calibration are."""
+"""What the figures of calibration are, to be filled with `Wording`'s words."""
 
 
-def tabulate_calibration(calibration: Calibration) -> Table:
+def tabulate_calibration(calibration: Calibration, figure_names: Mapping[str, str]) -> Table:
     """Returns what the raw and each method's probabilities are worth, a row per figure."""
     names = list(calibration.methods)
     rows = []
@@ -44,7 +45,7 @@ def tabulate_calibration(calibration: Calibration) -> Table:
             cells += [format_figure(found.figures[figure]), interval]
         rows.append(cells)
     for figure in METHOD_FIGURES:
-        cells = [FIGURE_NAMES[figure].removesuffix(" of the raw probabilities")]
+        cells = [figure_names[figure].removesuffix(" of the raw probabilities")]
         for estimate in calibration.methods.values():
             cells += [
                 format_figure(estimate.figures[figure]),

@@ -35,16 +35,17 @@ def render_page(
 ) -> str:
     """Returns a page that extends `page.html.j2`; the run's name, settings and environment are added.
 
-    The template lies in the folder `templates` of `package`.
+    A `run_name` among the values stands for the run's own. The template lies in the folder `templates` of
+    `package`.
     """
-    return _load(template, {}, filters, package).render(**_describe(run), **values)
+    return _load(template, {}, filters, package).render(_describe(run) | values)
 
 
 def render_markdown(template: str, run: RunFolder, *, filters: Filters, **values: Any) -> str:
     """Returns a Markdown text with the same additions; no value of them can become markup."""
     options = {"autoescape": False, "finalize": escape_markdown}
     text = _load(template, options, {"code": to_code_block, **filters}, OWN_PACKAGE)
-    return text.render(**_describe(run), **values)
+    return text.render(_describe(run) | values)
 
 
 def escape_markdown(value: object) -> str:

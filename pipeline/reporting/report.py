@@ -22,15 +22,15 @@ from pipeline.reporting.calibration_text import (
     tabulate_calibration,
     tabulate_parameters,
 )
-from pipeline.reporting.case_selection import CaseSelection, select_cases
+from pipeline.reporting.cases.case_selection import CaseSelection, select_cases
+from pipeline.reporting.cases.gallery import Gallery, show_cases
 from pipeline.reporting.decision_text import (
     HOW_TO_READ,
     describe_decisions,
     draw_decisions,
     tabulate_decisions,
 )
-from pipeline.reporting.formatting import FIGURE_NAMES, format_figure, format_interval
-from pipeline.reporting.gallery import Gallery, show_cases
+from pipeline.reporting.formatting import format_figure, format_interval
 from pipeline.reporting.plots import calibration_plots, curves
 from pipeline.reporting.plots.svg import fold_line
 from pipeline.reporting.rendering import Filters, Picture, render_markdown, render_page
@@ -60,7 +60,6 @@ from pipeline.reporting.tables import (
 )
 from pipeline.reporting.text import (
     INTERVALS,
-    ONE_PROBABILITY,
     choose_sensitivity,
     describe_ceilings,
     describe_recalling,
@@ -72,6 +71,7 @@ from pipeline.reporting.text import (
     list_warnings,
 )
 from pipeline.reporting.vit_figures import draw_vit_figures
+from pipeline.reporting.wording import wording_of
 from pipeline.runs.records import HISTORY_FIGURES, read_numbers
 from pipeline.runs.run_folder import Run
 from pipeline.runtime.progress import Reporter
@@ -114,7 +114,7 @@ def render_report(
     content = collect_content(run, evaluation, selection)
     pictures = make_pictures(run, evaluation, content["histories"])
     gallery = show_cases(run, selection, reporter=reporter, cache=cache)
-    _say_missing(gallery, run, reporter)
+    say_missing(gallery, run, reporter)
     page = render_page("report.html.j2", run, filters=FIGURE_FILTERS, gallery=gallery, **content, **pictures)
     return {
         run.report: page,
@@ -123,7 +123,7 @@ def render_report(
     }
 
 
-def _say_missing(gallery: Gallery, run: Run, reporter: Reporter) -> None:
+def say_missing(gallery: Gallery, run: Run, reporter: Reporter) -> None:
     """Says which pictures the report has not."""
     for sentence in gallery.missing:
         reporter.say(f"warning: {sentence}")
@@ -139,8 +139,7 @@ def _say_missing(gallery: Gallery, run: Run, reporter: Reporter) -> None:
 
 def collect_content(run: Run, evaluation: Evaluation, selection: CaseSelection) -> dict[str, Any]:
     """Returns what page, text and card have in common: sentences and tables."""
-    folds = list(evaluation.breasts.folds)
-    repeats = evaluation.repeats
+    folds, words, repeats = list(evaluation.breasts.folds), wording_of(evaluation), evaluation.repeats
     histories = read_tables({fold: run.fold(fold).history for fold in folds}, HISTORY_COLUMNS)
     throughputs = read_tables(
         {fold: run.fold(fold).throughput for fold in folds},
@@ -158,26 +157,27 @@ def collect_content(run: Run, evaluation: Evaluation, selection: CaseSelection) 
         "undefined": explain_undefined(evaluation),
         "no_stability": explain_no_stability(evaluation),
         "ceilings": describe_ceilings(evaluation),
-        "names": FIGURE_NAMES,
+        "names": words.names,
         "selection": selection,
         "recall": describe_recalling(evaluation),
         "thresholds": describe_thresholds(evaluation),
-        "one_probability": ONE_PROBABILITY,
+        "words": words,
+        "one_probability": words.one_probability,
         "figures": tabulate_figures(evaluation),
         "folds": tabulate_folds(evaluation),
         "people": tabulate_patients(evaluation),
         "slices": tabulate_slices(evaluation),
         "heterogeneity": describe_heterogeneity(evaluation),
         "shortcuts": tabulate_shortcuts(evaluation.audit),
-        "two_by_two": tabulate_cells(evaluation.operating_point),
-        "rates": tabulate_rates(evaluation.operating_point),
+        "two_by_two": tabulate_cells(evaluation.operating_point, words.transferred),
+        "rates": tabulate_rates(evaluation.operating_point, words.transferred),
         "rates_note": describe_rates(evaluation.operating_point),
         "flow": tabulate_flow(evaluation.flow),
         "flow_note": describe_flow(evaluation.flow),
         "audit_note": AUDIT_NOTE,
         "not_looked_at": explain_not_looked_at(evaluation.audit),
-        "calibration": tabulate_calibration(evaluation.calibration),
-        "calibration_note": CALIBRATION_NOTE,
+        "calibration": tabulate_calibration(evaluation.calibration, words.names),
+        "calibration_note": CALIBRATION_NOTE.format(constant=words.constant, teachers=words.teachers),
         "parameters": tabulate_parameters(evaluation.calibration),
         "parameters_note": describe_use(evaluation.calibration),
         "loss_note": describe_loss(run),
@@ -211,24 +211,18 @@ def make_curves(evaluation: Evaluation) -> list[Picture]:
     breasts, threshold = evaluation.breasts.table, evaluation.threshold
     if evaluation.breasts.pooled.metrics.auc is None or threshold is None:
         return []
+    folds, words = evaluation.breasts.fold_tables, wording_of(evaluation)
     return [
-        Picture(
-            "ROC",
-            curves.draw_roc(breasts),
-            "Thick: the mean of the folds' curves, each counting by its pairs, so that its area is the AUC. "
-            "Dashed: guessing.",
-        ),
+        Picture("ROC", curves.draw_roc(breasts, folds, words.thick_roc), words.roc_note),
         Picture(
             "Precision and recall",
-            curves.draw_precision_recall(breasts),
-            "Thick: all folds in one ranking after their logits were brought to one scale, as for average "
-            "precision. Dashed: the prevalence, which is the precision of guessing.",
+            curves.draw_precision_recall(breasts, folds, words.all_folds),
+            f"{words.precision_note}Dashed: the prevalence, which is the precision of guessing.",
         ),
         Picture(
             "pF1 against the threshold",
-            curves.draw_f1_by_threshold(breasts, threshold),
-            "Dashed: the best pooled threshold, and the pF1 of recalling every breast. The axis is even "
-            "in log-odds.",
+            curves.draw_f1_by_threshold(breasts, folds, threshold, words.pooled),
+            f"Dashed: {words.chosen}, and the pF1 of recalling every breast. The axis is even in log-odds.",
         ),
     ]
 
@@ -250,7 +244,9 @@ def make_reliability(evaluation: Evaluation) -> list[Picture]:
             Picture(
                 "Reliability, calibrated",
                 calibration_plots.draw_calibrated(bins[~is_raw]),
-                "Each fold was calibrated by what the other folds taught.",
+                "Each fold was calibrated by what the other folds taught."
+                if evaluation.external is None
+                else "Calibrated by what the run's own out-of-fold predictions taught.",
             )
         )
     return pictures
@@ -281,7 +277,7 @@ def make_stability(evaluation: Evaluation) -> list[Picture]:
         Picture(
             "Another threshold",
             calibration_plots.draw_threshold_stability(by_change["threshold"], threshold),
-            "Dashed: the best pooled threshold. Shaded: the 95\u00a0% interval.",
+            f"Dashed: {wording_of(evaluation).chosen}. Shaded: the 95\u00a0% interval.",
         ),
         Picture(
             "Another prevalence",

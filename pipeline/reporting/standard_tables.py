@@ -4,6 +4,7 @@ from pipeline.evaluation.audit.flow import Flow
 from pipeline.evaluation.operating_point import CELLS, SCREENING_PREVALENCE, OperatingPoint
 from pipeline.reporting.formatting import format_figure, format_interval, format_percent
 from pipeline.reporting.tables import Table
+from pipeline.reporting.wording import OUT_OF_FOLD
 
 RATE_NAMES = {
     "sensitivity": "sensitivity",
@@ -55,10 +56,15 @@ def describe_lost_cancers(flow: Flow) -> str:
     return f"{breasts} in no figure here, since none of their images could be used: see the flow of cases."
 
 
-def tabulate_cells(point: OperatingPoint) -> Table:
-    """Returns the two-by-two tables, a row for each unit; without rows where there is no threshold."""
+def tabulate_cells(point: OperatingPoint, threshold: str = OUT_OF_FOLD.transferred) -> Table:
+    """Returns the two-by-two tables, a row for each unit; without rows where there is no threshold.
+
+    Args:
+        point: who is recalled.
+        threshold: what the one is called that decides.
+    """
     rows = [[f"per {table.unit}", *(f"{table.cells[name]:,}" for name in CELLS)] for table in point.tables]
-    return Table("Who is recalled at the other folds' threshold", ["", *CELL_NAMES.values()], rows)
+    return Table(f"Who is recalled at {threshold}", ["", *CELL_NAMES.values()], rows)
 
 
 def describe_rates(point: OperatingPoint) -> str:
@@ -76,7 +82,7 @@ def describe_rates(point: OperatingPoint) -> str:
     )
 
 
-def tabulate_rates(point: OperatingPoint) -> Table:
+def tabulate_rates(point: OperatingPoint, threshold: str = OUT_OF_FOLD.transferred) -> Table:
     """Returns what follows from them, per breast and per exam or woman, and intervals or why there are none.
 
     What breasts do not have is empty.
@@ -90,4 +96,4 @@ def tabulate_rates(point: OperatingPoint) -> Table:
             cells += [figure, interval or table.no_interval.get(name, "")]
         rows.append(cells)
     columns = ["figure", *(cell for table in point.tables for cell in (f"per {table.unit}", "95 %"))]
-    return Table("What recalling by the other folds' threshold does", columns, rows if point.tables else [])
+    return Table(f"What recalling by {threshold} does", columns, rows if point.tables else [])

@@ -9,9 +9,10 @@ from pipeline.evaluation.bootstrap import Interval
 from pipeline.evaluation.estimates import FEW_CANCERS, Estimate
 from pipeline.evaluation.evaluate_oof import Evaluation
 from pipeline.evaluation.metrics import SEVERAL_THRESHOLDS
-from pipeline.reporting.case_selection import CaseSelection
-from pipeline.reporting.formatting import FIGURE_NAMES, format_figure, format_interval, format_percent
+from pipeline.reporting.cases.case_selection import CaseSelection
+from pipeline.reporting.formatting import format_figure, format_interval, format_percent
 from pipeline.reporting.rendering import Verbatim, escape_markdown
+from pipeline.reporting.wording import wording_of
 
 FOLD_FIGURES = [
     *("auc", "average_precision", "pf1", "pf1_transferred", "threshold_transferred", "pf1_best"),
@@ -58,25 +59,28 @@ def tabulate_figures(evaluation: Evaluation) -> Table:
     """Returns all figures with their intervals, per breast and per image."""
     levels = [evaluation.breasts.pooled, evaluation.images.pooled]
     rows = []
-    for name, title in FIGURE_NAMES.items():
+    words = wording_of(evaluation)
+    for name, title in words.names.items():
         cells = [title]
         for estimate in levels:
             shown = [_show(estimate, name), format_interval(estimate.intervals.get(name))]
             cells += shown if name in estimate.figures else ["", ""]
         rows.append(cells)
-    return Table("All figures, of all folds", ["figure", "per breast", "95 %", "per image", "95 %"], rows)
+    return Table(
+        f"All figures, of {words.all_folds}", ["figure", "per breast", "95 %", "per image", "95 %"], rows
+    )
 
 
 def tabulate_folds(evaluation: Evaluation) -> Table:
     """Returns the main figures of each fold, of all together, and the intervals of those."""
-    pooled = evaluation.breasts.pooled
+    pooled, words = evaluation.breasts.pooled, wording_of(evaluation)
     rows = [[str(fold), *_describe(estimate)] for fold, estimate in evaluation.breasts.folds.items()]
     intervals = [format_interval(pooled.intervals.get(name)) for name in FOLD_FIGURES]
     return Table(
         "Figures per breast of each fold",
-        ["fold", *(FIGURE_NAMES[name] for name in FOLD_FIGURES), "breasts", "cancers"],
+        ["fold", *(words.names[name] for name in FOLD_FIGURES), "breasts", "cancers"],
         rows,
-        [["all folds", *_describe(pooled)], ["95 %", *intervals, "", ""]],
+        [[words.all_folds, *_describe(pooled)], ["95 %", *intervals, "", ""]],
     )
 
 
@@ -170,7 +174,7 @@ def tabulate_stability(evaluation: Evaluation) -> Table:
         for row in evaluation.stability.to_dict("records")
     ]
     columns = ["change", "by", "threshold", "prevalence", "pF1", "95 %"]
-    return Table("pF1 around the best pooled threshold", columns, rows)
+    return Table(f"pF1 around {wording_of(evaluation).chosen}", columns, rows)
 
 
 def tabulate_cases(selection: CaseSelection) -> Table:

@@ -14,6 +14,7 @@ from pipeline.reporting.calibration_text import describe_offset
 from pipeline.reporting.formatting import FIGURE_NAMES, format_figure, format_interval, format_percent
 from pipeline.reporting.shortcut_text import describe_shortcuts
 from pipeline.reporting.standard_tables import describe_lost_cancers
+from pipeline.reporting.wording import wording_of
 from pipeline.runs.recipe import load_recipe
 from pipeline.runs.run_folder import Run, describe_groups
 
@@ -29,17 +30,11 @@ INTERVALS = (
     f"2.5th to 97.5th percentile of {NUM_REPLICATES:,} bootstrap replicates. All count a patient once, "
     "however many images she has. They hold the models fixed: trained again, with another seed or on other "
     "patients, the models would give figures that differ more, and mammo train --repeats measures how much. "
-    "The best and the other folds' thresholds are held fixed too, while that of a sensitivity at a "
-    "specificity is found anew in each replicate, as it is in use. A share of 0 or 1 has the exact interval "
-    "of so many patients with cancer."
+    "The best threshold and the one that was chosen elsewhere are held fixed too, while that of a "
+    "sensitivity at a specificity is found anew in each replicate, as it is in use. A share of 0 or 1 has "
+    "the exact interval of so many patients with cancer."
 )
 """What intervals are, wherever they stand."""
-ONE_PROBABILITY = (
-    "A breast is shown with the probability of one model, that of its own fold, which never saw the patient; "
-    "the other folds' models have learned from her label, and their probabilities would be a leak dressed up "
-    "as evidence."
-)
-"""Why the probabilities of the other folds stand nowhere."""
 
 
 def list_headlines(evaluation: Evaluation) -> list[str]:
@@ -56,9 +51,9 @@ def describe_auc(evaluation: Evaluation) -> str:
         return f"The AUC is undefined: {estimate.undefined[name]}."
     if interval is None:
         return f"The AUC is {auc:.3f}, and has no interval: {estimate.no_interval[name]}."
-    one = "breast" if name == "auc" else "image"
+    one, judge = "breast" if name == "auc" else "image", wording_of(evaluation).judge
     sentence = (
-        f"Shown one {one} with cancer and one without, of patients it never saw, a model gives the higher "
+        f"Shown one {one} with cancer and one without, of patients it never saw, {judge} gives the higher "
         f"probability to the one with cancer in {format_percent(auc)} of cases (95\u00a0% interval "
         f"{format_percent(interval.low)} to {format_percent(interval.high)})"
     )
@@ -91,15 +86,16 @@ def describe_sensitivity(evaluation: Evaluation) -> str:
         if interval is not None
         else ""
     )
+    words = wording_of(evaluation)
     if name.startswith("sensitivity_at_specificity"):
         return (
             f"At a threshold that recalls at most {100 - min(SPECIFICITIES)}\u00a0% of the breasts without "
-            f"cancer in each fold, {format_percent(value)} of those with cancer would be recalled{spread}."
+            f"cancer{words.in_each_fold}, {format_percent(value)} of those with cancer would be "
+            f"recalled{spread}."
         )
     return (
-        f"If at most {max(RECALL_RATES)}\u00a0% of the {name_recalled(evaluation)} were recalled, in each "
-        f"fold those with the highest probabilities, {format_percent(value)} of the cancers would be "
-        f"found{spread}."
+        f"If at most {max(RECALL_RATES)}\u00a0% of the {name_recalled(evaluation)} were recalled, "
+        f"{words.whose}, {format_percent(value)} of the cancers would be found{spread}."
     )
 
 
@@ -133,10 +129,11 @@ def describe_ceilings(evaluation: Evaluation) -> str:
     pronoun = "whom" if named == "women" else "which"
     rates = ", ".join(f"{rate}\u00a0%" for rate in ceilings)
     most = ", ".join(map(format_percent, ceilings.values()))
+    is_one = evaluation.external is not None
+    parts = ". Where a set" if is_one else f", of {pronoun} each fold recalls its part. Where a fold"
     return (
-        f"{rates} of these {number:,} {named} are {recalled}, of {pronoun} each fold recalls its part. Where "
-        f"a fold has more {named} with cancer than that, some are missed: no model can find more than {most} "
-        "of the cancers."
+        f"{rates} of these {number:,} {named} are {recalled}{parts} has more {named} with cancer than that, "
+        f"some are missed: no model can find more than {most} of the cancers."
     )
 
 
@@ -150,10 +147,14 @@ def describe_pf1(evaluation: Evaluation) -> str:
     start = "pF1"
     if pooled.pf1_transferred is not None:
         interval = format_interval(estimate.intervals.get("pf1_transferred"))
+        source = (
+            "each fold's breasts are recalled by the threshold that was best on all other folds"
+            if evaluation.external is None
+            else "the breasts are recalled by the threshold that was best on the run's own"
+        )
         start = (
-            f"{FIGURE_NAMES['pf1_transferred']} is {pooled.pf1_transferred:.3f}"
-            f"{f' ({interval})' if interval else ''}: each fold's breasts are recalled by the threshold "
-            "that was best on all other folds. pF1"
+            f"{wording_of(evaluation).names['pf1_transferred']} is {pooled.pf1_transferred:.3f}"
+            f"{f' ({interval})' if interval else ''}: {source}. pF1"
         )
     return f"{start} {best}; recalling every breast would give {all_ones:.3f}."
 
@@ -161,7 +162,7 @@ def describe_pf1(evaluation: Evaluation) -> str:
 def describe_thresholds(evaluation: Evaluation) -> str:
     """Says what the thresholds are for; empty where there is none."""
     rate, threshold = evaluation.recall_rate, evaluation.threshold_of_mean
-    if rate is None or threshold is None:
+    if rate is None or threshold is None or evaluation.external is not None:
         return ""
     return (
         f"Thresholds here are of single models. The best one recalls {format_percent(rate)} of the breasts. "
@@ -175,10 +176,10 @@ def list_warnings(run: Run, evaluation: Evaluation, histories: dict[int, pd.Data
     sentences = [
         *describe_shortcuts(evaluation.audit),
         describe_lost_cancers(evaluation.flow),
-        describe_selection(run, histories),
+        describe_selection(run, histories) if evaluation.external is None else "",
         describe_pooling(evaluation.breasts.pooled),
         describe_ties(evaluation),
-        *describe_prevalence(evaluation.breasts.pooled),
+        *describe_prevalence(evaluation.breasts.pooled, wording_of(evaluation).names["pf1_transferred"]),
     ]
     advice = "" if evaluation.calibration.undefined else ", or see how calibration changes them"
     sentences.append(
@@ -200,7 +201,7 @@ def describe_pooling(pooled: Estimate) -> str:
     )
 
 
-def describe_prevalence(pooled: Estimate) -> list[str]:
+def describe_prevalence(pooled: Estimate, transferred: str = FIGURE_NAMES["pf1_transferred"]) -> list[str]:
     """Says what the number of cancers does to the figures, and to pF1 above all."""
     if not pooled.num_cancers:
         return ["No breast has cancer: nothing here says whether the models would find one."]
@@ -218,7 +219,7 @@ def describe_prevalence(pooled: Estimate) -> list[str]:
     chosen = (
         f"The best threshold was chosen on the very predictions that it is judged by, so "
         f"{FIGURE_NAMES['pf1_best']} is a little too high, on a single fold more so; "
-        f"{FIGURE_NAMES['pf1_transferred']} is not."
+        f"{transferred} is not."
     )
     return [few if pooled.num_cancers < FEW_CANCERS else "", common, chosen]
 
@@ -238,7 +239,7 @@ def explain_no_stability(evaluation: Evaluation) -> str:
     """Says why no threshold was moved; empty where one was."""
     if not evaluation.stability.empty:
         return ""
-    if evaluation.threshold is None:
+    if not evaluation.breasts.pooled.num_cancers:
         return "There is no threshold to move, since no breast has cancer."
     return "The threshold was not moved, since every breast has cancer: recalling all of them is right."
 
@@ -279,21 +280,24 @@ def describe_separation(run: Run, evaluation: Evaluation) -> str:
 
 def explain_undefined(evaluation: Evaluation) -> list[str]:
     """Says which figures have no value, where and why, and what the intervals leave out."""
+    words = wording_of(evaluation)
+    everything = words.all_folds[:1].upper() + words.all_folds[1:]
     sets = {
         **{f"Fold {fold}": estimate.metrics for fold, estimate in evaluation.breasts.folds.items()},
-        "All folds": evaluation.breasts.pooled.metrics,
-        "All folds, per image": evaluation.images.pooled.metrics,
+        everything: evaluation.breasts.pooled.metrics,
+        f"{everything}, per image": evaluation.images.pooled.metrics,
     }
     sentences = []
     for where, metrics in sets.items():
         for reason in dict.fromkeys(metrics.undefined.values()):
             if reason == SEVERAL_THRESHOLDS:
                 continue
-            names = [FIGURE_NAMES[name] for name, why in metrics.undefined.items() if why == reason]
+            of_reason = [name for name, why in metrics.undefined.items() if why == reason]
+            names = [words.names[name] for name in of_reason if name in words.names]
             sentences.append(f"{where}: {reason}, so there is no {', no '.join(names)}.")
     intervals = evaluation.breasts.pooled.intervals
     left_out = {name: interval.num_undefined for name, interval in intervals.items()}
-    counts = [f"{count:,} for {FIGURE_NAMES[name]}" for name, count in left_out.items() if count]
+    counts = [f"{n:,} for {words.names[name]}" for name, n in left_out.items() if n and name in words.names]
     if counts:
         sentences.append(f"Replicates without a value, which the intervals leave out: {', '.join(counts)}.")
     return sentences

@@ -11,6 +11,7 @@ import pandas as pd
 from data_prep.errors import UserError
 from data_prep.rsna.exam_table import EXAM_ID
 from data_prep.storage.files import read_own, real_folder
+from pipeline.runs.evaluation_folder import EvaluationFolder, ExternalFolder
 
 FOLDS_COLUMNS = ["patient_id", "fold", "num_images", "num_cancers"]
 GROUP = "group"
@@ -22,9 +23,6 @@ OOF_EXAM_COLUMNS = ["view", "site_id", "machine_id", "age", "density", "implant"
 Kind = Literal["cross_validation", "classification"]
 START_TABLES: dict[Kind, str] = {"cross_validation": "folds.csv", "classification": "images.csv"}
 """What a run of each kind was started with; a run has one of these tables."""
-EvaluationTable = Literal[
-    "fold_table", "slices", "calibration", "threshold_stability", "shortcut_audit", "decision_curve"
-]
 ID_TYPES = {"patient_id": "str", EXAM_ID: "str", "image_id": "str", GROUP: "str"}
 OOF_TYPES = ID_TYPES | {name: "str" for name in OOF_EXAM_COLUMNS if name != "age"}
 
@@ -146,7 +144,7 @@ class RunFolder:
 
 
 @dataclass(frozen=True)
-class Run(RunFolder):
+class Run(RunFolder, EvaluationFolder):
     """A cross-validation on mammograms."""
 
     @property
@@ -160,23 +158,14 @@ class Run(RunFolder):
         return self.folder / "oof.csv"
 
     @property
-    def fold_metrics(self) -> Path:
-        """One row of metrics per fold."""
-        return self.folder / "fold_metrics.csv"
-
-    def table(self, name: EvaluationTable) -> Path:
-        """One of the other tables that an evaluation writes."""
-        return self.folder / f"{name}.csv"
+    def pictures(self) -> Path:
+        """Checksums of the pictures that the run has learned from: patient_id, image_id and both."""
+        return self.folder / "pictures.csv"
 
     @property
     def submission(self) -> Path:
         """prediction_id, cancer."""
         return self.folder / "submission.csv"
-
-    @property
-    def report_text(self) -> Path:
-        """The report's numbers and sentences as Markdown."""
-        return self.folder / "report.md"
 
     @property
     def model_card(self) -> Path:
@@ -214,6 +203,14 @@ class Run(RunFolder):
     def repeats(self) -> Path:
         """One row of figures per repeat."""
         return self.folder / "repeats.csv"
+
+    def external(self, name: str) -> ExternalFolder:
+        """The folder of an external set.
+
+        Raises:
+            OSError: if it is a link, which would lead elsewhere.
+        """
+        return ExternalFolder.of(self.folder, name)
 
     def read_folds(self) -> pd.DataFrame:
         """Reads `folds.csv`.

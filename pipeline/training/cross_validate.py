@@ -12,8 +12,10 @@ from data_prep.errors import UserError
 from data_prep.rsna.exam_table import Split
 from data_prep.rsna.folds import make_folds
 from data_prep.settings import differences, write_overrides
+from data_prep.storage.atomic import write_csv
 from data_prep.storage.locks import require_unlocked
 from pipeline.data.kept_patches import describe_kept_patches
+from pipeline.evaluation.external.seen import tabulate_pictures
 from pipeline.runs.recipe import Recipe
 from pipeline.runs.records import describe_cache
 from pipeline.runs.run_folder import FOLDS_COLUMNS, GROUP, Run, describe_groups
@@ -23,6 +25,7 @@ from pipeline.runtime.progress import Reporter
 from pipeline.runtime.signals import StopRequest
 from pipeline.training.fold_task import FoldImages, FoldTask, find_earlier_run
 from pipeline.training.run_setup import (
+    has_begun,
     locked_by_group,
     require_space_for,
     resolve,
@@ -267,3 +270,5 @@ def _start(recipe: Recipe, cache: Cache, run: Run, fold_table: pd.DataFrame, *, 
         )
     if not before.equals(fold_table):
         raise UserError(f"{run.folder} has other images or labels than {cache.folder}: choose another --run")
+    if not (run.pictures.exists() and has_begun(run.folder)):
+        write_csv(run.pictures, tabulate_pictures(cache.read_manifest()))

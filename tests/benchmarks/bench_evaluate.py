@@ -36,9 +36,9 @@ from pipeline.evaluation.slices import describe_images
 from pipeline.evaluation.threshold_stability import sweep
 from pipeline.models.vit import VisionTransformer
 from pipeline.models.weights_file import save_weights
-from pipeline.reporting import gallery
-from pipeline.reporting.case_selection import CaseSelection, select_cases
-from pipeline.reporting.gallery import show_cases
+from pipeline.reporting.cases import case_images
+from pipeline.reporting.cases.case_selection import CaseSelection, select_cases
+from pipeline.reporting.cases.gallery import show_cases
 from pipeline.reporting.report import write_report
 from pipeline.runs.recipe import Recipe
 from pipeline.runs.run_folder import Run
@@ -120,7 +120,7 @@ def report_page(oof: pd.DataFrame) -> None:
     """Times the report, without and with the pictures of its cases, and says how large it is."""
     evaluation = evaluate_oof(oof)
     choice = select_cases(evaluation)
-    gallery.LARGEST_DIFFERENCE = 1.0  # random weights say something else than the predictions
+    case_images.LARGEST_DIFFERENCE = 1.0  # random weights say something else than the predictions
     with TemporaryDirectory() as folder:
         run = write_run(Path(folder), oof, choice)
         num_images = len([view for group in choice.groups for case in group.cases for view in case.views])

@@ -168,7 +168,8 @@ def test_it_installs_mammo_and_makes_a_valid_submission(tmp_path: Path) -> None:
     failures = pd.read_csv(tmp_path / "working/submission_failures.csv")
     assert failures["image_id"].tolist() == [int(broken.stem)]
     written = {path.name for path in (tmp_path / "working").iterdir()}
-    assert written == {"submission.ipynb", "submission.csv", "submission_failures.csv"}
+    tables = {f"submission{end}.csv" for end in ("", "_images", "_breasts", "_failures")}
+    assert written == {"submission.ipynb", *tables}
     assert list_files(inputs) == before
 
 

@@ -90,11 +90,15 @@ def write_cache(folder: Path, exams: pd.DataFrame, *, prepare=PREPARE, failed=()
 
 
 def write_test_data(folder: Path, exams: pd.DataFrame) -> Path:
-    """A data set in RSNA layout with test.csv and PNG files of noise that are not square."""
+    """A data set in RSNA layout with test.csv, or train.csv if there are labels, and PNG files of noise.
+
+    They are not square.
+    """
     folder.mkdir(parents=True)
-    exams.to_csv(folder / "test.csv", index=False)
+    split = "train" if "cancer" in exams else "test"
+    exams.to_csv(folder / f"{split}.csv", index=False)
     for patient_id, image_id in zip(exams["patient_id"], exams["image_id"], strict=True):
-        path = folder / "test_images" / patient_id / f"{image_id}.png"
+        path = folder / f"{split}_images" / patient_id / f"{image_id}.png"
         write_image(path, noise(int(image_id), 96, 64))
     return folder
 

@@ -3,6 +3,7 @@
 STARD and TRIPOD+AI ask for it: a cancer whose files all failed is in no figure.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import pandas as pd
@@ -14,6 +15,7 @@ from pipeline.runs.run_folder import OOF_EXAM_COLUMNS
 
 IN_TABLE, NO_FILE = "in the table", "left out: no file"
 IN_CACHE, PREDICTED, NOT_IN_RUN, LOST = "in the cache", "predicted", "not in this run", "lost"
+LEARNED = "left out: the run has learned from the patient"
 OTHER_IMAGES = "the cache holds other images now"
 FLOW_COLUMNS = ["step", "num_images", "num_breasts", "num_cancers"]
 
@@ -54,9 +56,9 @@ def describe_flow(oof: pd.DataFrame, cache: Cache | None, *, unknown: str = "") 
     Raises:
         UserError: if a table of the cache is damaged, or a predicted image is not in it.
     """
-    missing = {name: float(oof[name].isna().mean()) for name in OOF_EXAM_COLUMNS if name in oof}
+    missing = find_missing(oof)
     if cache is None:
-        predicted = _count(PREDICTED, oof, name_breast(oof))
+        predicted = _count_step(PREDICTED, oof, name_breast(oof))
         return Flow(pd.DataFrame([predicted], columns=FLOW_COLUMNS), missing, unknown)
     exams, failures = cache.read_exams(prepared_only=False), cache.read_failures()
     if "cancer" not in exams:
@@ -76,7 +78,7 @@ def describe_flow(oof: pd.DataFrame, cache: Cache | None, *, unknown: str = "") 
     parts.append((PREDICTED, oof))
     lost = every[~_find(every, pd.concat([oof, others]), breast)]
     parts += [(step, part) for step, part in ((NOT_IN_RUN, others), (LOST, lost)) if len(part)]
-    rows = [_count(step, part, breast) for step, part in parts]
+    rows = [_count_step(step, part, breast) for step, part in parts]
     return Flow(pd.DataFrame(rows, columns=FLOW_COLUMNS), missing)
 
 
@@ -86,6 +88,35 @@ def _find(images: pd.DataFrame, among: pd.DataFrame, columns: list[str]) -> pd.S
     return pd.Series(pd.MultiIndex.from_frame(images[columns]).isin(known), images.index)
 
 
-def _count(step: str, images: pd.DataFrame, breast: list[str]) -> tuple[str, int, int, int]:
+def describe_external_flow(
+    exams: pd.DataFrame, failures: pd.DataFrame, left_out: Collection[str], predicted: pd.DataFrame
+) -> Flow:
+    """Follows each row of an external set's table.
+
+    Args:
+        exams: all of them.
+        failures: `image_id` and `reason` of images that could not be used.
+        left_out: ids of patients who were left out.
+        predicted: one row per image that is judged.
+    """
+    breast = name_breast(exams, predicted)
+    is_left_out = exams["patient_id"].isin([*left_out])
+    failed = exams[~is_left_out].merge(failures[["image_id", "reason"]], on="image_id")
+    lost = exams[~is_left_out & ~_find(exams, predicted, breast)]
+    parts = [(IN_TABLE, exams)]
+    parts += [(LEARNED, exams[is_left_out])] if is_left_out.any() else []
+    parts += [(f"failed: {reason}", part) for reason, part in failed.groupby("reason")]
+    parts += [(PREDICTED, predicted)]
+    parts += [(LOST, lost)] if len(lost) else []
+    rows = [_count_step(step, part, breast) for step, part in parts]
+    return Flow(pd.DataFrame(rows, columns=FLOW_COLUMNS), find_missing(predicted))
+
+
+def find_missing(images: pd.DataFrame) -> dict[str, float]:
+    """Returns the share of images of which a column of the exam table is not recorded."""
+    return {name: float(images[name].isna().mean()) for name in OOF_EXAM_COLUMNS if name in images}
+
+
+def _count_step(step: str, images: pd.DataFrame, breast: list[str]) -> tuple[str, int, int, int]:
     breasts = images.drop_duplicates(breast)
     return step, len(images), len(breasts), int((breasts["cancer"] == 1).sum())

@@ -3,6 +3,7 @@
 Each prediction is scored by the share of cancers among the other folds' predictions with the same value,
 drawn towards the share of all. Numbers are cut at the other folds' deciles, so that a trait may tell the
 label in any direction, and from the middle as from the ends. What tells nothing scores 0.5 or a little less.
+Predictions of one model, as of an external set, are dealt into folds by patient for this alone.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from data_prep.rsna.exam_table import sort_by_id
 from pipeline.evaluation.audit.traits import (
     AGE,
     BOTH_VIEWS,
@@ -32,6 +34,8 @@ from pipeline.evaluation.uncertainty.intervals import LARGEST_P, correct_by_holm
 LARGEST_AUC = 0.60
 """What more than this can tell without a pixel is a shortcut."""
 NUM_BINS = 10
+NUM_DEALT = 5
+"""Folds that predictions of one model are dealt into."""
 PRIOR_STRENGTH = 10.0
 """Predictions with the share of all that each value starts with."""
 COUNTING = {NUM_IMAGES, BOTH_VIEWS}
@@ -144,6 +148,9 @@ def _cut(trait: "pd.Series[float] | pd.Series[str]", others: NDArray[np.bool_]) 
 
 def _judge_all(oof: pd.DataFrame, breasts: pd.DataFrame, of_images: pd.DataFrame) -> list[TraitAuc]:
     """Judges these traits of breasts and of images, the breasts' first."""
+    if len(oof["fold"].unique()) == 1:
+        fold_of = deal_patients(oof)
+        oof, breasts = (table.assign(fold=table["patient_id"].map(fold_of)) for table in (oof, breasts))
     levels: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]] = {
         "breast": (breasts, describe_breast_traits(oof, of_images, breasts)),
         "image": (oof, of_images),
@@ -154,6 +161,15 @@ def _judge_all(oof: pd.DataFrame, breasts: pd.DataFrame, of_images: pd.DataFrame
         for trait in traits
     ]
     return _correct(judged)
+
+
+def deal_patients(images: pd.DataFrame) -> "pd.Series[int]":
+    """Returns a fold for each patient id: those with cancer are dealt out first, each class by its ids."""
+    cancers = images.groupby("patient_id")["cancer"].max()
+    patients = sort_by_id(cancers.reset_index(), ["patient_id"]).sort_values(
+        "cancer", ascending=False, kind="stable"
+    )
+    return pd.Series(np.arange(len(patients)) % NUM_DEALT, index=patients["patient_id"])
 
 
 def _judge(level: str, trait: str, table: pd.DataFrame, values: "pd.Series[float]") -> TraitAuc:

@@ -34,7 +34,11 @@ def read_file_traits(cache: Cache) -> pd.DataFrame:
     Raises:
         UserError: if it is not finished or its manifest is damaged.
     """
-    manifest = cache.read_manifest()
+    return to_file_traits(cache.read_manifest())
+
+
+def to_file_traits(manifest: pd.DataFrame) -> pd.DataFrame:
+    """Returns the same of a manifest, or of what one would say."""
     width, height = (
         (manifest[f"box_{end}"] - manifest[f"box_{start}"]).astype("Float64")
         for start, end in (("left", "right"), ("top", "bottom"))

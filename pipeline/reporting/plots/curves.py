@@ -20,20 +20,26 @@ from pipeline.reporting.plots.svg import (
     to_svg,
 )
 
+Folds = Mapping[int, pd.DataFrame]
+"""One row per breast and fold's model: cancer, probability."""
 
-def draw_roc(breasts: pd.DataFrame) -> str:
+
+def draw_roc(breasts: pd.DataFrame, folds: Folds, label: str = "mean of folds") -> str:
     """Draws the ROC curve of each fold and their mean, of which the area is the AUC within folds.
 
     Args:
         breasts: one row per breast: fold, cancer, probability; some fold has both classes.
+        folds: the same as each fold's model says it.
+        label: of the thick curve, which is the mean over the folds of `breasts`; of an external set's single
+            one, its own.
     """
     with new_axes("1 - specificity", "sensitivity") as axes:
         axes.plot([0, 1], [0, 1], **GUIDE_LINE)
-        of_folds = list(_fold_lines(breasts))
-        for points, line in of_folds:
+        for points, line in _fold_lines(folds):
             axes.plot(*_to_roc(points), **line)
-        axes.plot(*average_roc([points for points, _ in of_folds]), **THICK_LINE, label="mean of folds")
-        return to_svg(axes.figure, "roc", "ROC curve, thin for each fold, thick for the mean of the folds")
+        own = {int(str(fold)): part for fold, part in breasts.groupby("fold")}
+        axes.plot(*average_roc([points for points, _ in _fold_lines(own)]), **THICK_LINE, label=label)
+        return to_svg(axes.figure, "roc", f"ROC curve, thin for each fold, thick for the {label}")
 
 
 def average_roc(of_folds: Sequence[OperatingPoints]) -> tuple[Floats, Floats]:
@@ -47,18 +53,18 @@ def average_roc(of_folds: Sequence[OperatingPoints]) -> tuple[Floats, Floats]:
     return np.repeat(rates, 2), np.column_stack([*ends]).ravel()
 
 
-def draw_precision_recall(breasts: pd.DataFrame) -> str:
+def draw_precision_recall(breasts: pd.DataFrame, folds: Folds, label: str = "all folds") -> str:
     """Draws the precision-recall curve of each fold and of all breasts, as steps like average precision.
 
-    All are ranked as in that figure, after the folds' logits were brought to one scale.
+    All are ranked as in that figure, after the logits of the folds of `breasts` were brought to one scale.
     """
-    folds = breasts["fold"].to_numpy()
+    numbers = breasts["fold"].to_numpy()
     arrays = breasts["cancer"].to_numpy(np.float64), breasts["probability"].to_numpy(np.float64)
-    scores = standardize_folds(*arrays, folds) if len(np.unique(folds)) > 1 else arrays[1]
+    scores = standardize_folds(*arrays, numbers) if len(np.unique(numbers)) > 1 else arrays[1]
     together = find_operating_points(breasts["cancer"], scores)
     with new_axes("recall (sensitivity)", "precision") as axes:
         axes.axhline(breasts["cancer"].mean(), **GUIDE_LINE)
-        for points, line in [*_fold_lines(breasts), (together, {**THICK_LINE, "label": "all folds"})]:
+        for points, line in [*_fold_lines(folds), (together, {**THICK_LINE, "label": label})]:
             recall = points.true_positives / points.num_cancers
             precision = points.true_positives / (points.true_positives + points.false_positives)
             axes.step(np.append(0.0, recall), np.append(precision[0], precision), where="pre", **line)
@@ -66,17 +72,17 @@ def draw_precision_recall(breasts: pd.DataFrame) -> str:
         return to_svg(axes.figure, "pr", "Precision-recall curve, thin for each fold, thick for all")
 
 
-def draw_f1_by_threshold(breasts: pd.DataFrame, threshold: float) -> str:
+def draw_f1_by_threshold(breasts: pd.DataFrame, folds: Folds, threshold: float, label: str = "pooled") -> str:
     """Draws F1 of `probability >= threshold` against the threshold, and marks the chosen one."""
     with new_axes("threshold on the probability", "pF1 after thresholding") as axes:
         axes.axhline(all_ones_pf1(breasts["cancer"].mean()), **GUIDE_LINE)
         axes.axvline(float(to_scale(threshold)), **GUIDE_LINE)
         pooled = find_operating_points(breasts["cancer"], breasts["probability"])
-        for points, line in [*_fold_lines(breasts), (pooled, {**THICK_LINE, "label": "pooled"})]:
+        for points, line in [*_fold_lines(folds), (pooled, {**THICK_LINE, "label": label})]:
             axes.step(to_scale(points.thresholds[::-1]), points.f1[::-1], where="pre", **line)
         set_probability_ticks(axes, breasts["probability"].min(), breasts["probability"].max())
         axes.set_ylim(bottom=0)
-        description = f"pF1 after thresholding against the threshold; the best threshold is {threshold:.3f}"
+        description = f"pF1 after thresholding against the threshold; marked is {threshold:.3f}"
         return to_svg(axes.figure, "f1", description)
 
 
@@ -115,8 +121,8 @@ def _to_roc(points: OperatingPoints) -> tuple[Floats, Floats]:
     return rates, np.append(0.0, points.true_positives) / points.num_cancers
 
 
-def _fold_lines(breasts: pd.DataFrame) -> Iterator[tuple[OperatingPoints, dict[str, Any]]]:
+def _fold_lines(folds: Folds) -> Iterator[tuple[OperatingPoints, dict[str, Any]]]:
     """Yields points and line style of each fold that has both classes."""
-    for fold, part in breasts.groupby("fold"):
+    for fold, part in folds.items():
         if part["cancer"].nunique() == 2:
-            yield find_operating_points(part["cancer"], part["probability"]), fold_line(int(str(fold)))
+            yield find_operating_points(part["cancer"], part["probability"]), fold_line(fold)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.errors import UserError
-from data_prep.rsna.collect import collect
+from data_prep.rsna.collect import collect, has_labels
 from data_prep.rsna.exam_table import read_exams, require_images
 
 LABELS = """file,patient_id,laterality,cancer,age,name
@@ -99,6 +99,8 @@ def test_a_name_is_taken_as_it_stands(files: Path, tmp_path: Path, name: str) ->
 def test_given_image_ids_are_kept_and_a_test_split_needs_no_labels(files: Path, tmp_path: Path) -> None:
     labels = write_labels(files, "file,patient_id,image_id,laterality\na/one.dcm,7,x1,L\n")
     collect(files, labels, tmp_path / "out", "test")
+    assert not has_labels(labels)
+    assert has_labels(write_labels(files, LABELS))
     assert read_exams(tmp_path / "out", "test")["image_id"].tolist() == ["x1"]
     assert (tmp_path / "out" / "test_images" / "7" / "x1.dcm").is_file()
 

@@ -378,7 +378,8 @@ def test_predict_answers_by_the_runs_threshold(mammo: Mammo, finished: Run, data
     read = partial(pd.read_csv, finished.submission, index_col="prediction_id")
     before = set(finished.folder.iterdir())
     assert mammo(*arguments, "--probabilities").exit_code == 0
-    assert set(finished.folder.iterdir()) - before == {finished.submission}
+    tables = {finished.folder / f"submission_{name}.csv" for name in ("images", "breasts")}
+    assert set(finished.folder.iterdir()) - before == {finished.submission, *tables}
     mean = read()["cancer"]
     threshold = float(mean.sort_values().iloc[1])
     metrics = {"threshold": 0.5, "breast_is": "mean of logits"}

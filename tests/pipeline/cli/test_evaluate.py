@@ -5,9 +5,11 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import Result
+from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 from data_prep.cache.folder import Cache
@@ -159,3 +161,65 @@ def test_compare_overwrites_nothing_but_a_comparison(runs: list[Path]) -> None:
     assert ended.exit_code != 0
     assert "would be overwritten" in str(ended.exception)
     assert (runs[0] / "folds.csv").read_bytes() == before
+
+
+# On other patients
+
+
+def judge_on(run: Path, name: str, oof: pd.DataFrame) -> None:
+    """Leaves what `mammo evaluate RUN --data` keeps of its predictions."""
+    folder = Run(run).external(name)
+    folder.folder.mkdir(parents=True)
+    kept = oof.assign(prediction_id=oof["patient_id"] + "_" + oof["laterality"], file="")
+    kept.drop(columns="fold").to_csv(folder.oof, index=False)
+    folder.metrics.write_text("{}")
+
+
+def test_compare_on_an_external_set_takes_the_predictions_there(runs: list[Path], tmp_path: Path) -> None:
+    """The better one at home is the worse one there, by scikit-learn's AUC."""
+    for run in runs:
+        assert mammo("evaluate", run).exit_code == 0
+    assert f"{runs[0]} was not judged on north: run `mammo evaluate" in refuse(
+        "compare", *runs, "--on", "north"
+    )
+    there = [make_oof(num_patients=80, num_cancers=40, skill=skill, seed=5) for skill in (2.5, 0.5)]
+    for run, oof in zip(runs, there, strict=True):
+        judge_on(run, "north", oof)
+    out = tmp_path / "there.csv"
+    shown = mammo("compare", *runs, "--on", "north", "--out", out)
+    assert shown.exit_code == 0, shown.output
+    row = pd.read_csv(out).set_index("figure").loc["auc"]
+    for name, oof in zip(("reference_value", "value"), there, strict=True):
+        logits = np.log(oof["probability"] / (1 - oof["probability"]))
+        breasts = oof.assign(logit=logits).groupby(["patient_id", "laterality"])
+        expected = roc_auc_score(breasts["cancer"].first(), breasts["logit"].mean())
+        assert row[name] == pytest.approx(expected)
+    assert row["verdict"] == "worse"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--data", "x", "--cache", "y"], "--cache names the cache of the run and goes without --data"),
+        (["--name", "north"], "--name goes with --data"),
+        (["--skip-seen"], "--skip-seen goes with --data"),
+        (["--engine", "ray"], "--engine ray goes with --data"),
+        (["--data", "x", "--engine", "ray", "--workers", "2"], "--workers goes with --engine local"),
+        (["--data", "x", "--name", "../x"], "choose a --name of"),
+    ],
+    ids=str,
+)
+def test_options_that_do_not_go_together_are_refused(
+    runs: list[Path], options: list[str], sentence: str
+) -> None:
+    assert sentence in refuse("evaluate", runs[0], *options)
+
+
+def test_data_is_a_cache_where_the_folder_holds_the_settings_of_one(runs: list[Path], tmp_path: Path) -> None:
+    assert mammo("evaluate", runs[0]).exit_code == 0
+    (tmp_path / "north").mkdir()
+    assert "has no train.csv" in refuse("evaluate", runs[0], "--data", tmp_path / "north")
+    (tmp_path / "north/settings.toml").write_text('split = "train"\n')
+    assert "run its `mammo prepare` command again" in refuse(
+        "evaluate", runs[0], "--data", tmp_path / "north"
+    )

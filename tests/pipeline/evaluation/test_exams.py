@@ -15,7 +15,7 @@ from pipeline.evaluation.evaluate_oof import evaluate_oof
 from pipeline.evaluation.metrics import largest_sensitivity
 from pipeline.evaluation.operating_point import CELLS, describe_operating_point
 from pipeline.evaluation.slices import describe_images
-from pipeline.reporting.case_selection import select_cases
+from pipeline.reporting.cases.case_selection import select_cases
 from tests.pipeline.synthetic_run import make_oof, write_run
 
 BREAST = ["patient_id", EXAM_ID, "laterality"]

@@ -34,3 +34,14 @@ def test_memory_is_pinned_for_a_gpu_alone(
     monkeypatch.setattr(torch.Tensor, "to", lambda pixels, to, **how: steps.append((to, how)) or pixels)
     send(torch.zeros(3), device)
     assert steps == [*["pinned"] * is_pinned, (device, {"non_blocking": True})]
+
+
+def test_a_file_is_called_by_its_own_name_though_a_link_leads_to_it(tmp_path: Path) -> None:
+    """As `mammo collect` makes them; a name that a table must not hold is left out."""
+    folder = write_test_data(tmp_path / "data", make_exams(1, split="test"))
+    for image_id, name in {"101": "IM 0001", "102": "=1+1.png"}.items():
+        (link,) = (folder / "test_images").rglob(f"{image_id}.png")
+        link.rename(tmp_path / name)
+        link.symlink_to(tmp_path / name)
+    (folder / "test_images/1/103.png").unlink()
+    assert FolderSource(folder, PREPARE, workers=0).files == ["100.png", "IM 0001", "102.png", ""]

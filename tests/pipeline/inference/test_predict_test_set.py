@@ -104,8 +104,8 @@ def test_a_cache_gives_what_the_files_give(unbroken: Run, folder: Path, tmp_path
     cache = prepared(folder, tmp_path / "cache")
     ours, theirs = from_cache(unbroken, cache), predict(unbroken, folder)
     assert len(ours.failures) == 1
-    for name in ("images", "failures"):
-        pd.testing.assert_frame_equal(getattr(ours, name), getattr(theirs, name))
+    pd.testing.assert_frame_equal(ours.images.drop(columns="file"), theirs.images.drop(columns="file"))
+    pd.testing.assert_frame_equal(ours.failures, theirs.failures)
     pd.testing.assert_frame_equal(ours.breasts(), theirs.breasts())
     write_pack(cache, workers=0)
     pd.testing.assert_frame_equal(from_cache(unbroken, cache).images, ours.images)
@@ -248,13 +248,13 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """The number of images in each batch that the models see; batches of two."""
     monkeypatch.setattr(predict_test_set, "BATCH_SIZE", 2)
     seen: list[int] = []
-    original = Ensemble.predict
+    original = Ensemble.predict_each
 
     def predict_and_count(self, images_BCHW):
         seen.append(len(images_BCHW))
         return original(self, images_BCHW)
 
-    monkeypatch.setattr(Ensemble, "predict", predict_and_count)
+    monkeypatch.setattr(Ensemble, "predict_each", predict_and_count)
     return seen
 
 
@@ -345,7 +345,33 @@ def test_a_journal_holds_ids_probabilities_and_hashes_alone(
     header, answers = journal.read()
     assert sorted(header) == ["exams", "flip", "run"]
     assert {len(header["exams"]), len(header["run"]), len(answers.pop("batch"))} == {64}
-    assert answers == {"probabilities": probabilities(whole), "failures": {}}
+    each = whole.images.set_index("image_id")[["probability_fold_0", "probability_fold_1"]]
+    folds = {image_id: row.tolist() for image_id, row in each.iterrows()}
+    assert answers == {"probabilities": probabilities(whole), "folds": folds, "failures": {}}
+
+
+def test_each_folds_probability_is_that_of_its_model_alone(unbroken: Run, folder: Path) -> None:
+    """And their mean is the ensemble's; with `flip` each is the mean of both ways to look."""
+    for flip in (False, True):
+        images = predict(unbroken, folder, flip=flip).images
+        each = images[["probability_fold_0", "probability_fold_1"]].to_numpy()
+        assert images["probability"].to_numpy() == pytest.approx(each.mean(axis=1), rel=1e-12)
+        assert (each[:, 0] != each[:, 1]).all()
+
+
+def test_a_journal_of_an_older_version_is_asked_again(
+    unbroken: Run, folder: Path, tmp_path: Path, counted: list[int]
+) -> None:
+    """Its lines lack the probabilities of each fold."""
+    journal = Journal(tmp_path / "out.csv.partial")
+    whole = predict(unbroken, folder, journal=journal)
+    header, *records = journal.read()
+    journal.remove()
+    for record in [header, *records]:
+        journal.append({name: value for name, value in record.items() if name != "folds"})
+    counted.clear()
+    assert_equal(predict(unbroken, folder, journal=journal), whole)
+    assert sum(counted) == 8
 
 
 def other_weights(run: Run, folder: Path) -> dict[str, bool]:

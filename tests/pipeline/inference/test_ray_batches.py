@@ -1,14 +1,16 @@
 """Batches of a test set on the machines of a Ray cluster: the same CSV, whatever becomes of a node."""
 
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
 from data_prep.storage.atomic import Journal
+from pipeline.experiment import evaluate_and_report
 from pipeline.runs.run_folder import Run
 from tests.forked import Forked
-from tests.pipeline.tiny import make_exams, write_cache, write_test_data
+from tests.pipeline.tiny import make_exams, quiet, write_cache, write_test_data
 from tests.ray_nodes import Nodes, wait_until
 
 pytestmark = pytest.mark.slow
@@ -88,3 +90,20 @@ def test_a_cache_is_predicted_to_the_same_bytes(nodes: Nodes, unbroken: Run, tmp
     here = finish(predict(unbroken, tmp_path / "here/out.csv", *options), tmp_path / "here")
     options = (*options, "--engine", "ray", "--address", nodes.address)
     assert finish(predict(unbroken, tmp_path / "ray/out.csv", *options), tmp_path / "ray") == here
+
+
+def test_a_run_is_judged_elsewhere_to_the_same_bytes(nodes: Nodes, unbroken: Run, tmp_path: Path) -> None:
+    """By `mammo evaluate RUN --data`; all but the lock of the folder."""
+    nodes.have(1)
+    exams = make_exams(20, 6)
+    data = write_test_data(tmp_path / "north", exams.assign(patient_id="h" + exams["patient_id"]))
+    left = []
+    for engine in ([], ["--engine", "ray", "--address", nodes.address]):
+        run = Run(Path(shutil.copytree(unbroken.folder, tmp_path / f"run{len(left)}" / "run")))
+        evaluate_and_report(run, reporter=quiet())
+        with Forked("-m", "pipeline", "evaluate", str(run.folder), "--data", str(data), *engine) as judging:
+            _, errors = judging.communicate(timeout=600)
+        assert judging.returncode == 0, errors
+        folder = run.external("north").folder
+        left.append({path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"})
+    assert left[0] == left[1]

@@ -740,7 +740,7 @@ def test_choosing_the_best_epoch_is_priced(finished):
 
 def test_where_exams_are_told_apart_the_report_counts_exams(tmp_path):
     """Thirty women with two exams each; without ids the same page speaks of women."""
-    oof = make_oof(num_patients=60, num_folds=1)
+    oof = make_oof(num_patients=60, num_folds=1, num_cancers=3)
     number = oof["patient_id"].astype(int)
     oof = oof.assign(
         patient_id=(number % 30).astype(str), fold=number % 3, exam_id=(number // 30 + 2020).astype(str)

@@ -56,6 +56,7 @@ def test_a_run_folder_holds_the_files_that_are_promised(unbroken: Run) -> None:
     assert names == {
         "settings.toml",
         "folds.csv",
+        "pictures.csv",
         "environment.json",
         *(f"fold_{fold}/{name}" for fold in (0, 1) for name in of_a_fold),
     }

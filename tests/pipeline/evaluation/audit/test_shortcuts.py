@@ -11,6 +11,7 @@ from pipeline.evaluation.audit.shortcuts import (
     AUDIT_COLUMNS,
     LARGEST_AUC,
     audit_shortcuts,
+    deal_patients,
     does_counting_tell,
     score_out_of_fold,
     tabulate_audit,
@@ -238,3 +239,26 @@ def test_a_value_is_drawn_towards_the_share_of_all_as_by_ten_predictions():
     trait = pd.Series(["a"] * 5 + ["b"] * 35 + ["a", "b", "c"] + ["b"] * 37)
     scores = score_out_of_fold(trait, labels, folds)
     assert scores[40:43] == pytest.approx([(5 + 2.5) / 15, (5 + 2.5) / 45, 0.25])
+
+
+# Predictions of one model
+
+
+def test_patients_of_one_model_are_dealt_out_evenly_by_class_whatever_the_order() -> None:
+    oof = make_oof(num_patients=103, num_cancers=17, num_folds=1)
+    dealt = deal_patients(oof)
+    has_cancer = oof.groupby("patient_id")["cancer"].max()[dealt.index]
+    for label in (0, 1):
+        counts = dealt[has_cancer == label].value_counts()
+        assert counts.max() - counts.min() <= 1
+        assert len(counts) == 5
+    assert deal_patients(oof.sample(frac=1, random_state=1)).sort_index().equals(dealt.sort_index())
+
+
+def test_a_leak_in_predictions_of_one_model_is_found_and_nothing_else() -> None:
+    oof, files = make_set()
+    oof = oof.assign(fold=0)
+    assert audit_shortcuts(oof, to_breasts(oof), files).shortcuts == []
+    leaking = oof.assign(machine_id=np.where(oof["cancer"] == 1, "7", "8"))
+    found = audit_shortcuts(leaking, to_breasts(leaking), files).shortcuts
+    assert {each.trait for each in found} == {"machine"}

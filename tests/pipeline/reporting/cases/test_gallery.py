@@ -25,8 +25,8 @@ from pipeline.experiment import evaluate_and_report
 from pipeline.models.attention import find_maps
 from pipeline.models.normalization import to_tensor
 from pipeline.models.weights_file import load_weights
-from pipeline.reporting.case_selection import select_cases
-from pipeline.reporting.gallery import SIDES_PX, Crop, encode_within, find_cut, open_cache, show_cases
+from pipeline.reporting.cases.case_selection import select_cases
+from pipeline.reporting.cases.gallery import SIDES_PX, Crop, encode_within, find_cut, open_cache, show_cases
 from pipeline.reporting.report import write_report
 from pipeline.runs.recipe import load_recipe
 from tests.pipeline.synthetic_run import add_exam_columns, make_oof

@@ -9,6 +9,7 @@ import pandas as pd
 
 from data_prep.rsna.exam_table import EXAM_ID, name_breast
 from pipeline.evaluation.evaluate_oof import Evaluation
+from pipeline.reporting.wording import wording_of
 
 NUM_CASES = 3
 """Breasts of each kind."""
@@ -90,7 +91,7 @@ KINDS = {
 
 def select_cases(evaluation: Evaluation, *, num_cases: int = NUM_CASES) -> CaseSelection:
     """Returns the most confident breasts of each kind; no group where there is no threshold."""
-    breasts, held_against = evaluation.breasts.table, "the other folds' threshold"
+    breasts, held_against = evaluation.breasts.table, wording_of(evaluation).transferred
     if breasts["threshold"].isna().any():
         if evaluation.threshold is None:
             return CaseSelection([], "")

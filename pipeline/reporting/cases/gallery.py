@@ -1,33 +1,28 @@
-"""Pictures of chosen breasts, with the attention of the model that held them out.
+"""Pictures of chosen breasts, with the attention of the model that held them out, or of all together.
 
-The pictures come from the run's cache. What cannot be shown is said in a sentence, and nothing fails.
+The pictures come from the run's cache, or from where an external set lies. What cannot be shown is said in a
+sentence, and nothing fails.
 """
 
 import base64
 import io
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from data_prep.cache.folder import Cache
-from data_prep.cache.images import read_image
-from data_prep.cache.tables import damaged
 from data_prep.errors import UserError
-from data_prep.imageio.frame import Image
 from data_prep.preprocessing.placement import Placement
 from data_prep.settings import differences
-from pipeline.models.attention import Array, find_maps
-from pipeline.models.normalization import to_tensor
-from pipeline.models.vit import VisionTransformer
 from pipeline.models.weights_file import load_weights
-from pipeline.reporting.case_selection import Case, CaseSelection, CaseView
+from pipeline.reporting.cases.case_images import CachedCaseImages, CaseImages, CaseModel
+from pipeline.reporting.cases.case_selection import Case, CaseSelection, CaseView
 from pipeline.reporting.heatmap import colour, relative_to_box
 from pipeline.runs.recipe import Recipe, load_recipe
 from pipeline.runs.records import find_cache
@@ -39,8 +34,6 @@ SIDES_PX = (384, 320, 256, 192, 128)
 """What the longer side of an image may be, in pixels, the largest first."""
 MOST_CHARACTERS = 1_100_000
 """Of all pictures together, so that the page stays small."""
-LARGEST_DIFFERENCE = 0.05
-"""Between a probability and what the same model says now; other arithmetic stays far below."""
 
 
 @dataclass(frozen=True)
@@ -82,29 +75,6 @@ class Crop:
 
 
 @dataclass(frozen=True)
-class FoldModel:
-    """The model of a fold, which never saw the fold's patients."""
-
-    model: VisionTransformer
-    logit_shift: float
-
-    def look(self, image: Image, view: CaseView) -> Array:
-        """Returns how much each patch speaks for cancer.
-
-        Raises:
-            UserError: if the model no longer says of this image what it said in training.
-        """
-        maps = find_maps(self.model, to_tensor(image).unsqueeze(0).to(self.model.head.weight.device))
-        probability = float(torch.sigmoid(maps.logits[0, 0].double() + self.logit_shift))
-        if abs(probability - view.probability) > LARGEST_DIFFERENCE:
-            raise UserError(
-                f"of image {view.image_id} in the run's cache the model now says {probability:.3f}, but in "
-                f"training it said {view.probability:.3f}, so it is another image"
-            )
-        return maps.gradient_rollout[0].double().cpu().numpy()
-
-
-@dataclass(frozen=True)
 class Gallery:
     """The pictures that there are.
 
@@ -131,68 +101,97 @@ def show_cases(
     if not selection.groups:
         return Gallery()
     try:
-        recipe = load_recipe(run.settings)
-    except UserError:  # the page shows the settings as they are
-        sentence = f"The cases have no pictures: the run's {run.settings.name} does not describe a model."
-        return Gallery(missing=[sentence])
+        recipe = _load_recipe(run)
+    except UserError as error:
+        return Gallery(missing=[f"The cases have no pictures: {error}."])
     try:
-        cache = open_cache(run, recipe, cache)
-        records = {record["image_id"]: record for record in cache.read_manifest().to_dict("records")}
+        images = CachedCaseImages.open(open_cache(run, recipe, cache))
     except UserError as error:
         return Gallery(missing=[f"The cases have no pictures: {error}."], lacks_cache=True)
     by_fold: dict[int, list[tuple[Case, CaseView]]] = defaultdict(list)
-    for case in (case for group in selection.groups for case in group.cases):
-        by_fold[case.fold] += [(case, view) for view in case.views]
+    for case, view in _list_views(selection):
+        by_fold[case.fold].append((case, view))
     crops: dict[str, Crop] = {}
     reasons: dict[str, str] = {}
     missing = []
     with reporter.track("pictures of cases", sum(map(len, by_fold.values()))) as advance:
         for fold, views in sorted(by_fold.items()):
-            fold_model = load_fold_model(run, recipe, fold)
-            if fold_model is None:
+            model = load_case_model(run, recipe, [fold])
+            if model is None:
                 missing.append(f"No attention: fold {fold} has no readable {run.fold(fold).weights.name}.")
             for case, view in views:
-                try:
-                    crops[view.image_id] = load_crop(cache, records, case, view, fold_model, recipe)
-                except UserError as error:
-                    reasons[view.image_id] = str(error)
+                _add_crop(crops, reasons, images, case, view, model, recipe)
                 advance()
     return Gallery(encode_within(crops, MOST_CHARACTERS), reasons, missing)
 
 
-def load_fold_model(run: Run, recipe: Recipe, fold: int) -> FoldModel | None:
-    """Returns a fold's model, or None without its weights."""
+def show_external_cases(
+    run: Run, selection: CaseSelection, images: CaseImages, *, reporter: Reporter
+) -> Gallery:
+    """Does the same for breasts of an external set, with what all folds' models saw together."""
+    recipe = _load_recipe(run)
+    views = _list_views(selection)
+    crops: dict[str, Crop] = {}
+    reasons: dict[str, str] = {}
+    model = load_case_model(run, recipe, run.list_folds())
+    with reporter.track("pictures of cases", len(views)) as advance:
+        for case, view in views:
+            _add_crop(crops, reasons, images, case, view, model, recipe)
+            advance()
+    missing = [] if model else ["No attention: a fold has no readable weights."]
+    return Gallery(encode_within(crops, MOST_CHARACTERS), reasons, missing)
+
+
+def _list_views(selection: CaseSelection) -> list[tuple[Case, CaseView]]:
+    cases = (case for group in selection.groups for case in group.cases)
+    return [(case, view) for case in cases for view in case.views]
+
+
+def _load_recipe(run: Run) -> Recipe:
     try:
-        model, logit_shift = load_weights(run.fold(fold), recipe.model)
+        return load_recipe(run.settings)
+    except UserError:  # the page shows the settings as they are
+        raise UserError(f"the run's {run.settings.name} does not describe a model") from None
+
+
+def load_case_model(run: Run, recipe: Recipe, folds: Sequence[int]) -> CaseModel | None:
+    """Returns the models of these folds, or None without the weights of one."""
+    try:
+        models = [load_weights(run.fold(fold), recipe.model) for fold in folds]
     except UserError:
         return None
-    return FoldModel(model.to(choose_device("auto")), logit_shift)
+    device = choose_device("auto")
+    return CaseModel([(model.to(device), logit_shift) for model, logit_shift in models])
+
+
+def _add_crop(
+    crops: dict[str, Crop],
+    reasons: dict[str, str],
+    images: CaseImages,
+    case: Case,
+    view: CaseView,
+    model: CaseModel | None,
+    recipe: Recipe,
+) -> None:
+    try:
+        crops[view.image_id] = load_crop(images, case, view, model, recipe)
+    except UserError as error:
+        reasons[view.image_id] = str(error)
 
 
 def load_crop(
-    cache: Cache,
-    records: Mapping[str, Mapping[Any, Any]],
-    case: Case,
-    view: CaseView,
-    fold_model: FoldModel | None,
-    recipe: Recipe,
+    images: CaseImages, case: Case, view: CaseView, model: CaseModel | None, recipe: Recipe
 ) -> Crop:
     """Returns one image as the model sees it.
 
     Raises:
-        UserError: if the cache does not have it, or has another one.
+        UserError: if it is not there, or another one.
     """
-    if view.image_id not in records:
-        raise UserError(f"the run's cache {cache.folder} does not have image {view.image_id}")
-    image = read_image(cache.image_path(case.patient_id, view.image_id))
-    try:
-        placement = Placement.from_record(dict(records[view.image_id]))
-    except (ValueError, TypeError):  # a cell is not what `prepare` writes, or empty
-        raise damaged(cache.manifest_path) from None
+    image, placement = images.load(case, view)
     rows, columns = find_cut(placement, recipe.model.patch_size)
     overlay = None
-    if fold_model is not None:
-        square_gg = relative_to_box(fold_model.look(image, view), placement, recipe.prepare.side)
+    if model is not None:
+        square_gg = relative_to_box(model.look(image, view), placement, recipe.prepare.side)
         overlay = colour(square_gg[rows, columns])
     rows, columns = (_times(cut, recipe.model.patch_size) for cut in (rows, columns))
     brightest = np.iinfo(image.dtype).max
