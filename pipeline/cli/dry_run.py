@@ -32,8 +32,9 @@ def show_dry_run(
     Raises:
         UserError: if several processes would train together.
     """
-    if group.world_size > 1:
-        raise UserError("--dry-run times one process: give the command without torchrun")
+    with group.main_process_first():  # so that it is said once
+        if group.world_size > 1:
+            raise UserError("--dry-run times one process: run the command without torchrun")
     reporter = Reporter(console)
     if cache is None:
         from pipeline.cli.classes import plan_classes

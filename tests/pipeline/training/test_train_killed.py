@@ -32,8 +32,9 @@ def die_in_call(owner, name, *, half_done=lambda *arguments: None):
         return function(*arguments, **options)
     setattr(owner, name, call)
 
-def write_half(path, content):
-    path.with_name(f".tmp-{os.getpid()}-{path.name}").write_bytes(content[: len(content) // 2])
+def write_half(state, stream):
+    stream.write(b"half of a checkpoint")
+    stream.flush()
 
 if not is_mine:
     pass
@@ -46,7 +47,7 @@ elif name == "held-out images":
 elif name == "rename":
     die_in_call(Path, "replace")
 elif name == "save":
-    die_in_call(checkpoint, "write_bytes", half_done=write_half)
+    die_in_call(checkpoint.torch, "save", half_done=write_half)
 elif name == "error":
     def fail(*arguments):
         raise RuntimeError("out of memory")
