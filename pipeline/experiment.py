@@ -14,12 +14,12 @@ from pipeline.evaluation.artifacts import evaluate_run
 from pipeline.evaluation.bootstrap import NUM_REPLICATES
 from pipeline.evaluation.evaluate_oof import Evaluation
 from pipeline.reporting.report import write_report
+from pipeline.runs.ancestry import find_earlier_run
 from pipeline.runs.recipe import Recipe
 from pipeline.runs.run_folder import Run
 from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from pipeline.runtime.progress import Reporter
 from pipeline.training.cross_validate import cross_validate, require_folds
-from pipeline.training.fold_task import find_earlier_run
 
 if TYPE_CHECKING:
     from data_prep.parallel.ray_cluster import Cluster

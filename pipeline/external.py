@@ -29,10 +29,10 @@ from pipeline.evaluation.external.judge_external import (
     tabulate_external_cases,
 )
 from pipeline.evaluation.external.seen import (
-    LearnedPictures,
+    Learned,
     find_seen_patients,
     find_seen_pictures,
-    read_learned_pictures,
+    read_learned,
     refuse_seen,
 )
 from pipeline.evaluation.external.tones import measure_cache_tones, measure_own_tones
@@ -120,9 +120,9 @@ def evaluate_external(
     """
     run.require_finished()
     rule, oof = read_rule(run), collect_oof(run)
-    learned = read_learned_pictures(run, oof["image_id"].tolist())
+    learned = read_learned(run, oof)
     exams = _read_labelled(data)
-    seen = _find_seen(data, exams, oof, learned)
+    seen = _find_seen(data, exams, learned)
     if not skip_seen:
         refuse_seen(seen, run)
     if exams["patient_id"].isin(seen["patient_id"]).all():
@@ -194,11 +194,9 @@ def _read_labelled(data: Place | Cache) -> pd.DataFrame:
     return exams
 
 
-def _find_seen(
-    data: Place | Cache, exams: pd.DataFrame, oof: pd.DataFrame, learned: LearnedPictures
-) -> pd.DataFrame:
+def _find_seen(data: Place | Cache, exams: pd.DataFrame, learned: Learned) -> pd.DataFrame:
     """Returns whom the run has learned from, as far as it is known before an image is read."""
-    seen = find_seen_patients(exams, oof["patient_id"].unique().tolist())
+    seen = find_seen_patients(exams, learned.patients)
     if not isinstance(data, Cache):
         return seen
     pictures = find_seen_pictures(data.read_manifest(), learned)

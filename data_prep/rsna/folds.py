@@ -54,9 +54,10 @@ def make_folds(
 def _deal_out_new(
     exams: pd.DataFrame, num_folds: int, seed: int, known: Mapping[str, int]
 ) -> "pd.Series[int]":
-    """Returns each image's fold: that of its group, or else the one with the fewest cancers so far.
+    """Returns each image's fold: that of its group, or else the one that has the least so far.
 
-    Groups with the most cancer images come first, those with as many in an order drawn by the seed.
+    That is of cancer images for a group with cancer, and of images for one without. Groups with the most
+    cancer images come first, those with as many in an order drawn by the seed.
     """
     earlier = exams["patient_id"].map(known)
     folds = earlier.groupby(exams["group"]).agg(["min", "max"])
@@ -72,7 +73,9 @@ def _deal_out_new(
     new = sizes[folds["min"].isna()].sample(frac=1, random_state=seed)
     found = folds["min"].dropna().astype(int).to_dict()
     for group, counts in new.sort_values("sum", ascending=False, kind="stable").iterrows():
-        found[str(group)] = fold = int(np.lexsort((totals[:, 1], totals[:, 0]))[0])
+        cancers_F, images_F = totals.T
+        keys = (images_F, cancers_F) if counts["sum"] else (cancers_F, images_F)
+        found[str(group)] = fold = int(np.lexsort(keys)[0])
         totals[fold] += counts.to_numpy()
     return exams["group"].map(found)
 

@@ -16,7 +16,7 @@ from data_prep.rsna.exam_table import name_breast, number_exams
 from pipeline.evaluation.aggregate import to_breasts
 from pipeline.evaluation.bootstrap import NUM_REPLICATES, SEED, Interval, SetKey, replicate
 from pipeline.evaluation.metrics import Metrics, Unit, apply_thresholds, measure, measure_sums
-from pipeline.evaluation.patient_stats import Floats, Integers, PatientSums
+from pipeline.evaluation.patient_stats import ROUNDING, Floats, Integers, PatientSums
 from pipeline.evaluation.uncertainty.auc_variance import AucEstimate, estimate_auc
 from pipeline.evaluation.uncertainty.intervals import find_intervals
 
@@ -184,6 +184,11 @@ def find_share_threshold(probabilities_N: Floats, rate: float) -> float:
     """
     count = max(1, math.floor(rate * len(probabilities_N) + 0.5))
     return float(np.sort(probabilities_N)[-count])
+
+
+def recalls_any(rate: float, count: int) -> bool:
+    """Whether a share of so many is one or more."""
+    return rate * count >= 1 - ROUNDING
 
 
 def _find_unit(table: pd.DataFrame) -> Unit:

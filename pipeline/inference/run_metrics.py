@@ -9,7 +9,7 @@ import pandas as pd
 from data_prep.errors import UserError
 from data_prep.storage.files import parse_json, read_own
 from pipeline.evaluation.artifacts import MEAN_OF_LOGITS
-from pipeline.evaluation.estimates import find_share_threshold
+from pipeline.evaluation.estimates import find_share_threshold, recalls_any
 from pipeline.evaluation.external.external_set import OperatingRule
 from pipeline.runs.run_folder import Run
 
@@ -34,7 +34,7 @@ class RecallRule:
         if self.rate is None:
             return self.threshold, f"threshold {self.threshold:.4g}"
         share, count = f"{100 * self.rate:.3g} %", len(probabilities)
-        if self.rate * count < 1:
+        if not recalls_any(self.rate, count):
             return self.threshold, f"threshold {self.threshold:.4g}: {share} of {count:,} is less than one"
         threshold = find_share_threshold(np.asarray(probabilities, np.float64), self.rate)
         return threshold, f"the highest {share}, from {threshold:.4g} on"

@@ -15,6 +15,7 @@ from data_prep.storage.files import open_input, parse_json, require_input
 from pipeline.models.normalization import MEAN, STD
 from pipeline.models.torch_file import UnreadableWeights, load_tensors
 from pipeline.models.weights_file import WEIGHTS_ENTRY
+from pipeline.runs.ancestry import TIMM
 from pipeline.runtime.torchvision_compat import allow_torchvision_import
 
 allow_torchvision_import()
@@ -23,7 +24,6 @@ import timm  # noqa: E402  after the line above
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # noqa: E402
 from timm.models.vision_transformer import VisionTransformer as TimmTransformer  # noqa: E402
 
-TIMM = "timm:"
 MODULES = ("vision_transformer", "deit")  # of timm, with plain Vision Transformers
 WEIGHTS_SUFFIXES = (".safetensors", ".pth")
 CHECKPOINT_KEYS = ("state_dict", "model")

@@ -4,6 +4,7 @@ import numpy as np
 
 from pipeline.evaluation.bootstrap import Interval
 from pipeline.evaluation.decisions.decision_curve import DecisionCurve
+from pipeline.evaluation.estimates import FEW_CANCERS
 from pipeline.evaluation.operating_point import SCREENING_PREVALENCE
 from pipeline.reporting.plots.decision_plots import SHOWN_RISKS, draw_decision_curve
 from pipeline.reporting.rendering import Picture
@@ -26,7 +27,7 @@ def describe_decisions(curve: DecisionCurve) -> str:
     points = curve.points
     best = points[["recall_all", "recall_none"]].max(axis=1)
     sure, seems = points["low"] > best, points["net_benefit"] > best
-    if sure.any():
+    if sure.any() and not curve.has_few_cancers:
         return (
             f"At thresholds of {_name_ranges(points['threshold'][sure])} recalling by the model does more "
             "good than recalling all women or none, beyond chance at each by itself."
@@ -34,9 +35,15 @@ def describe_decisions(curve: DecisionCurve) -> str:
     if seems.any():
         return (
             f"At thresholds of {_name_ranges(points['threshold'][seems])} recalling by the model seems to "
-            "do more good than recalling all women or none, but at none beyond chance."
+            f"do more good than recalling all women or none, but {_doubt(curve)}."
         )
     return "At no threshold does recalling by the model do more good than recalling all women or none."
+
+
+def _doubt(curve: DecisionCurve) -> str:
+    if curve.has_few_cancers:
+        return f"under {FEW_CANCERS} of them have cancer, too few to tell it from chance"
+    return "at none beyond chance"
 
 
 def draw_decisions(curve: DecisionCurve) -> list[Picture]:

@@ -150,7 +150,7 @@ def describe_pf1(evaluation: Evaluation) -> str:
         source = (
             "each fold's breasts are recalled by the threshold that was best on all other folds"
             if evaluation.external is None
-            else "the breasts are recalled by the threshold that was best on the run's own"
+            else "the breasts are recalled by the run's threshold for the mean of its models"
         )
         start = (
             f"{wording_of(evaluation).names['pf1_transferred']} is {pooled.pf1_transferred:.3f}"

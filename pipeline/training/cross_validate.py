@@ -16,6 +16,7 @@ from data_prep.storage.atomic import write_csv
 from data_prep.storage.locks import require_unlocked
 from pipeline.data.kept_patches import describe_kept_patches
 from pipeline.evaluation.external.seen import tabulate_pictures
+from pipeline.runs.ancestry import find_earlier_run, list_ancestors
 from pipeline.runs.recipe import Recipe
 from pipeline.runs.records import describe_cache
 from pipeline.runs.run_folder import FOLDS_COLUMNS, GROUP, Run, describe_groups
@@ -23,7 +24,7 @@ from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from pipeline.runtime.gpu_memory import explain_full_training
 from pipeline.runtime.progress import Reporter
 from pipeline.runtime.signals import StopRequest
-from pipeline.training.fold_task import FoldImages, FoldTask, find_earlier_run
+from pipeline.training.fold_task import FoldImages, FoldTask
 from pipeline.training.run_setup import (
     has_begun,
     locked_by_group,
@@ -234,7 +235,10 @@ def _tabulate_folds(exams: pd.DataFrame, recipe: Recipe, cache: Cache) -> pd.Dat
 
 
 def _read_earlier_folds(recipe: Recipe) -> dict[str, int]:
-    """Returns the folds of the patients of the run that `train.init` names; none where it names no run."""
+    """Returns the folds of the patients that the weights of the run in `train.init` have learned from.
+
+    Those of the runs before it, too; of one fold number in all. Empty where `train.init` names no run.
+    """
     run = find_earlier_run(recipe.train.init)
     if run is None:
         return {}
@@ -244,8 +248,11 @@ def _read_earlier_folds(recipe: Recipe) -> dict[str, int]:
             f"train.init {run.folder} has {num_folds} folds, and this recipe has {recipe.train.num_folds}: "
             f"set train.num_folds to {num_folds}"
         )
-    table = run.read_folds()
-    return dict(zip(table["patient_id"], table["fold"], strict=True))
+    known: dict[str, int] = {}
+    for earlier in reversed(list_ancestors(recipe.train.init)[0]):  # the nearest has the last word
+        table = earlier.read_folds()
+        known |= dict(zip(table["patient_id"], table["fold"], strict=True))
+    return known
 
 
 def _check_folds(folds: Sequence[int] | None, num_folds: int) -> list[int]:

@@ -20,6 +20,7 @@ from pipeline.data.loader import ImageDataset
 from pipeline.data.sampler import ALL, Rows, log_odds, plan_balanced, plan_natural, plan_weighted
 from pipeline.evaluation.estimates import measure_levels
 from pipeline.evaluation.formulas import clip_probabilities
+from pipeline.runs.ancestry import find_earlier_run
 from pipeline.runs.recipe import Recipe
 from pipeline.runs.records import HISTORY_FIGURES
 from pipeline.runs.run_folder import Run, select_oof
@@ -136,19 +137,6 @@ class FoldTask:
                 value = metrics.figures[name]
                 figures[f"{prefix}_{name}"] = math.nan if value is None else value
         return Judgement(oof, figures)
-
-
-def find_earlier_run(init: str) -> Run | None:
-    """Returns the run that `train.init` names; None where it names weights, or nothing.
-
-    Raises:
-        UserError: if it is a folder but not a finished run.
-    """
-    if not (init and Path(init).is_dir()):
-        return None
-    run = Run(Path(init))
-    run.require_finished()
-    return run
 
 
 def locate_init(init: str, fold: int) -> str:

@@ -23,8 +23,8 @@ from data_prep.storage.atomic import (
 )
 from data_prep.storage.files import parse_json, read_own
 from data_prep.storage.locks import locked, require_unlocked
-from pipeline.models.pretrained import TIMM
 from pipeline.models.vit import VisionTransformer
+from pipeline.runs.ancestry import TIMM
 from pipeline.runs.recipe import Recipe, load_recipe
 from pipeline.runs.records import read_environment
 from pipeline.runs.run_folder import START_TABLES, FoldFolder, Run, RunFolder, TrainingFolder

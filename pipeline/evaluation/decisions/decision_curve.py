@@ -5,7 +5,7 @@ that as the price of a needless recall (Vickers and Elkin 2006, "Decision curve 
 Making 26:565, doi:10.1177/0272989X06295361). Its two shares are re-weighted to a screening population, as at
 the operating point, and so are the risks that a threshold is held against.
 
-Shape suffixes: M women, T thresholds, R weightings.
+Shape suffixes: P patients, M of their exams, T thresholds, R weightings.
 """
 
 from dataclasses import dataclass, replace
@@ -14,8 +14,16 @@ import numpy as np
 import pandas as pd
 from scipy.special import logit
 
-from pipeline.evaluation.bootstrap import NUM_REPLICATES, SEED, draw_weights, find_interval
+from data_prep.rsna.exam_table import number_exams
+from pipeline.evaluation.bootstrap import (
+    MOST_UNDEFINED,
+    NUM_REPLICATES,
+    SEED,
+    draw_weights,
+    find_interval,
+)
 from pipeline.evaluation.calibration import PlattScaling, cross_fit, fit_platt
+from pipeline.evaluation.estimates import FEW_CANCERS
 from pipeline.evaluation.operating_point import SCREENING_PREVALENCE
 from pipeline.evaluation.patient_stats import Floats
 
@@ -34,25 +42,31 @@ class DecisionCurve:
     Attributes:
         points: a row for each of `THRESHOLDS`: net_benefit of recalling by the model, its 95 % interval
             low and high (drawn by patient, the calibration held fixed), what recalling all and none would
-            give, and the model's sensitivity, specificity and recall rate. Empty where there is no risk.
+            give, and the model's sensitivity, specificity and recall rate. Empty where there is no risk; an
+            interval is NaN where too many draws are undefined.
         undefined: why there is none; empty if there is.
+        has_few_cancers: whether under 20 women have cancer, too few to tell from chance.
     """
 
     points: pd.DataFrame
     undefined: str = ""
+    has_few_cancers: bool = False
 
 
 def draw_up_decisions(
     breasts: pd.DataFrame, *, seed: int = SEED, num_replicates: int = NUM_REPLICATES
 ) -> DecisionCurve:
-    """Computes the decision curve of women, each with the highest probability of her breasts.
+    """Computes the decision curve of women, or of exams where these are told apart.
+
+    Each has the highest probability of its breasts.
 
     Args:
         breasts: a table of predictions.
         seed: of the bootstrap.
         num_replicates: draws.
     """
-    women = breasts.groupby("patient_id")[["fold", "cancer", "probability"]].max()
+    women = breasts.groupby(number_exams(breasts))[["patient_id", "fold", "cancer", "probability"]].max()
+    patients_M = pd.factorize(women["patient_id"], sort=True)[0]
     undefined = _find_obstacle(women)
     if undefined:
         return DecisionCurve(pd.DataFrame(columns=DECISION_COLUMNS), undefined)
@@ -67,9 +81,13 @@ def draw_up_decisions(
                 wrong_TM @ weights_MR / (~cancer_M @ weights_MR),
             )
 
-    draws = draw_weights(len(women), seed=seed, num_replicates=num_replicates)
-    drawn_TR = np.concatenate([find_net_benefit(*find_shares(weights_MR)) for weights_MR in draws], axis=1)
-    intervals = [find_interval(drawn_R) for drawn_R in drawn_TR]
+    draws = draw_weights(women["patient_id"].nunique(), seed=seed, num_replicates=num_replicates)
+    drawn_TR = np.concatenate(
+        [find_net_benefit(*find_shares(weights_PR[patients_M])) for weights_PR in draws], axis=1
+    )
+    is_known_T = np.isnan(drawn_TR).mean(axis=1) <= MOST_UNDEFINED
+    pairs = zip(drawn_TR, is_known_T, strict=True)
+    intervals = [find_interval(drawn_R) if is_known else None for drawn_R, is_known in pairs]
     found_T1, wrong_T1 = find_shares(np.ones((len(women), 1)))
     everyone_T1 = np.ones_like(found_T1)
     points = pd.DataFrame(
@@ -87,7 +105,8 @@ def draw_up_decisions(
             ),
         }
     )
-    return DecisionCurve(points[DECISION_COLUMNS])
+    num_with_cancer = women.loc[cancer_M, "patient_id"].nunique()
+    return DecisionCurve(points[DECISION_COLUMNS], has_few_cancers=num_with_cancer < FEW_CANCERS)
 
 
 def fit_screening_risk(labels_N: Floats, probabilities_N: Floats) -> PlattScaling:

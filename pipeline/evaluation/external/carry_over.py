@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.evaluation.calibration import METHODS, RAW, Calibration, judge_methods, to_arrays
-from pipeline.evaluation.estimates import estimate_all, find_share_threshold
+from pipeline.evaluation.estimates import estimate_all, find_share_threshold, recalls_any
 from pipeline.evaluation.external.external_set import CarriedThreshold, OperatingRule
 from pipeline.evaluation.operating_point import describe_operating_point
 
@@ -15,7 +15,9 @@ from pipeline.evaluation.operating_point import describe_operating_point
 def carry_thresholds(breasts: pd.DataFrame, rule: OperatingRule) -> list[CarriedThreshold]:
     """Judges the run's threshold as a probability and as a recall rate, on the same bootstrap draws."""
     probabilities_N = breasts["probability"].to_numpy(np.float64)
-    by_rate = None if rule.recall_rate is None else find_share_threshold(probabilities_N, rule.recall_rate)
+    by_rate = None if rule.recall_rate is None else rule.threshold_of_mean
+    if rule.recall_rate is not None and recalls_any(rule.recall_rate, len(breasts)):
+        by_rate = find_share_threshold(probabilities_N, rule.recall_rate)
     values = {"probability": rule.threshold_of_mean, "recall_rate": rule.recall_rate}
     thresholds = {"probability": rule.threshold_of_mean, "recall_rate": by_rate}
     tables = {name: with_threshold(breasts, threshold) for name, threshold in thresholds.items()}

@@ -12,6 +12,8 @@ from data_prep.cache.shared_pictures import CHECKSUMS
 from data_prep.cache.tables import select_prepared
 from data_prep.errors import UserError, count
 from data_prep.rsna.exam_table import sort_by_id
+from pipeline.runs.ancestry import list_ancestors
+from pipeline.runs.recipe import load_recipe
 from pipeline.runs.records import find_cache
 from pipeline.runs.run_folder import Run, read_table
 
@@ -23,15 +25,17 @@ WAY_OUT = "leave them out with --skip-seen"
 
 
 @dataclass(frozen=True)
-class LearnedPictures:
-    """The pictures that a run has learned from.
+class Learned:
+    """Whom and what a run has learned from, by itself or by the weights that it started from.
 
     Attributes:
-        table: the columns of `PICTURE_COLUMNS`, a row per picture that shows something.
-        unknown: why they are not known; empty where they are.
+        patients: their ids.
+        pictures: the columns of `PICTURE_COLUMNS`, a row per picture that shows something.
+        unknown: why some are not known; empty where all are.
     """
 
-    table: pd.DataFrame
+    patients: list[str]
+    pictures: pd.DataFrame
     unknown: str = ""
 
 
@@ -41,29 +45,43 @@ def tabulate_pictures(manifest: pd.DataFrame) -> pd.DataFrame:
     return prepared.loc[pd.to_numeric(prepared["contrast"]) > 0, PICTURE_COLUMNS].reset_index(drop=True)
 
 
-def read_learned_pictures(run: Run, image_ids: Sequence[str]) -> LearnedPictures:
-    """Reads `pictures.csv`, or for a run of an older version the manifest of its cache.
+def read_learned(run: Run, oof: pd.DataFrame) -> Learned:
+    """Reads whom a run has learned from, and those before it whose weights it has started from.
 
     Args:
         run: the run.
-        image_ids: of all images that it has learned from.
+        oof: its predictions of all images that it has learned from.
 
     Raises:
-        UserError: if `pictures.csv` is damaged.
+        UserError: if a table of one of the runs is damaged.
+    """
+    ancestors, unknown = list_ancestors(load_recipe(run.settings).train.init)
+    patients = set(oof["patient_id"]).union(*(each.read_folds()["patient_id"] for each in ancestors))
+    found = [_read_pictures(run, oof["image_id"]), *(_read_pictures(each) for each in ancestors)]
+    reasons = dict.fromkeys(reason for reason in (unknown, *(reason for _, reason in found)) if reason)
+    pictures = pd.concat([table for table, _ in found], ignore_index=True)
+    return Learned(sorted(patients), pictures, "; ".join(reasons))
+
+
+def _read_pictures(run: Run, image_ids: "pd.Series[str] | None" = None) -> tuple[pd.DataFrame, str]:
+    """Reads `pictures.csv`, or for a run of an older version the manifest of its cache.
+
+    Returns:
+        Those of the ids, or all, and why they are not known; empty where they are.
     """
     if run.pictures.exists():
-        return LearnedPictures(read_table(run.pictures, PICTURE_COLUMNS, dtype="str")[PICTURE_COLUMNS])
+        return read_table(run.pictures, PICTURE_COLUMNS, dtype="str")[PICTURE_COLUMNS], ""
     nothing = pd.DataFrame(columns=PICTURE_COLUMNS, dtype="str")
     try:
         manifest = find_cache(run).read_manifest()
     except UserError as error:
-        return LearnedPictures(nothing, f"{run.name} keeps no {run.pictures.name}, and {error}")
-    if not set(image_ids) <= set(manifest["image_id"]):
-        return LearnedPictures(
-            nothing, f"{run.name} keeps no {run.pictures.name}, and its cache holds other images now"
-        )
+        return nothing, f"{run.name} keeps no {run.pictures.name}, and {error}"
     learned = tabulate_pictures(manifest)
-    return LearnedPictures(learned[learned["image_id"].isin([*image_ids])].reset_index(drop=True))
+    if image_ids is None:
+        return learned, ""
+    if not set(image_ids) <= set(manifest["image_id"]):
+        return nothing, f"{run.name} keeps no {run.pictures.name}, and its cache holds other images now"
+    return learned[learned["image_id"].isin(image_ids)].reset_index(drop=True), ""
 
 
 def find_seen_patients(exams: pd.DataFrame, learned: Sequence[str]) -> pd.DataFrame:
@@ -73,7 +91,7 @@ def find_seen_patients(exams: pd.DataFrame, learned: Sequence[str]) -> pd.DataFr
     return sort_by_id(seen[LEFT_OUT_COLUMNS], ["patient_id"])
 
 
-def find_seen_pictures(manifest: pd.DataFrame, learned: LearnedPictures) -> pd.DataFrame:
+def find_seen_pictures(manifest: pd.DataFrame, learned: Learned) -> pd.DataFrame:
     """Returns the columns of `LEFT_OUT_COLUMNS` for each image that is one of the run's pictures.
 
     Args:
@@ -83,7 +101,7 @@ def find_seen_pictures(manifest: pd.DataFrame, learned: LearnedPictures) -> pd.D
     pictures = tabulate_pictures(manifest)
     names = {"patient_id": "run_patient_id", "image_id": "run_image_id"}
     pairs = [
-        pictures.merge(learned.table[[*names, checksum]].rename(columns=names), on=checksum)
+        pictures.merge(learned.pictures[[*names, checksum]].rename(columns=names), on=checksum)
         for checksum in CHECKSUMS
     ]
     seen = pd.concat(pairs).drop_duplicates("image_id").assign(reason=SAME_PICTURE)

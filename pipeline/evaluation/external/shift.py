@@ -84,7 +84,7 @@ def _compare_labels(own: pd.DataFrame, external: pd.DataFrame) -> Iterator[Row]:
 
 def _compare_ages(own: pd.DataFrame, external: pd.DataFrame) -> Iterator[Row]:
     ages = [
-        each.drop_duplicates("patient_id")["age"].astype(float) if "age" in each else pd.Series(dtype=float)
+        each.groupby("patient_id")["age"].first().astype(float) if "age" in each else pd.Series(dtype=float)
         for each in (own, external)
     ]
     yield from _compare_numbers("age", *(each.dropna() for each in ages))

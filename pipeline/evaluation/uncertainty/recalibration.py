@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 
 from pipeline.evaluation.bootstrap import Interval
 from pipeline.evaluation.formulas import clip_probabilities
-from pipeline.evaluation.patient_stats import Floats
+from pipeline.evaluation.patient_stats import ROUNDING, Floats
 from pipeline.evaluation.uncertainty.auc_variance import TAIL
 
 WEAKEST_PENALTY = 1e6  # scikit-learn's C: a slope stays defined where all probabilities are equal
@@ -83,8 +83,13 @@ def recalibrate(labels: ArrayLike, probabilities: ArrayLike, patients: ArrayLike
 
 
 def fit_line(targets_N: Floats, logits_N: Floats) -> tuple[float, float]:
-    """Returns slope and intercept of the line through logits whose sigmoid fits targets from 0 to 1 best."""
-    centre, spread = float(logits_N.mean()), float(logits_N.std()) or 1.0
+    """Returns slope and intercept of the line through logits whose sigmoid fits targets from 0 to 1 best.
+
+    The slope is 0 where all logits are equal.
+    """
+    centre, spread = float(logits_N.mean()), float(logits_N.std())
+    if spread <= ROUNDING:  # all are equal, and no slope is better than another
+        return 0.0, float(logit(targets_N.mean()))
     features = ((logits_N - centre) / spread)[:, None]
     model = LogisticRegression(C=WEAKEST_PENALTY, solver="newton-cholesky", tol=1e-10)
     model.fit(  # a target of 0.98 is 0.98 of a cancer and 0.02 of none

@@ -15,6 +15,7 @@ import pandas as pd
 from scipy.special import expit, logit
 from scipy.stats import t
 
+from data_prep.rsna.exam_table import number_exams
 from pipeline.evaluation.bootstrap import Interval
 from pipeline.evaluation.estimates import (
     AUC_WEIGHTED,
@@ -100,6 +101,7 @@ def summarise_repeats(
             patients=table["patient_id"],
             thresholds=table["threshold"],
             folds=table["fold"],
+            exams=number_exams(table),
         )
         figures = metrics.figures | {AUC_WEIGHTED: aucs[AUC_WEIGHTED].auc}
         rows.append({"repeat": number, "seed": seeds[number], **figures})

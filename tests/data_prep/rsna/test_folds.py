@@ -181,3 +181,12 @@ def test_new_patients_go_with_the_known_one_whose_picture_they_share_and_two_fol
     torn = exams["patient_id"].replace({name: "group" for name in known if known[name] < 2})
     with pytest.raises(UserError, match="share a picture, and the run"):
         make_folds(exams, num_folds=3, seed=0, groups=torn, known=known)
+
+
+def test_new_patients_without_cancer_are_dealt_out_evenly_too() -> None:
+    """Also where none of the known ones is left in the table, as with the images of another hospital."""
+    exams = simple_exams(44, 500)
+    folds = make_folds(exams, num_folds=5, seed=0, known={"elsewhere": 1})
+    dealt = exams.merge(folds, on="patient_id")
+    assert np.ptp(dealt.groupby("fold").size()) <= 4  # the images of a patient
+    assert np.ptp(dealt.groupby("fold")["cancer"].sum()) <= 2

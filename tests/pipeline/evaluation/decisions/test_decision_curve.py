@@ -14,6 +14,7 @@ from pipeline.evaluation.decisions.decision_curve import (
     fit_screening_risk,
 )
 from pipeline.evaluation.operating_point import SCREENING_PREVALENCE
+from pipeline.reporting.decision_text import describe_decisions
 from tests.pipeline.synthetic_tables import make_breasts, shuffle
 
 
@@ -137,3 +138,25 @@ def test_the_risks_are_those_of_screening():
     assert THRESHOLDS[0] == 0.002
     assert THRESHOLDS[-1] == 0.1
     assert logit(THRESHOLDS[0]) < logit(SCREENING_PREVALENCE) < logit(THRESHOLDS[-1])
+
+
+def test_each_exam_counts_where_they_are_told_apart():
+    """As where each is a woman's own; but a woman is drawn as a whole, so intervals are hers."""
+    breasts = make_breasts()
+    rounds = pd.concat([breasts.assign(exam_id="1"), breasts.assign(exam_id="2")], ignore_index=True)
+    others = rounds.assign(patient_id=rounds["patient_id"].astype(str) + "-" + rounds["exam_id"])
+    found, expected = draw_up(rounds, 50), draw_up(others.drop(columns="exam_id"), 50)
+    of_draws = ["low", "high"]
+    pd.testing.assert_frame_equal(found.drop(columns=of_draws), expected.drop(columns=of_draws))
+    assert (found["high"] - found["low"]).mean() > 1.2 * (expected["high"] - expected["low"]).mean()
+
+
+@pytest.mark.parametrize(("num_cancers", "has_few"), [(4, True), (40, False)])
+def test_few_women_with_cancer_are_marked(num_cancers, has_few):
+    number = np.arange(300)
+    breasts = pd.DataFrame({"patient_id": number.astype(str), "laterality": "L", "fold": number % 2})
+    breasts["cancer"] = (number < num_cancers).astype(int)
+    breasts["probability"] = np.where(breasts["cancer"] == 1, 0.9, 0.1)
+    curve = draw_up_decisions(breasts, num_replicates=100)
+    assert curve.has_few_cancers == has_few
+    assert ("too few to tell it from chance" in describe_decisions(curve)) == has_few

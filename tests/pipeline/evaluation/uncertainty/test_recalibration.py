@@ -13,6 +13,7 @@ from pipeline.evaluation.uncertainty.recalibration import (
     ONE_PROBABILITY,
     RECALIBRATION_FIGURES,
     SEPARATED,
+    fit_line,
     recalibrate,
 )
 from tests.pipeline.synthetic_tables import make_breasts
@@ -117,3 +118,12 @@ def test_one_patient_with_cancer_says_nothing_of_how_sure_it_is():
     found = recalibrate(breasts["cancer"], breasts["probability"], breasts["patient_id"].astype(int))
     assert found.intervals == {}
     assert found.no_interval["slope"] == ONE_PATIENT
+
+
+@pytest.mark.parametrize("num_predictions", [40, 97, 100])
+@pytest.mark.parametrize("probability", [0.02, 0.5, 0.3])
+def test_the_line_through_equal_logits_is_level(num_predictions, probability):
+    """Their deviation may be 1e-16 instead of 0."""
+    targets = np.arange(num_predictions) % 10 == 0
+    logits = np.full(num_predictions, logit(probability))
+    assert fit_line(targets.astype(float), logits) == (0.0, pytest.approx(logit(targets.mean())))
