@@ -38,10 +38,8 @@ def test_weights_of_nobodys_run_are_unknown_and_timms_have_seen_no_mammogram(tmp
     bare = str(tmp_path / "weights.safetensors")
     assert list_ancestors("") == ([], "")
     assert list_ancestors("timm:vit_tiny_patch16_224") == ([], "")
-    assert list_ancestors(bare) == (
-        [],
-        f"nobody knows whom the weights of train.init {bare} have learned from",
-    )
+    reason = f"nobody knows whom the weights of train.init {bare} have learned from"
+    assert list_ancestors(bare) == ([], reason)
     run = write_run(tmp_path / "run", bare)
     runs, unknown = list_ancestors(str(run.folder))
     assert [each.folder for each in runs] == [run.folder]
