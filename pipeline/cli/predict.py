@@ -139,7 +139,7 @@ def _require_one_way(
             "--views max goes with --probabilities: the run's threshold was chosen for the mean of the images"
         )
     if recall_by != "threshold" and probabilities:
-        raise UserError("--recall-by goes without --probabilities: they recall nobody")
+        raise UserError("--recall-by cannot be combined with --probabilities, which recalls nobody")
     if engine == "ray" and workers is not None:
         raise UserError("--workers goes with --engine local: on a cluster each batch brings its own")
 

@@ -87,7 +87,8 @@ def train(
         typer.Option(
             min=1,
             max=1000,
-            help="Cross-validations with other seeds and splits, this one included: what training varies by.",
+            metavar="R",
+            help="How many cross-validations in all, each with its own seed and splits.",
         ),
     ] = 1,
     *,

@@ -25,11 +25,14 @@ def describe_kept_patches(model: ModelSettings, manifest: pd.DataFrame) -> str:
     kept = model.kept_patches or num_patches
     losing = int((counts > kept).sum())
     enough = suggest_kept_patches(counts, num_patches)
-    advice = "all are needed" if enough == num_patches else f"kept_patches = {enough} would be enough"
-    return (
-        f"the model sees {kept:,} of {num_patches:,} patches; images with more than that many with content: "
-        f"{losing:,} of {len(counts):,}; {advice} for {1 - MOST_LOSING:.1%} of them"
-    )
+    advice = "all are needed" if enough == num_patches else f"model.kept_patches = {enough} would be enough"
+    seen = f"all {num_patches:,} patches"
+    if kept < num_patches:
+        images = "image shows" if losing == 1 else "images show"
+        seen = (
+            f"{kept:,} of {num_patches:,} patches; {losing:,} of {len(counts):,} {images} something in more"
+        )
+    return f"the model sees {seen}; {advice} for {1 - MOST_LOSING:.1%} of the images"
 
 
 def suggest_kept_patches(counts: "pd.Series[int]", num_patches: int) -> int:

@@ -119,7 +119,7 @@ def refuse_seen(seen: pd.DataFrame, run: Run) -> None:
     patients = seen.drop_duplicates("patient_id")
     if (patients["reason"] == SAME_ID).all():
         named = patients["patient_id"].head(MOST_NAMED).tolist()
-        others = ", or give other women other ids"
+        others = ", or, if these are other women who happen to have the same ids, change the ids in train.csv"
     else:
         named = [
             f"{row['patient_id']}, whose image {row['image_id']} is {row['run_patient_id']}'s "

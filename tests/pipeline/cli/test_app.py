@@ -604,7 +604,7 @@ def check_nothing(place: Place) -> list[object]:
         (predict_a_train_cache, "(split is train, not test): make one with"),
         (predict_without_an_evaluation, "has no metrics.json and thus no threshold: run `mammo evaluate"),
         (predict_the_highest_with_the_threshold_of_means, "--views max goes with --probabilities"),
-        (predict_probabilities_by_rate, "--recall-by goes without --probabilities"),
+        (predict_probabilities_by_rate, "--recall-by cannot be combined with --probabilities"),
         (
             predict_over_the_test_table,
             "test.csv is not a table of prediction_id, cancer and would be over",
