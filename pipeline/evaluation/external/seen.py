@@ -55,7 +55,10 @@ def read_learned(run: Run, oof: pd.DataFrame) -> Learned:
     Raises:
         UserError: if a table of one of the runs is damaged.
     """
-    ancestors, unknown = list_ancestors(load_recipe(run.settings).train.init)
+    try:
+        ancestors, unknown = list_ancestors(load_recipe(run.settings).train.init)
+    except UserError as error:
+        ancestors, unknown = [], str(error)
     patients = set(oof["patient_id"]).union(*(each.read_folds()["patient_id"] for each in ancestors))
     found = [_read_pictures(run, oof["image_id"]), *(_read_pictures(each) for each in ancestors)]
     reasons = dict.fromkeys(reason for reason in (unknown, *(reason for _, reason in found)) if reason)
