@@ -281,7 +281,7 @@ def _report(
     write_csv(folder.shift, evaluation.external.shift)
     images: CaseImages
     if isinstance(data, Cache):
-        images = CachedCaseImages.open(data)
+        images = CachedCaseImages.of_cache(data)
     else:
         paths = locate_images(evaluation.oof, data, "train")
         by_image = dict(zip(evaluation.oof["image_id"], paths, strict=True))

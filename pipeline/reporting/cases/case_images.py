@@ -79,7 +79,7 @@ class CachedCaseImages:
     records: Mapping[str, Mapping[Any, Any]]
 
     @classmethod
-    def open(cls, cache: Cache) -> "CachedCaseImages":
+    def of_cache(cls, cache: Cache) -> "CachedCaseImages":
         """Reads the manifest.
 
         Raises:

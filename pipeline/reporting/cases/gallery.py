@@ -105,7 +105,7 @@ def show_cases(
     except UserError as error:
         return Gallery(missing=[f"The cases have no pictures: {error}."])
     try:
-        images = CachedCaseImages.open(open_cache(run, recipe, cache))
+        images = CachedCaseImages.of_cache(open_cache(run, recipe, cache))
     except UserError as error:
         return Gallery(missing=[f"The cases have no pictures: {error}."], lacks_cache=True)
     by_fold: dict[int, list[tuple[Case, CaseView]]] = defaultdict(list)
