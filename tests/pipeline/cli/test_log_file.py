@@ -15,8 +15,9 @@ from data_prep.settings import dump_settings
 from pipeline.cli import app
 from pipeline.cli.console import PlainConsole, console
 from pipeline.cli.log_file import LOG_NAME, LogFile, LoggingReporter, keep_log
+from pipeline.runs.run_folder import Run
 from pipeline.runtime.signals import Interrupted
-from tests.pipeline.tiny import make_exams, make_recipe, write_test_data
+from tests.pipeline.tiny import make_exams, make_recipe, write_cache, write_test_data
 
 LINE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8}Z .*\S")
 
@@ -39,6 +40,26 @@ def read(folder: Path) -> list[str]:
     lines = (folder / LOG_NAME).read_text().splitlines()
     assert all(LINE.fullmatch(line) for line in lines)
     return [line.split(" ", 2)[2] for line in lines]
+
+
+def test_a_training_says_in_its_log_what_it_says_and_what_stopped_it(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache, run = write_cache(tmp_path / "cache", make_exams()), Run(tmp_path / "run")  # nobody else's
+    arguments = ["train", config, "--cache", cache.folder, "--run", run.folder]
+    assert mammo(monkeypatch, *arguments, "--fold", 0) == 0
+    shown = capsys.readouterr().out.splitlines()
+    begun, *said = read(run.folder)
+    assert begun == f"mammo train {config} --cache {cache.folder} --run {run.folder} --fold 0"
+    assert said == [line.rstrip() for line in shown]
+    assert said[-1].endswith("fold 1 still to be trained")
+    assert mammo(monkeypatch, *arguments, "--set", "train.epoch=1") == 2
+    last = read(run.folder)[len(said) + 1 :]
+    assert last[0] == f"{begun.removesuffix(' --fold 0')} --set train.epoch=1"
+    assert last[1].startswith("mammo: --set train.epoch=1: unknown setting train.epoch")
+    assert mammo(monkeypatch, "evaluate", tmp_path) == 2
+    assert len(read(run.folder)) == len(said) + 3  # the next command's words are not this run's
+    assert not (cache.folder / LOG_NAME).exists()
 
 
 def test_a_preparation_keeps_a_log_and_its_cache_goes_on(
