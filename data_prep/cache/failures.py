@@ -12,12 +12,11 @@ def describe_failures(cache: Cache) -> str:
     Raises:
         UserError: if the cache is not finished, or a table is damaged.
     """
-    failures = _read_failures(cache)
+    failures, num_images = _read_failures(cache)
     if failures.empty:
         return ""
     reasons = failures["reason"].value_counts().sort_index()
-    counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
-    num_images = len(cache.read_exams(prepared_only=False))
+    counts = ", ".join(f"{number:,} {reason}" for reason, number in reasons.items())
     return f"{len(failures):,} of {count(num_images, 'image')} failed to prepare ({counts})"
 
 
@@ -27,7 +26,7 @@ def list_failures(cache: Cache) -> list[str]:
     Raises:
         UserError: if the cache is not finished, or a table is damaged.
     """
-    failures = _read_failures(cache)
+    failures, _ = _read_failures(cache)
     columns = [failures[name] for name in ("patient_id", "image_id", "file", "reason", "message")]
     return [
         f"{patient_id}/{image_id}{f' ({file})' if file else ''}: {reason}: {message}"
@@ -35,10 +34,13 @@ def list_failures(cache: Cache) -> list[str]:
     ]
 
 
-def _read_failures(cache: Cache) -> pd.DataFrame:
-    """Leaves out images that an earlier command for more patients asked for."""
+def _read_failures(cache: Cache) -> tuple[pd.DataFrame, int]:
+    """Returns the failures of the exam table's images, and how many images it has; 0 if none has failed.
+
+    Images that an earlier command for more patients asked for are left out.
+    """
     failures = cache.read_failures()
     if failures.empty:
-        return failures
+        return failures, 0
     asked = cache.read_exams(prepared_only=False)["image_id"]
-    return failures[failures["image_id"].isin(asked)]
+    return failures[failures["image_id"].isin(asked)], len(asked)

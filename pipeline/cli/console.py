@@ -149,7 +149,12 @@ def show_facts(rows: Iterable[tuple[str, str]]) -> None:
 
 
 def finish_with_failures(failures: dict[str, int], path: Path, *, allowed: bool) -> None:
-    """Says how many images failed for which reason, and ends with `NOT_CLEAN` unless that is allowed."""
+    """Says how many images failed for which reason, and ends with `NOT_CLEAN` unless that is allowed.
+
+    Without a failure does nothing.
+    """
+    if not failures:
+        return
     reasons = ", ".join(f"{count} {reason}" for reason, count in failures.items())
     error_console.print(f"failed: {reasons}; see {path}", markup=False, highlight=False)
     if not allowed:

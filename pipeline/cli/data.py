@@ -154,8 +154,7 @@ def prepare(
             track=reporter.track,
         )
     _show_summary(store, summary, split)
-    if summary.num_failed:
-        finish_with_failures(summary.failures, store.failures_path, allowed=allow_failures)
+    finish_with_failures(summary.failures, store.failures_path, allowed=allow_failures)
 
 
 def _show_summary(cache: "Cache", summary: "Summary", split: Split) -> None:

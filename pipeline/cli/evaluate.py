@@ -15,7 +15,14 @@ from rich.table import Column, Table
 from data_prep.errors import UserError
 from data_prep.storage.places import Place, to_place
 from pipeline.cli.console import AllowFailures, RunArgument, Workers, console, finish_with_failures, say
-from pipeline.cli.ray_options import Address, EngineName, as_seen_elsewhere, choose_workers, open_cluster
+from pipeline.cli.ray_options import (
+    Address,
+    EngineName,
+    as_seen_elsewhere,
+    choose_workers,
+    open_cluster,
+    refuse_workers_on_ray,
+)
 from pipeline.runtime.progress import Reporter
 
 if TYPE_CHECKING:
@@ -125,8 +132,7 @@ def _refuse_beside_data(cache: Path | None, workers: int | None, engine: str) ->
             "--cache names the cache of the run and goes without --data: to judge on the images of a cache, "
             "name that by --data"
         )
-    if engine == "ray" and workers is not None:
-        raise UserError("--workers goes with --engine local: on a cluster each batch brings its own")
+    refuse_workers_on_ray(workers, engine)
 
 
 def _find_source(data: str, engine: str) -> "Place | Cache":
@@ -162,9 +168,7 @@ def _evaluate_external(
         cluster=cluster,
     )
     show_evaluation(found.folder, found.evaluation)
-    if len(found.failures):
-        reasons = Counter(found.failures["reason"])
-        finish_with_failures(reasons, found.folder.failures, allowed=allow_failures)
+    finish_with_failures(Counter(found.failures["reason"]), found.folder.failures, allowed=allow_failures)
 
 
 def compare(

@@ -25,7 +25,14 @@ from pipeline.cli.console import (
     reporting_unusable,
     say,
 )
-from pipeline.cli.ray_options import Address, EngineName, as_seen_elsewhere, choose_workers, open_cluster
+from pipeline.cli.ray_options import (
+    Address,
+    EngineName,
+    as_seen_elsewhere,
+    choose_workers,
+    open_cluster,
+    refuse_workers_on_ray,
+)
 from pipeline.runtime.progress import Reporter
 
 if TYPE_CHECKING:
@@ -110,9 +117,7 @@ def predict(
     say(f"{found.path}: {_describe_submission(found.table, found.rule)}")
     for problem in found.problems:
         error_console.print(f"warning: {found.path}: {problem}", markup=False, highlight=False)
-    if len(found.failures):
-        reasons = Counter(found.failures["reason"])
-        finish_with_failures(reasons, found.failures_path, allowed=allow_failures)
+    finish_with_failures(Counter(found.failures["reason"]), found.failures_path, allowed=allow_failures)
 
 
 def _require_one_way(
@@ -140,8 +145,7 @@ def _require_one_way(
         )
     if recall_by != "threshold" and probabilities:
         raise UserError("--recall-by cannot be combined with --probabilities, which recalls nobody")
-    if engine == "ray" and workers is not None:
-        raise UserError("--workers goes with --engine local: on a cluster each batch brings its own")
+    refuse_workers_on_ray(workers, engine)
 
 
 def _describe_submission(submission: "pd.DataFrame", rule: str) -> str:

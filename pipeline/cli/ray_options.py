@@ -41,6 +41,16 @@ def as_seen_elsewhere(place: Place) -> Place:
     return place.absolute() if isinstance(place, Path) else place
 
 
+def refuse_workers_on_ray(workers: int | None, engine: str) -> None:
+    """Refuses --workers where batches are predicted on a cluster.
+
+    Raises:
+        UserError: if it is given.
+    """
+    if engine == "ray" and workers is not None:
+        raise UserError("--workers goes with --engine local: on a cluster each batch brings its own")
+
+
 def choose_workers(workers: int | None, cluster: "Cluster | None") -> int:
     """Returns how many work at a time: as asked, else one per core here, or as a cluster has room."""
     if workers is not None:

@@ -81,8 +81,7 @@ def cross_validate(
         plan = begin(recipe, cache, run, folds=folds, group=group)
         if group.is_main:
             say_if_split_otherwise(run, plan.recipe, group, reporter)
-            say_if_failed(cache, reporter)
-            say_if_grouped(plan.fold_table, reporter)
+            say_who_takes_part(cache, plan.fold_table, reporter)
             say_if_peak_unknown(plan.recipe.train.precision, plan.recipe.train.device, reporter)
     with StopRequest() as stop:
         for fold in plan.folds:
@@ -137,16 +136,12 @@ def train_fold(
             Trainer(plan.recipe, task, folder, reporter=reporter, group=group).run(stop)
 
 
-def say_if_failed(cache: Cache, reporter: Reporter) -> None:
-    """Says how many images could not be prepared, and so take no part."""
-    if sentence := describe_failures(cache):
-        reporter.say(f"{sentence} and are left out: `mammo verify {cache.folder}` says why")
-
-
-def say_if_grouped(fold_table: pd.DataFrame, reporter: Reporter) -> None:
-    """Says how many patients are kept together because they share pictures."""
-    if sentence := describe_groups(fold_table):
-        reporter.say(f"{sentence}; `mammo verify` names them")
+def say_who_takes_part(cache: Cache, fold_table: pd.DataFrame, reporter: Reporter) -> None:
+    """Says how many images could not be prepared, and how many patients are kept together."""
+    if failed := describe_failures(cache):
+        reporter.say(f"{failed} and are left out: `mammo verify {cache.folder}` says why")
+    if grouped := describe_groups(fold_table):
+        reporter.say(f"{grouped}; `mammo verify` names them")
 
 
 def require_folds(recipe: Recipe, cache: Cache) -> None:
@@ -168,8 +163,7 @@ def make_fold_tasks(
     """
     exams = _read_exams(recipe, cache)
     fold_table = _tabulate_folds(exams, recipe, cache)
-    say_if_failed(cache, reporter)
-    say_if_grouped(fold_table, reporter)
+    say_who_takes_part(cache, fold_table, reporter)
     for fold in _check_folds(folds, recipe.train.num_folds):
         yield FoldTask(recipe, FoldImages.split(exams, fold_table, fold, cache), fold=fold)
 

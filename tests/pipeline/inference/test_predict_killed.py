@@ -14,38 +14,25 @@ from tests import forked
 from tests.pipeline.tiny import make_exams, write_test_data
 
 PROGRAM = """
-import json, os, signal, sys
+import sys
 from pathlib import Path
 from data_prep.storage.atomic import Journal
 from pipeline.__main__ import main
 from pipeline.inference import predict_test_set
 from pipeline.inference.ensemble import Ensemble
+from tests.killing import die_in_call, write_half
 
 name, number, kind = sys.argv.pop(1), int(sys.argv.pop(1)), int(sys.argv.pop(1))
 
-def die_in_call(owner, name, *, half_done=lambda *arguments: None):
-    function, calls = getattr(owner, name), []
-    def call(*arguments, **options):
-        calls.append(1)
-        if len(calls) == number:
-            half_done(*arguments)
-            os.kill(os.getpid(), kind)
-        return function(*arguments, **options)
-    setattr(owner, name, call)
-
-def write_half(journal, record):
-    with journal.path.open("ab") as stream:
-        stream.write(json.dumps(record).encode()[:30])
-
 predict_test_set.BATCH_SIZE = 2
 if name == "model":
-    die_in_call(Ensemble, "predict_each")
+    die_in_call(Ensemble, "predict_each", number, kind=kind)
 elif name == "journal":
-    die_in_call(Journal, "append", half_done=write_half)
+    die_in_call(Journal, "append", number, kind=kind, half_done=write_half)
 elif name == "rename":
-    die_in_call(Path, "replace")
+    die_in_call(Path, "replace", number, kind=kind)
 elif name == "end":
-    die_in_call(Journal, "remove")
+    die_in_call(Journal, "remove", number, kind=kind)
 main()
 """
 
