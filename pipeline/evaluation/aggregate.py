@@ -2,12 +2,11 @@
 
 from typing import Literal
 
-import numpy as np
 import pandas as pd
-from scipy.special import expit, logit
+from scipy.special import expit
 
 from data_prep.rsna.exam_table import join_ids, name_breast, sort_by_id
-from pipeline.evaluation.formulas import clip_probabilities
+from pipeline.evaluation.formulas import to_logits
 
 Views = Literal["mean", "max"]
 """What a breast's probability is of those of its images: the mean on the logit, or the highest."""
@@ -37,7 +36,7 @@ def to_breasts(images: pd.DataFrame, views: Views = "mean") -> pd.DataFrame:
     for name in constant:
         _require_constant(images, name)
     ordered = images.sort_values([*breast, "probability"])  # a mean of floats depends on their order
-    ordered["logit"] = logit(clip_probabilities(ordered["probability"].to_numpy(np.float64)))
+    ordered["logit"] = to_logits(ordered["probability"])
     breasts = ordered.groupby(breast, as_index=False).agg(
         **{name: (name, "first") for name in constant},
         num_images=("probability", "count"),
@@ -52,6 +51,13 @@ def to_breasts(images: pd.DataFrame, views: Views = "mean") -> pd.DataFrame:
     breasts = breasts.drop(columns=["lowest", "highest"])
     breasts.insert(0, "prediction_id", join_ids(breasts, breast))
     return sort_by_id(breasts, ["prediction_id"])
+
+
+def name_as_table(breasts: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
+    """Gives breasts the prediction_id that the table of their images has, which need not be made of ids."""
+    breast = name_breast(images)
+    identifiers = images[[*breast, "prediction_id"]].drop_duplicates()
+    return breasts.drop(columns="prediction_id").merge(identifiers, on=breast)
 
 
 def _require_constant(images: pd.DataFrame, name: str) -> None:

@@ -12,12 +12,12 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit
+from scipy.special import expit
 from scipy.stats import binomtest
 from sklearn.isotonic import IsotonicRegression
 
 from pipeline.evaluation.estimates import Estimate, estimate_all
-from pipeline.evaluation.formulas import clip_probabilities
+from pipeline.evaluation.formulas import to_logits
 from pipeline.evaluation.metrics import measure
 from pipeline.evaluation.patient_stats import Floats
 from pipeline.evaluation.uncertainty.calibration_error import CalibrationError, find_bins
@@ -53,7 +53,7 @@ class PlattScaling:
 
     def __call__(self, probabilities_N: Floats) -> Floats:
         """Returns the corrected probabilities."""
-        return np.asarray(expit(self.slope * _to_logits(probabilities_N) + self.intercept))
+        return np.asarray(expit(self.slope * to_logits(probabilities_N) + self.intercept))
 
     def describe(self) -> dict[str, Any]:
         """Returns the formula's numbers."""
@@ -68,7 +68,7 @@ class Temperature:
 
     def __call__(self, probabilities_N: Floats) -> Floats:
         """Returns the corrected probabilities."""
-        return np.asarray(expit(_to_logits(probabilities_N) / self.temperature))
+        return np.asarray(expit(to_logits(probabilities_N) / self.temperature))
 
     def describe(self) -> dict[str, Any]:
         """Returns the temperature."""
@@ -93,12 +93,12 @@ class IsotonicCalibrator:
 
 def fit_platt(labels_N: Floats, probabilities_N: Floats) -> PlattScaling:
     """Fits a line through the logits."""
-    return PlattScaling(*fit_line(_smooth(labels_N), _to_logits(probabilities_N)))
+    return PlattScaling(*fit_line(_smooth(labels_N), to_logits(probabilities_N)))
 
 
 def fit_temperature(labels_N: Floats, probabilities_N: Floats) -> Temperature:
     """Fits the number that all logits are divided by; it is positive, so the ranking stays."""
-    logits_N, targets_N = _to_logits(probabilities_N), _smooth(labels_N)
+    logits_N, targets_N = to_logits(probabilities_N), _smooth(labels_N)
 
     def cross_entropy(log_temperature: float) -> float:
         cooled_N = logits_N * np.exp(-log_temperature)
@@ -265,10 +265,6 @@ def to_arrays(breasts: pd.DataFrame) -> tuple[Floats, Floats]:
     """Returns labels and probabilities in an order that does not depend on the table's."""
     ordered = breasts.sort_values(["probability", "cancer"])
     return ordered["cancer"].to_numpy(np.float64), ordered["probability"].to_numpy(np.float64)
-
-
-def _to_logits(probabilities_N: Floats) -> Floats:
-    return np.asarray(logit(clip_probabilities(probabilities_N)))
 
 
 def _smooth(labels_N: Floats) -> Floats:

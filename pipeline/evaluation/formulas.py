@@ -12,6 +12,7 @@ Shape suffixes: T thresholds, R weightings, F folds.
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import logit
 
 from pipeline.evaluation.patient_stats import ROUNDING, SMALLEST_PROBABILITY, Floats, Totals
 
@@ -22,6 +23,11 @@ LARGEST_FALSE_POSITIVE_RATE = 0.1
 def clip_probabilities(probabilities: Floats) -> Floats:
     """Returns probabilities so far from 0 and 1 that their logits and logarithms are finite."""
     return np.clip(probabilities, SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
+
+
+def to_logits(probabilities: ArrayLike) -> Floats:
+    """Returns log-odds; those of 0 and of 1 are large and finite."""
+    return np.asarray(logit(clip_probabilities(np.asarray(probabilities, np.float64))))
 
 
 def f1(found: Floats, recalled: Floats, num_cancers: Floats | float) -> Floats:

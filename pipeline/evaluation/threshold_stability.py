@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import expit, logit
+from scipy.special import expit
 
 from pipeline.evaluation.bootstrap import NUM_REPLICATES, SEED, draw_weights, find_interval
-from pipeline.evaluation.formulas import clip_probabilities, f1
+from pipeline.evaluation.formulas import f1, to_logits
 from pipeline.evaluation.patient_stats import Floats
 
 LOGIT_SHIFTS = np.linspace(-2, 2, 17)
@@ -35,7 +35,7 @@ def sweep(
         return pd.DataFrame(columns=STABILITY_COLUMNS)
     prevalence = float(breasts["cancer"].mean())
     factors = PREVALENCE_FACTORS[PREVALENCE_FACTORS * prevalence < 1]
-    start = logit(clip_probabilities(np.asarray(threshold)))
+    start = to_logits(threshold)
     thresholds = np.where(LOGIT_SHIFTS == 0, threshold, expit(start + LOGIT_SHIFTS))  # 0 keeps the very same
     variations = [
         ("threshold", shift, value, prevalence) for shift, value in zip(LOGIT_SHIFTS, thresholds, strict=True)

@@ -13,10 +13,10 @@ from data_prep.cache.folder import Cache
 from data_prep.errors import UserError
 from data_prep.parallel.executor import Executor, map_unordered
 from data_prep.preprocessing.preprocess import ManifestRow
-from data_prep.rsna.exam_table import EXAM_ID, name_breast
+from data_prep.rsna.exam_table import EXAM_ID
 from data_prep.storage.atomic import Journal
 from data_prep.storage.places import Place
-from pipeline.evaluation.aggregate import Views, to_breasts
+from pipeline.evaluation.aggregate import Views, name_as_table, to_breasts
 from pipeline.evaluation.evaluate_oof import require_breasts
 from pipeline.evaluation.external.case_tables import FOLD_PROBABILITY
 from pipeline.evaluation.oof import collect_oof
@@ -79,9 +79,7 @@ class RunPredictions:
     def breasts(self, views: Views = "mean") -> pd.DataFrame:
         """Returns prediction_id and probability per breast: of its usable images, or else the prior."""
         breasts = to_breasts(self.images, views).fillna({"probability": self.prior})
-        breast = name_breast(self.images)
-        identifiers = self.images[[*breast, "prediction_id"]].drop_duplicates()
-        return breasts.drop(columns="prediction_id").merge(identifiers, on=breast)
+        return name_as_table(breasts, self.images)
 
 
 def predict_locally(run: Run, source: ImageSource, *, flip: bool, device: str = "auto") -> PredictGroups:

@@ -44,7 +44,7 @@ def own(repeated: Run, tmp_path: Path) -> Run:
 
 def results_of_folds(run: Run) -> dict[str, bytes]:
     """What training leaves, without what evaluation adds."""
-    left_out = ("repeat_", "oof.csv")
+    left_out = ("repeat_", "oof.csv", "images.csv")
     return {name: content for name, content in results(run).items() if not name.startswith(left_out)}
 
 

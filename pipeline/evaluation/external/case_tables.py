@@ -5,13 +5,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import logit
 
 from data_prep.rsna.exam_table import name_breast
 from pipeline.evaluation.aggregate import to_breasts
 from pipeline.evaluation.calibration import Calibrator, cross_fit, fit_platt, to_arrays
-from pipeline.evaluation.formulas import clip_probabilities
-from pipeline.evaluation.patient_stats import Floats
+from pipeline.evaluation.formulas import to_logits
 
 FOLD_PROBABILITY = "probability_fold_"
 """How the name of the column of one fold's probabilities begins."""
@@ -47,7 +45,9 @@ def make_case_tables(images: pd.DataFrame, breasts: pd.DataFrame) -> CaseTables:
     breast = name_breast(images)
     ids, decided = ["prediction_id", *breast], breasts.assign(recalled=_decide(breasts))
     known = [name for name in [*ids, *DECISIONS] if name in decided]
-    images = images.drop(columns=["prediction_id"], errors="ignore").assign(logit=_to_logits(images))
+    images = images.drop(columns=["prediction_id"], errors="ignore").assign(
+        logit=to_logits(images["probability"])
+    )
     rows = images.merge(decided[known], on=breast, how="left", validate="many_to_one")
     of_folds = list_fold_columns(images)
     by_breast = images.groupby(breast)
@@ -111,10 +111,6 @@ def _decide(breasts: pd.DataFrame) -> "pd.Series[int] | float":
         return np.nan
     recalled = (breasts["probability"] >= breasts["threshold"]).astype("Int64")
     return recalled.where(breasts["threshold"].notna())
-
-
-def _to_logits(images: pd.DataFrame) -> Floats:
-    return np.asarray(logit(clip_probabilities(images["probability"].to_numpy(np.float64))))
 
 
 def _join(images: pd.DataFrame) -> "pd.Series[float]":

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from data_prep.rsna.exam_table import EXAM_ID, name_breast
-from pipeline.evaluation.aggregate import to_breasts
+from data_prep.rsna.exam_table import EXAM_ID
+from pipeline.evaluation.aggregate import name_as_table, to_breasts
 from pipeline.evaluation.audit.flow import Flow
 from pipeline.evaluation.audit.shortcuts import audit_shortcuts
 from pipeline.evaluation.decisions.decision_curve import DECISION_COLUMNS, DecisionCurve
@@ -124,7 +124,5 @@ def judge_external(
 def tabulate_external_cases(evaluation: Evaluation, oof: pd.DataFrame) -> CaseTables:
     """Makes the tables of cases of an external set; `oof` is the run's own."""
     calibrated = calibrate_breasts(evaluation.breasts.table, require_breasts(oof))
-    breast = name_breast(evaluation.oof)
-    identifiers = evaluation.oof[[*breast, "prediction_id"]].drop_duplicates()
-    named = calibrated.drop(columns="prediction_id").merge(identifiers, on=breast)
+    named = name_as_table(calibrated, evaluation.oof)
     return make_case_tables(evaluation.oof.drop(columns="fold"), named.drop(columns="fold"))

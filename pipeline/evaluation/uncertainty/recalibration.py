@@ -17,7 +17,7 @@ from scipy.stats import t
 from sklearn.linear_model import LogisticRegression
 
 from pipeline.evaluation.bootstrap import Interval
-from pipeline.evaluation.formulas import clip_probabilities
+from pipeline.evaluation.formulas import to_logits
 from pipeline.evaluation.patient_stats import ROUNDING, Floats
 from pipeline.evaluation.uncertainty.auc_variance import TAIL
 
@@ -70,7 +70,7 @@ def recalibrate(labels: ArrayLike, probabilities: ArrayLike, patients: ArrayLike
     found: dict[str, tuple[float, Floats]] = {}
     undefined = dict.fromkeys(RECALIBRATION_FIGURES, ONE_CLASS)
     if len(np.unique(labels_N)) == 2:
-        logits_N = np.asarray(logit(clip_probabilities(probabilities_N)))
+        logits_N = to_logits(probabilities_N)
         found = _compare_sums(labels_N, logits_N) | _score(labels_N, probabilities_N)
         obstacle = _find_obstacle(labels_N, logits_N)
         if not obstacle:

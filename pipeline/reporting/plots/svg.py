@@ -16,9 +16,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import logit
 
-from pipeline.evaluation.formulas import clip_probabilities
+from pipeline.evaluation.formulas import to_logits
 
 INK = "#010203"  # stands for the page's text colour until the SVG is written
 FOLD_COLOURS = ["#4c6bbf", "#f0761f", "#46a8af", "#a05940", "#713ffc", "#2baf83", "#6479fc", "#4f6a91"]
@@ -78,7 +77,7 @@ def new_panels(x_label: str, y_label: str, titles: Sequence[str], *, height: flo
 
 def to_scale(probabilities: ArrayLike) -> NDArray[np.float64]:
     """Returns where probabilities stand on an axis that is even in log-odds: most of them are near 0."""
-    return np.asarray(logit(clip_probabilities(np.asarray(probabilities, np.float64))))
+    return to_logits(probabilities)
 
 
 def set_probability_ticks(axes: Axes, lowest: float, highest: float) -> None:
