@@ -61,5 +61,5 @@ def run_demo(folder: Path, *, seed: int, num_patients: int, recipe: Recipe, repo
         raise UserError(f"{summary.num_failed} phantoms could not be prepared: see {cache.failures_path}")
     evaluation = train_and_evaluate(recipe, cache, run, reporter=reporter)
     assert evaluation is not None, "all folds are trained"
-    predict_submission(run, data, run.submission, workers=0, reporter=reporter)
+    predict_submission([run], data, run.submission, workers=0, reporter=reporter)
     return DemoResult(run, evaluation)

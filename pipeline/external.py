@@ -38,8 +38,9 @@ from pipeline.evaluation.external.seen import (
 from pipeline.evaluation.external.tones import measure_cache_tones, measure_own_tones
 from pipeline.evaluation.oof import collect_oof
 from pipeline.inference.engine import open_engine
-from pipeline.inference.predict_test_set import RunPredictions, predict_labelled
+from pipeline.inference.predict_test_set import predict_labelled
 from pipeline.inference.run_metrics import read_rule
+from pipeline.inference.run_predictions import RunPredictions
 from pipeline.reporting.cases.case_images import CachedCaseImages, CaseImages, FileCaseImages
 from pipeline.reporting.external_report import write_external_report
 from pipeline.runs.evaluation_folder import ExternalFolder

@@ -84,14 +84,17 @@ def open_folder(recipe: Recipe, data: Path) -> ImageFolder:
     Raises:
         UserError: if the two do not fit together.
     """
-    _require_settings_count(recipe.train)
+    _require_settings_count(recipe)
     folder = read_image_folder(data, seed=recipe.train.seed)
     require_model_fits(recipe.model, folder)
     return folder
 
 
-def _require_settings_count(settings: TrainSettings) -> None:
+def _require_settings_count(recipe: Recipe) -> None:
     """Refuses what is for mammograms alone, rather than leave it out without a word."""
+    settings = recipe.train
+    if recipe.model.inputs:
+        raise UserError("model.inputs is for mammograms alone: set it to [] for a folder of classes")
     if settings.select != "last":
         raise UserError('train.select "best" would choose the epoch by the test split: set it to "last"')
     for name in FOR_MAMMOGRAMS:

@@ -211,8 +211,8 @@ def compare(
 def show_evaluation(run: "EvaluationFolder", evaluation: "Evaluation") -> None:
     """Prints the breasts' figures of all folds and what the folds span, and where the rest stands."""
     from pipeline.reporting.formatting import format_figure, format_interval
-    from pipeline.reporting.repeats_text import describe_repeats
-    from pipeline.reporting.shortcut_text import describe_shortcuts
+    from pipeline.reporting.sections.repeats_text import describe_repeats
+    from pipeline.reporting.sections.shortcut_text import describe_shortcuts
     from pipeline.reporting.wording import wording_of
 
     pooled, folds = evaluation.breasts.pooled, list(evaluation.breasts.folds.values())

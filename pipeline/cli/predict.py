@@ -40,7 +40,10 @@ if TYPE_CHECKING:
 
 
 def predict(
-    run: RunArgument,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run folder, or several: the mean of their log-odds counts."),
+    ],
     data: Annotated[
         str | None,
         typer.Option(metavar="DATA", help="Folder in RSNA layout with test.csv and the images, or its URL."),
@@ -79,6 +82,9 @@ def predict(
 ) -> None:
     """Predict the test images and write a submission.
 
+    Of several runs, which have the same patients, labels and folds, the threshold is that of their joint
+    out-of-fold predictions.
+
     One row per prediction_id: 1 for a breast whose probability reaches the threshold that the run's
     evaluation found for the mean of all folds' models, else 0. That is what pF1 rewards; --probabilities
     writes the probability itself. It is the mean of the models and of the breast's images. With --recall-by
@@ -98,14 +104,17 @@ def predict(
     from pipeline.runs.run_folder import Run
 
     _require_one_way(data, cache, views, workers, engine, recall_by, probabilities=probabilities)
+    if len(runs) > 1 and out is None:
+        raise UserError(f"a submission of {len(runs)} runs has no folder of its own: give --out CSV")
     place = None if data is None else to_place(data)
     if engine == "ray":
-        run, cache, place = run.absolute(), cache and cache.absolute(), place and as_seen_elsewhere(place)
-    folder, source = Run(run), place or Cache(cache or Path())
+        runs = [run.absolute() for run in runs]
+        cache, place = cache and cache.absolute(), place and as_seen_elsewhere(place)
+    folders, source = [Run(run) for run in runs], place or Cache(cache or Path())
     found = predict_submission(
-        folder,
+        folders,
         source,
-        out or folder.submission,
+        out or folders[0].submission,
         workers=choose_workers(workers, None),
         reporter=Reporter(console),
         views=views,
@@ -163,6 +172,10 @@ def explain(
         Path | None,
         typer.Option(metavar="PNG", help="Picture to write.", show_default="<name of IMAGE>_explain.png"),
     ] = None,
+    age: Annotated[
+        float | None,
+        typer.Option(metavar="YEARS", min=0, max=150, help="The woman's age, for a run that takes it."),
+    ] = None,
 ) -> None:
     """Show where a run's models look in one mammogram.
 
@@ -176,8 +189,10 @@ def explain(
 
     path = to_image_path(image)
     target = choose_picture(path, out, "explain")
+    if age is not None and "age" not in Run(run).read_inputs():
+        raise UserError(f"{run} judges by the pixels alone: leave --age out")
     with reporting_unusable(path):
-        explanation = explain_image(Run(run), path)
+        explanation = explain_image(Run(run), path, age=age)
     table = Table("fold", "probability")
     for fold, probability in explanation.probabilities.items():
         table.add_row(str(fold), f"{probability:.4f}")
@@ -197,7 +212,8 @@ def export(
 
     A file takes `images`, float32 [batch, 1, side, side] with the pixels of a prepared image as they are
     (0 to 255, or 65535 with 16 bits), and gives `probability`, float32 [batch]. The mean of the folds is what
-    `mammo predict` gives. Each file is compared with torch before it is written.
+    `mammo predict` gives. Of a run that takes age a file takes `age` too, float32 [batch], in years, NaN
+    where unknown. Each file is compared with torch before it is written.
     """
     from pipeline.inference.onnx_export import export_onnx
     from pipeline.runs.run_folder import Run
@@ -215,7 +231,7 @@ def check(
 
     Right columns, every prediction_id once, values from 0 to 1 and not all the same. Says all that is wrong.
     """
-    from pipeline.inference.submission import check_submission
+    from pipeline.inference.submission_file import check_submission
 
     problems = check_submission(submission, to_place(data))
     for problem in problems:

@@ -9,6 +9,7 @@ import pandas as pd
 from data_prep.cache.folder import Cache
 from data_prep.errors import UserError
 from data_prep.storage.atomic import write_csv, write_json
+from pipeline.evaluation.age.age_gain import AgeGain
 from pipeline.evaluation.audit.flow import Flow, describe_flow
 from pipeline.evaluation.audit.shortcuts import ShortcutAudit, tabulate_audit
 from pipeline.evaluation.audit.traits import read_file_traits
@@ -142,6 +143,7 @@ def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
             evaluation.operating_point, "the other folds' best" if external is None else "the run's"
         ),
         "flow": _flow_to_json(evaluation.flow),
+        "age": _age_to_json(evaluation.age),
         "shortcut_audit": _audit_to_json(evaluation.audit),
         "calibration": _calibration_to_json(evaluation.calibration),
         "decision_curve": {
@@ -268,6 +270,17 @@ def _flow_to_json(flow: Flow) -> dict[str, Any]:
         "share_not_recorded": flow.missing,
         "unknown": flow.unknown or None,
     }
+
+
+def _age_to_json(age: AgeGain) -> dict[str, Any]:
+    rows = {}
+    for name, row in age.rows.items():
+        ends = {"interval": row.interval, "loss_interval": row.loss_interval}
+        known = {key: None if found is None else [found.low, found.high] for key, found in ends.items()}
+        rows[name] = {"auc": row.auc, "both_exceeds_by": row.loss, "p": row.p, **known}
+    regressions = {fold: asdict(fitted.both) for fold, fitted in age.regressions.items()}
+    known_of = {"is_used": age.is_used, "share_unknown": age.share_unknown, "figure": age.figure}
+    return {**known_of, "rankings": rows, "regressions": regressions, "undefined": age.undefined or None}
 
 
 def _audit_to_json(audit: ShortcutAudit) -> dict[str, Any]:

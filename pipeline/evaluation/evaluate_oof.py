@@ -7,6 +7,7 @@ import pandas as pd
 
 from data_prep.errors import UserError
 from data_prep.rsna.exam_table import number_exams
+from pipeline.evaluation.age.age_gain import AgeGain, measure_age
 from pipeline.evaluation.aggregate import to_breasts
 from pipeline.evaluation.audit.flow import Flow, describe_flow
 from pipeline.evaluation.audit.shortcuts import ShortcutAudit, audit_shortcuts
@@ -83,6 +84,7 @@ class Evaluation:
         missing_slices: why kinds of slices are not there.
         audit: what tells the label without a look at a pixel.
         flow: what became of the table's rows.
+        age: what the woman's age adds.
         operating_point: what recalling by the transferred thresholds does.
         decisions: whether recalling by risk does more good than recalling all women, or none.
         repeats: the run beside its finished repeats; None where there are none.
@@ -98,6 +100,7 @@ class Evaluation:
     missing_slices: dict[str, str]
     audit: ShortcutAudit
     flow: Flow
+    age: AgeGain
     operating_point: OperatingPoint
     decisions: DecisionCurve
     repeats: Repeats | None = None
@@ -168,12 +171,14 @@ def evaluate_oof(
         UserError: if a breast's images differ in label.
     """
     breasts = transfer_thresholds(require_breasts(oof))
+    audit = audit_shortcuts(oof, breasts, files, no_files="" if files is not None else no_cache)
     return judge_predictions(
         transfer_thresholds(oof),
         breasts,
         calibration=calibrate(breasts),
         decisions=draw_up_decisions(breasts),
-        audit=audit_shortcuts(oof, breasts, files, no_files="" if files is not None else no_cache),
+        audit=audit,
+        age=measure_age(oof, counting_tells=audit.counting_tells),
         flow=flow or describe_flow(oof, None, unknown=no_cache),
     )
 
@@ -185,6 +190,7 @@ def judge_predictions(
     calibration: Calibration,
     decisions: DecisionCurve,
     audit: ShortcutAudit,
+    age: AgeGain,
     flow: Flow,
     folds: Mapping[int, tuple[pd.DataFrame, pd.DataFrame]] | None = None,
     external: ExternalSet | None = None,
@@ -197,6 +203,7 @@ def judge_predictions(
         calibration: of the breasts.
         decisions: of the breasts.
         audit: of both.
+        age: what it adds to the images' pixels.
         flow: of cases.
         folds: images and breasts as each fold's figures are of; None where each fold has rows of its own.
         external: of an external set.
@@ -219,6 +226,7 @@ def judge_predictions(
         operating_point=describe_operating_point(breasts),
         decisions=decisions,
         audit=audit,
+        age=age,
         flow=flow,
         external=external,
     )

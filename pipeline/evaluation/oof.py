@@ -6,11 +6,14 @@ import pandas as pd
 
 from data_prep.errors import UserError
 from data_prep.rsna.exam_table import EXAM_ID, sort_by_id
+from pipeline.evaluation.age.age_regression import AGE, add_age_to_oof
 from pipeline.runs.run_folder import Run, read_oof
 
 
 def collect_oof(run: Run) -> pd.DataFrame:
     """Joins all folds' predictions: each image once, each patient in the fold that `folds.csv` gives.
+
+    Where the run takes age, `probability` is by both, with `pixel_probability` and `age_probability` beside.
 
     Raises:
         UserError: if a fold is not finished or one of these does not hold.
@@ -29,7 +32,8 @@ def collect_oof(run: Run) -> pd.DataFrame:
     _require_images_once(run, oof)
     _require_patients_in_their_fold(run, oof)
     _require_all_images(run, oof)
-    return sort_by_id(oof, ["patient_id", "image_id"])
+    oof = sort_by_id(oof, ["patient_id", "image_id"])
+    return add_age_to_oof(oof) if AGE in run.read_inputs() else oof
 
 
 def _read_fold(path: Path, fold: int) -> pd.DataFrame:

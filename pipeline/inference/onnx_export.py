@@ -1,7 +1,8 @@
 """A run's models as ONNX files, which need neither torch nor mammo.
 
 A file takes grey images as `mammo prepare` makes them, and holds all that `mammo predict` does with them:
-brightness to the model's range, the model, and the shift that undoes the sampler's prior.
+brightness to the model's range, the model, and the shift that undoes the sampler's prior. Of a run that takes
+age it takes `age` too, in years, NaN where unknown.
 """
 
 import logging
@@ -16,12 +17,14 @@ from torch import Tensor, nn
 
 from data_prep.errors import UserError
 from data_prep.storage.atomic import make_folder, write_bytes
+from pipeline.evaluation.age.age_regression import AGE, DECADE, MIDDLE, AgeRegression, fit_folds
+from pipeline.evaluation.oof import collect_oof
 from pipeline.models.normalization import MEAN, STD
 from pipeline.models.weights_file import load_weights
 from pipeline.runs.recipe import load_recipe
 from pipeline.runs.run_folder import Run
 
-INPUT, OUTPUT = "images", "probability"
+INPUT, AGE_INPUT, OUTPUT = "images", "age", "probability"
 TOLERANCE = 1e-4
 LARGEST_BYTES = 2**31 - 1  # of a protobuf message
 SMALLEST_BATCH = 2  # of the example: torch takes a dimension of 1 for a constant
@@ -41,18 +44,32 @@ class Exported:
 
 
 class Portable(nn.Module):
-    """Pixels to probabilities: what an ONNX file computes."""
+    """Pixels, and with a `regression` ages, to probabilities: what an ONNX file computes."""
 
-    def __init__(self, model: nn.Module, *, logit_shift: float, brightest: float) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        logit_shift: float,
+        brightest: float,
+        regression: AgeRegression | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.logit_shift = logit_shift
         self.brightest = brightest
+        self.regression = regression
 
-    def forward(self, images_B1HW: Tensor) -> Tensor:
-        """Returns probability_B of images from 0 to `brightest`."""
+    def forward(self, images_B1HW: Tensor, ages_B: Tensor | None = None) -> Tensor:
+        """Returns probability_B of images from 0 to `brightest`, and of women of these ages in years."""
         logits_BK = self.model((images_B1HW / self.brightest - MEAN) / STD)
-        return torch.sigmoid(logits_BK[:, 0] + self.logit_shift)
+        log_odds_B = logits_BK[:, 0] + self.logit_shift
+        if self.regression is not None and ages_B is not None:
+            learned, is_unknown_B = self.regression, torch.isnan(ages_B)
+            decades_B = torch.where(is_unknown_B, torch.zeros_like(ages_B), (ages_B - MIDDLE) / DECADE)
+            by_age_B = learned.per_decade * decades_B + learned.unknown * is_unknown_B.to(ages_B.dtype)
+            log_odds_B = learned.intercept + learned.slope * log_odds_B + by_age_B
+        return torch.sigmoid(log_odds_B)
 
 
 def export_onnx(run: Run, folder: Path) -> list[Exported]:
@@ -65,12 +82,14 @@ def export_onnx(run: Run, folder: Path) -> list[Exported]:
     runtime = _import_runtime()
     # All, before any is written.
     models = {fold: load_weights(run.fold(fold), recipe.model) for fold in folds}
+    learned = fit_folds(collect_oof(run)) if AGE in recipe.model.inputs else {}
     make_folder(folder)
     exported = []
     for fold, (model, shift) in models.items():
         brightest = float(2**recipe.prepare.bit_depth - 1)
-        portable = Portable(model, logit_shift=shift, brightest=brightest).eval()
-        examples = _make_examples(recipe.model.image_size, brightest)
+        regression = learned[fold].both if fold in learned else None
+        portable = Portable(model, logit_shift=shift, brightest=brightest, regression=regression).eval()
+        examples = _make_examples(recipe.model.image_size, brightest, with_ages=regression is not None)
         content = to_onnx(portable, examples)
         difference = measure_difference(runtime, content, portable, examples)
         if difference > TOLERANCE:
@@ -84,7 +103,7 @@ def export_onnx(run: Run, folder: Path) -> list[Exported]:
     return exported
 
 
-def to_onnx(portable: Portable, examples_B1HW: Tensor) -> bytes:
+def to_onnx(portable: Portable, examples: tuple[Tensor, ...]) -> bytes:
     """Returns the model as the content of an ONNX file that takes batches of any size.
 
     Raises:
@@ -101,10 +120,10 @@ def to_onnx(portable: Portable, examples_B1HW: Tensor) -> bytes:
             warnings.simplefilter("ignore")  # torch's own use of its deprecated names
             program = torch.onnx.export(
                 portable,
-                (examples_B1HW,),
+                examples,
                 dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                input_names=[INPUT],
+                dynamic_shapes=tuple({0: torch.export.Dim("batch")} for _ in examples),
+                input_names=[INPUT, AGE_INPUT][: len(examples)],
                 output_names=[OUTPUT],
                 verbose=False,
             )
@@ -115,18 +134,23 @@ def to_onnx(portable: Portable, examples_B1HW: Tensor) -> bytes:
     return content
 
 
-def measure_difference(runtime: ModuleType, content: bytes, portable: Portable, images_B1HW: Tensor) -> float:
+def measure_difference(
+    runtime: ModuleType, content: bytes, portable: Portable, examples: tuple[Tensor, ...]
+) -> float:
     """Returns the largest difference between onnxruntime's probabilities and torch's."""
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    (theirs_B,) = session.run([OUTPUT], {INPUT: images_B1HW.numpy()})
+    names = [INPUT, AGE_INPUT][: len(examples)]
+    asked = {name: example.numpy() for name, example in zip(names, examples, strict=True)}
+    (theirs_B,) = session.run([OUTPUT], asked)
     with torch.inference_mode():
-        ours_B = portable(images_B1HW).numpy()
+        ours_B = portable(*examples).numpy()
     return float(np.abs(theirs_B - ours_B).max())
 
 
-def _make_examples(side: int, brightest: float) -> Tensor:
+def _make_examples(side: int, brightest: float, *, with_ages: bool) -> tuple[Tensor, ...]:
     noise = torch.rand((SMALLEST_BATCH, 1, side, side), generator=torch.Generator().manual_seed(NOISE_SEED))
-    return (noise * brightest).round()
+    images_B1HW, ages_B = (noise * brightest).round(), torch.tensor([MIDDLE + DECADE, torch.nan])
+    return (images_B1HW, ages_B) if with_ages else (images_B1HW,)
 
 
 def _import_runtime() -> ModuleType:

@@ -3,20 +3,17 @@
 import math
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
 
 from data_prep.cache.folder import Cache
 from data_prep.errors import UserError
 from data_prep.parallel.executor import Executor, map_unordered
-from data_prep.preprocessing.preprocess import ManifestRow
 from data_prep.rsna.exam_table import EXAM_ID
 from data_prep.storage.atomic import Journal
 from data_prep.storage.places import Place
-from pipeline.evaluation.aggregate import Views, name_as_table, to_breasts
+from pipeline.evaluation.age.age_regression import BY_PIXELS
 from pipeline.evaluation.evaluate_oof import require_breasts
 from pipeline.evaluation.external.case_tables import FOLD_PROBABILITY
 from pipeline.evaluation.oof import collect_oof
@@ -30,15 +27,13 @@ from pipeline.inference.image_sources import (
     hash_exams,
 )
 from pipeline.inference.journal import EVALUATE, PREDICT, BatchRecord, JournalOwner, hash_run, recall, rewrite
+from pipeline.inference.run_predictions import FAILURES_COLUMNS, FILE, RunPredictions, count_age
 from pipeline.models.weights_file import load_weights
 from pipeline.runs.recipe import load_recipe
 from pipeline.runs.run_folder import OOF_EXAM_COLUMNS, Run
 from pipeline.runtime.precision import ComputeSettings
 from pipeline.runtime.progress import Reporter
 
-FAILURES_COLUMNS = ["patient_id", "image_id", "reason", "message"]
-FILE = "file"
-"""The user's own name of an image, where the exam table has it; the last column of the failures."""
 KEPT_COLUMNS = ["patient_id", "image_id", "laterality", "prediction_id", EXAM_ID, "cancer", *OOF_EXAM_COLUMNS]
 """What predictions have of the exam table, where it has it."""
 
@@ -51,35 +46,6 @@ class Predictor(Protocol):
 
     def __call__(self, run: Run, source: ImageSource, *, flip: bool) -> PredictGroups:
         """Gets a run's models ready for the images of a source."""
-
-
-@dataclass(frozen=True)
-class RunPredictions:
-    """What all folds of a run say of a set of images.
-
-    Attributes:
-        images: the columns of `KEPT_COLUMNS` that are known, `file` (the user's own name of it, or empty),
-            probability (NaN where the image failed), and that of each fold, `probability_fold_<k>`.
-        failures: patient_id, image_id, reason, message of images that could not be used, and `file` if the
-            exam table has it.
-        prior: share of cancers among the breasts that the run was trained on.
-        records: what a manifest would say of each image, by image_id; of files with labels alone.
-    """
-
-    images: pd.DataFrame
-    failures: pd.DataFrame
-    prior: float
-    records: dict[str, ManifestRow] = field(default_factory=dict)
-
-    @property
-    def required_ids(self) -> list[str]:
-        """Every prediction_id once."""
-        return list(self.images["prediction_id"].unique())
-
-    def breasts(self, views: Views = "mean") -> pd.DataFrame:
-        """Returns prediction_id and probability per breast: of its usable images, or else the prior."""
-        breasts = to_breasts(self.images, views).fillna({"probability": self.prior})
-        return name_as_table(breasts, self.images)
 
 
 def predict_locally(run: Run, source: ImageSource, *, flip: bool, device: str = "auto") -> PredictGroups:
@@ -211,7 +177,7 @@ def _predict(
     reporter: Reporter,
     owner: JournalOwner = PREDICT,
 ) -> RunPredictions:
-    prior = float(require_breasts(collect_oof(run))["cancer"].mean())
+    oof = collect_oof(run)
     predict = predictor(run, source, flip=flip)
     header = {"run": hash_run(run), "exams": hash_exams(source.exams), "flip": flip}
     image_ids = source.exams["image_id"].tolist()
@@ -225,8 +191,8 @@ def _predict(
         closing(predict(waiting)) as found_records,
     ):
         advance(len(image_ids) - sum(map(len, waiting)))
-        for found in found_records:
-            record = {"batch": names[frozenset(_image_ids_of(found))], **found}
+        for said in found_records:
+            record = {"batch": names[frozenset(_image_ids_of(said))], **said}
             if journal:
                 journal.append(record)
             records.append(record)
@@ -234,7 +200,9 @@ def _predict(
     if journal and owner.keeps:
         rewrite(journal, header, records, order=list(groups))
     absent = {image_ids[row]: [error.reason, str(error)] for row, error in source.absent.items()}
-    return _tabulate(source, [*records, {"failures": absent}], run.list_folds(), prior=prior)
+    prior = float(require_breasts(oof)["cancer"].mean())
+    found = _tabulate(source, [*records, {"failures": absent}], run.list_folds(), prior=prior)
+    return count_age(found, oof, reporter) if BY_PIXELS in oof else found
 
 
 def _group(source: ImageSource) -> Iterator[list[int]]:

@@ -1,41 +1,34 @@
-"""The submission CSV: predicted, written from breast predictions, checked against test.csv."""
+"""A submission: a test set predicted by one run or several, written, checked and laid out by case."""
 
-import csv
-import io
-import re
-from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from data_prep.cache.folder import Cache
-from data_prep.errors import UserError, count
-from data_prep.rsna.exam_table import read_prediction_ids
 from data_prep.storage.atomic import Journal, require_replaceable, require_writable, write_csv
-from data_prep.storage.files import read_input
 from data_prep.storage.places import Place
 from pipeline.evaluation.aggregate import Views
-from pipeline.inference.engine import open_engine
-from pipeline.inference.predict_test_set import FAILURES_COLUMNS, FILE, predict_cache, predict_folder
+from pipeline.inference.engine import PredictionEngine, open_engine
+from pipeline.inference.predict_test_set import predict_cache, predict_folder
 from pipeline.inference.run_metrics import RecallBy, is_spoilt_by_counting, read_recall_rule
+from pipeline.inference.run_predictions import FAILURES_COLUMNS, FILE, RunPredictions
+from pipeline.inference.several_runs import find_joint_rule, join_oof, join_predictions
 from pipeline.inference.submission_cases import require_case_table, write_cases
+from pipeline.inference.submission_file import SUBMISSION_COLUMNS, find_problems, write_submission
 from pipeline.runs.run_folder import Run
 from pipeline.runtime.progress import Reporter
 
 if TYPE_CHECKING:
     from data_prep.parallel.ray_cluster import Cluster
 
-SUBMISSION_COLUMNS = ["prediction_id", "cancer"]
 COUNTING_SPOILS = (
     "the highest of a breast's images grows with their number, which alone tells the label in the run's "
     "data: use --views mean"
 )
-BREASTS_OF_AN_EXAM = 2  # these may well have equal values; more of them should not
 
 
 @dataclass(frozen=True)
@@ -64,7 +57,7 @@ class Submission:
 
 
 def predict_submission(
-    run: Run,
+    runs: Sequence[Run],
     source: Place | Cache,
     path: Path,
     *,
@@ -79,24 +72,29 @@ def predict_submission(
     """Predicts a test set and writes a submission; goes on where a call that was broken off has stopped.
 
     Args:
-        run: is finished, and evaluated unless probabilities are written.
+        runs: are finished, and a single one evaluated unless probabilities are written. Several have the
+            same patients, labels and folds: each image gets the mean of their log-odds.
         source: folder or URL with test.csv and the images, or a cache of the test split.
-        path: of the CSV; what is known stands in `<path>.partial` until it is written.
+        path: of the CSV; what is known stands in `<path>.partial` until it is written, of several runs in
+            `<path>.<number>.partial`.
         workers: processes that decode or load; 0 works in this one.
         reporter: shows the progress.
         views: what a breast's probability is of those of its images.
         probabilities: writes them instead of 0 and 1.
-        recall_by: what decides over 0 and 1: the run's threshold or its recall rate.
+        recall_by: what decides over 0 and 1: the runs' threshold or their recall rate.
         flip: shows each image upside down too.
         cluster: is entered once all is checked; None, given or yielded, is this machine.
 
     Raises:
-        UserError: if run and images do not fit together, or the CSV would replace something else.
+        UserError: if runs and images do not fit together, or the CSV would replace something else.
         FolderInUse: if another command writes the same submission.
     """
-    run.require_finished()
-    rule = None if probabilities else read_recall_rule(run, recall_by)
-    journal = Journal(path.with_name(f"{path.name}.partial"))
+    for run in runs:
+        run.require_finished()
+    oof = join_oof(runs)
+    rule = None
+    if not probabilities:
+        rule = read_recall_rule(runs[0], recall_by) if len(runs) == 1 else find_joint_rule(oof, recall_by)
     failures_path, images_path, breasts_path = (
         path.with_name(f"{path.stem}_{what}.csv") for what in ("failures", "images", "breasts")
     )
@@ -105,29 +103,18 @@ def predict_submission(
     for table_path in (images_path, breasts_path):
         require_case_table(table_path)
     require_writable(path)
-    is_cache = isinstance(source, Cache)
-    with journal.held(), open_engine(cluster, workers=workers, reads_files=not is_cache) as engine:
-        if isinstance(source, Cache):
-            predictions = predict_cache(
-                run,
-                source,
-                workers=engine.workers,
-                reporter=reporter,
-                flip=flip,
-                journal=journal,
-                predictor=engine.predictor,
-            )
-        else:
-            predictions = predict_folder(
-                run,
-                source,
-                workers=engine.workers,
-                reporter=reporter,
-                flip=flip,
-                journal=journal,
-                predictor=engine.predictor,
-                executor=engine.executor,
-            )
+    journals = _name_journals(path, len(runs))
+    with ExitStack() as stack:
+        for journal in journals:
+            stack.enter_context(journal.held())
+        is_cache = isinstance(source, Cache)
+        engine = stack.enter_context(open_engine(cluster, workers=workers, reads_files=not is_cache))
+        predictions = join_predictions(
+            [
+                _predict(run, source, journal, engine, flip=flip, reporter=reporter)
+                for run, journal in zip(runs, journals, strict=True)
+            ]
+        )
         breasts, required_ids = predictions.breasts(views), predictions.required_ids
         threshold, described = rule.decide(breasts["probability"]) if rule else (None, "")
         table = write_submission(breasts, path, required_ids=required_ids, threshold=threshold)
@@ -135,158 +122,49 @@ def predict_submission(
             write_csv(failures_path, predictions.failures)
         else:
             failures_path.unlink(missing_ok=True)
-        write_cases(run, predictions, breasts, threshold, images_path=images_path, breasts_path=breasts_path)
-        journal.remove()
+        write_cases(oof, predictions, breasts, threshold, images_path=images_path, breasts_path=breasts_path)
+        for journal in journals:
+            journal.remove()
     problems = find_problems(path, required_ids)
-    if views == "max" and is_spoilt_by_counting(run):
+    if views == "max" and any(map(is_spoilt_by_counting, runs)):
         problems.append(COUNTING_SPOILS)
     return Submission(
         path, table, described, predictions.failures, failures_path, images_path, breasts_path, problems
     )
 
 
-def make_submission(
-    breasts: pd.DataFrame, required_ids: Sequence[str], *, threshold: float | None = None
-) -> pd.DataFrame:
-    """Takes `prediction_id` and `probability` of breasts to a submission with rows in the order required.
-
-    With a threshold, `cancer` is 1 for a breast that reaches it, else 0; without, it is the probability.
-
-    Raises:
-        ValueError: if the breasts are not exactly the required ones, once each, with probabilities in 0..1.
-    """
-    surplus = Counter(breasts["prediction_id"])
-    surplus.subtract(required_ids)
-    odd_ids = [prediction_id for prediction_id, count in surplus.items() if count]
-    if odd_ids:
-        raise ValueError(f"{len(odd_ids)} ids are not there exactly as required, such as {odd_ids[0]!r}")
-    wrong = breasts[~breasts["probability"].between(0, 1)]
-    if len(wrong):
-        prediction_id, probability = wrong.iloc[0][["prediction_id", "probability"]]
-        raise ValueError(f"the probability of {prediction_id} is {probability}, which is not in 0..1")
-    probabilities = breasts.set_index("prediction_id")["probability"].loc[list(required_ids)]
-    values = probabilities if threshold is None else (probabilities >= threshold).astype(int)
-    return values.rename("cancer").reset_index()
+def _name_journals(path: Path, number: int) -> list[Journal]:
+    if number == 1:
+        return [Journal(path.with_name(f"{path.name}.partial"))]
+    return [Journal(path.with_name(f"{path.name}.{place}.partial")) for place in range(1, number + 1)]
 
 
-def write_submission(
-    breasts: pd.DataFrame, path: Path, *, required_ids: Sequence[str], threshold: float | None = None
-) -> pd.DataFrame:
-    """Writes what `make_submission` makes, as the competition wants it: two columns, no index; returns it.
-
-    Raises:
-        ValueError: as `make_submission` does.
-    """
-    submission = make_submission(breasts, required_ids, threshold=threshold)
-    write_csv(path, submission)
-    return submission
-
-
-def check_submission(path: Path, folder: Place) -> list[str]:
-    """Compares a submission with `test.csv` in the folder and says what is wrong; an empty list means valid.
-
-    Raises:
-        UserError: if one of the two files is absent, or `test.csv` itself is not in order.
-    """
-    required_ids = read_prediction_ids(folder)
-    if not path.is_file():
-        raise UserError(f"there is no submission at {path}: name the CSV that `mammo predict` wrote")
-    return find_problems(path, required_ids)
-
-
-def find_problems(path: Path, required_ids: list[str]) -> list[str]:
-    """Compares a submission with the ids that it must have, and says all that is wrong."""
-    header, records, problems = _read_strictly(path)
-    problems += _column_problems(header, records)
-    columns = {name: column for column, name in reversed([*enumerate(map(_essence, header))])}
-    checks: dict[str, Callable[[pd.Series[str]], list[str]]] = {
-        "prediction_id": partial(_id_problems, required_ids=required_ids),
-        "cancer": _probability_problems,
-    }
-    for name, check in checks.items():
-        column = columns.get(_essence(name))
-        if column is not None:
-            problems += check(pd.Series({row: cells[column] for row, cells in records.items()}, dtype="str"))
-    return problems
-
-
-def _read_strictly(path: Path) -> tuple[list[str], dict[int, list[str]], list[str]]:
-    """Returns names and rows as Kaggle sees them, by spreadsheet row, and what makes no table of them."""
-    try:
-        text = read_input(path).decode("utf-8")
-        header, *records = list(csv.reader(io.StringIO(text, newline=""), strict=True)) or [[]]
-    except (UnicodeDecodeError, csv.Error) as error:
-        return [], {}, [f"it is not a CSV in UTF-8 ({error})"]
-    numbered = {row: cells for row, cells in enumerate(records, start=2) if cells}  # blank lines do no harm
-    ragged = [row for row, cells in numbered.items() if len(cells) != len(header)]
-    whole = {row: cells for row, cells in numbered.items() if len(cells) == len(header)}
-    if not ragged:
-        return header, whole, []
-    advice = "; a decimal comma makes two cells of one" if len(numbered[ragged[0]]) > len(header) else ""
-    problem = (
-        f"{count(len(ragged), 'row')} with more or fewer cells than the header, first row {ragged[0]}{advice}"
-    )
-    return header, whole, [problem]
-
-
-def _column_problems(header: list[str], records: dict[int, list[str]]) -> list[str]:
-    problems = []
-    if header and header != SUBMISSION_COLUMNS:
-        index_columns = [name for name in header if name in {"", "index"} or name.startswith("Unnamed")]
-        advice = "; leave the index column out" if index_columns else ""
-        if len(header) == 1 and (found := re.search(r"[;\t]", header[0])):
-            separator = "semicolons" if found[0] == ";" else "tabs"
-            advice = f"; the cells are separated by {separator}: separate them by commas"
-        meant = {_essence(name) for name in SUBMISSION_COLUMNS}
-        known = [repr(name) for name in header if _essence(name) in meant]  # others may be a patient's values
-        others = count(len(header) - len(known), "other name") if len(known) < len(header) else ""
-        there = " and ".join(filter(None, [", ".join(known), others]))
-        problems.append(f"the columns must be prediction_id, cancer, but are {there}{advice}")
-    if not records:
-        problems.append("there are no rows")
-    return problems
-
-
-def _id_problems(identifiers: "pd.Series[str]", required_ids: list[str]) -> list[str]:
-    required = set(required_ids)
-    unknown = identifiers[~identifiers.isin(required)]
-    intended = {_essence(identifier): identifier for identifier in required_ids}
-    damaged = unknown[unknown.map(_essence).isin(intended)]
-    mended = {intended[_essence(identifier)] for identifier in damaged}
-    missing = [identifier for identifier in required_ids if identifier not in {*identifiers, *mended}]
-    if len(identifiers) and len(unknown) - len(damaged) == len(identifiers):
-        sentence = "none of its {} ids is in test.csv, whose first is {!r}: it is made for another test set"
-        return [sentence.format(len(identifiers), required_ids[0])]
-    problems = _describe(unknown.drop(damaged.index), "id", "not in test.csv")
-    problems += _describe(identifiers[identifiers.duplicated()], "id", "standing in an earlier row too")
-    if len(damaged):
-        meant = intended[_essence(damaged.iloc[0])]
-        problems += _describe(damaged, "id", f"with other blanks, dashes or case than {meant!r} and its like")
-    if missing:
-        problems.append(
-            f"{len(missing)} of {len(required_ids)} required ids are missing, first {missing[0]!r}"
+def _predict(
+    run: Run,
+    source: Place | Cache,
+    journal: Journal,
+    engine: PredictionEngine,
+    *,
+    flip: bool,
+    reporter: Reporter,
+) -> RunPredictions:
+    if isinstance(source, Cache):
+        return predict_cache(
+            run,
+            source,
+            workers=engine.workers,
+            reporter=reporter,
+            flip=flip,
+            journal=journal,
+            predictor=engine.predictor,
         )
-    return problems
-
-
-def _essence(identifier: str) -> str:
-    """What is left of an id when blanks and dashes come or go and the case changes."""
-    return re.sub(r"[\s_\ufeff-]", "", identifier).upper()
-
-
-def _probability_problems(cells: "pd.Series[str]") -> list[str]:
-    probabilities = pd.to_numeric(cells, errors="coerce")
-    is_number = probabilities.notna()
-    outside = is_number & ~probabilities.between(0, 1)
-    problems = _describe(cells[~is_number], "value", "of cancer other than a number")
-    problems += _describe(cells[outside], "value", "of cancer outside 0..1")
-    if len(cells) > BREASTS_OF_AN_EXAM and is_number.all() and (probabilities == probabilities.iloc[0]).all():
-        problems.append(f"all {len(cells)} values of cancer are {cells.iloc[0]}, which tells nothing apart")
-    return problems
-
-
-def _describe(cells: "pd.Series[str]", noun: str, what: str) -> list[str]:
-    """Says how many cells are wrong, and shows the first; nothing for none."""
-    if cells.empty:
-        return []
-    return [f"{count(len(cells), noun)} {what}, first {cells.iloc[0]!r} in row {cells.index[0]}"]
+    return predict_folder(
+        run,
+        source,
+        workers=engine.workers,
+        reporter=reporter,
+        flip=flip,
+        journal=journal,
+        predictor=engine.predictor,
+        executor=engine.executor,
+    )

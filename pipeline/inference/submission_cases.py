@@ -9,13 +9,11 @@ from data_prep.storage.atomic import read_header, write_csv
 from pipeline.evaluation.evaluate_oof import require_breasts
 from pipeline.evaluation.external.carry_over import with_threshold
 from pipeline.evaluation.external.case_tables import IDS, calibrate_breasts, make_case_tables
-from pipeline.evaluation.oof import collect_oof
-from pipeline.inference.predict_test_set import RunPredictions
-from pipeline.runs.run_folder import Run
+from pipeline.inference.run_predictions import RunPredictions
 
 
 def write_cases(
-    run: Run,
+    oof: pd.DataFrame,
     predictions: RunPredictions,
     breasts: pd.DataFrame,
     threshold: float | None,
@@ -23,17 +21,17 @@ def write_cases(
     images_path: Path,
     breasts_path: Path,
 ) -> None:
-    """Writes both tables; probabilities are calibrated by the run's out-of-fold breasts.
+    """Writes both tables; probabilities are calibrated by out-of-fold breasts.
 
     Args:
-        run: that predicted.
+        oof: the out-of-fold images of what predicted.
         predictions: of all images.
         breasts: with the probabilities that the submission goes by.
         threshold: that decides; None where probabilities are submitted.
         images_path: of the table of images.
         breasts_path: of the table of breasts.
     """
-    calibrated = calibrate_breasts(with_threshold(breasts, threshold), require_breasts(collect_oof(run)))
+    calibrated = calibrate_breasts(with_threshold(breasts, threshold), require_breasts(oof))
     cases = make_case_tables(predictions.images, calibrated)
     write_csv(images_path, cases.images)
     write_csv(breasts_path, cases.breasts)

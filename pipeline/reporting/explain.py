@@ -20,6 +20,8 @@ from data_prep.preprocessing.placement import Placement, find_level
 from data_prep.preprocessing.preprocess import open_image, preprocess, read_level, read_search_frame
 from data_prep.preprocessing.windowing import to_display
 from data_prep.storage.places import ImagePath
+from pipeline.evaluation.age.age_regression import AGE, fit_folds
+from pipeline.evaluation.oof import collect_oof
 from pipeline.inference.ensemble import predict_batch
 from pipeline.models.attention import Array, find_maps
 from pipeline.models.normalization import to_tensor
@@ -57,7 +59,7 @@ class Explanation:
         mammogram: display values of the whole frame as it lies in the file.
         pixel_aspect: height over width of the file's pixels.
         box: of the breast, in the mammogram's pixels.
-        probabilities: of cancer, by fold.
+        probabilities: of cancer, by fold; of pixels and age where the run takes age.
         maps: by the names of `MAP_TITLES`, at the mammogram's pixels: the mean of the folds' maps, where 1 is
             the mean of the box; NaN beyond the box.
     """
@@ -75,8 +77,13 @@ class Explanation:
         return float(np.mean(list(self.probabilities.values())))
 
 
-def explain(run: Run, path: ImagePath) -> Explanation:
+def explain(run: Run, path: ImagePath, *, age: float | None = None) -> Explanation:
     """Prepares a mammogram as the run was trained and asks each fold, one model in memory at a time.
+
+    Args:
+        run: is finished.
+        path: of the mammogram.
+        age: the woman's, in years; None is unknown, as it always is to a run that does not take it.
 
     Raises:
         UserError: if the run is not finished, has no folds, or has lost its weights.
@@ -96,6 +103,10 @@ def explain(run: Run, path: ImagePath) -> Explanation:
         probabilities[fold] = float(probability_1[0])
         for name, square_gg in _find_squares(model, images_BCHW).items():
             squares[name].append(relative_to_box(square_gg, placement, recipe.prepare.side))
+    if AGE in recipe.model.inputs:
+        ages_1 = np.array([np.nan if age is None else age])
+        for fold, (both, _) in fit_folds(collect_oof(run)).items():
+            probabilities[fold] = float(both(np.array([probabilities[fold]]), ages_1)[0])
     mammogram = read_mammogram(path, placement.box)
     size = {"side": recipe.prepare.side, "rows": stages.record["rows"], "columns": stages.record["columns"]}
     shape = mammogram.shape[0], mammogram.shape[1]

@@ -23,7 +23,7 @@ from pipeline.reporting.report import (
     make_pictures,
     say_missing,
 )
-from pipeline.reporting.shortcut_text import AUDIT_NOTE
+from pipeline.reporting.sections.shortcut_text import AUDIT_NOTE
 from pipeline.reporting.tables import Table
 from pipeline.runs.evaluation_folder import ExternalFolder
 from pipeline.runs.run_folder import Run

@@ -15,27 +15,28 @@ from pipeline.evaluation.artifacts import write_evaluation
 from pipeline.evaluation.calibration import RAW
 from pipeline.evaluation.evaluate_oof import Evaluation
 from pipeline.evaluation.slices import list_values
-from pipeline.reporting.calibration_text import (
+from pipeline.reporting.cases.case_selection import CaseSelection, select_cases
+from pipeline.reporting.cases.gallery import Gallery, show_cases
+from pipeline.reporting.formatting import format_figure, format_interval
+from pipeline.reporting.plots import calibration_plots, curves
+from pipeline.reporting.plots.svg import fold_line
+from pipeline.reporting.rendering import Filters, Picture, render_markdown, render_page
+from pipeline.reporting.sections.age_text import AGE_NOTE, describe_age, tabulate_age, tabulate_regressions
+from pipeline.reporting.sections.calibration_text import (
     CALIBRATION_NOTE,
     describe_loss,
     describe_use,
     tabulate_calibration,
     tabulate_parameters,
 )
-from pipeline.reporting.cases.case_selection import CaseSelection, select_cases
-from pipeline.reporting.cases.gallery import Gallery, show_cases
-from pipeline.reporting.decision_text import (
+from pipeline.reporting.sections.decision_text import (
     HOW_TO_READ,
     describe_decisions,
     draw_decisions,
     tabulate_decisions,
 )
-from pipeline.reporting.formatting import format_figure, format_interval
-from pipeline.reporting.plots import calibration_plots, curves
-from pipeline.reporting.plots.svg import fold_line
-from pipeline.reporting.rendering import Filters, Picture, render_markdown, render_page
-from pipeline.reporting.repeats_text import describe_repeats, tabulate_repeats
-from pipeline.reporting.shortcut_text import (
+from pipeline.reporting.sections.repeats_text import describe_repeats, tabulate_repeats
+from pipeline.reporting.sections.shortcut_text import (
     AUDIT_NOTE,
     describe_heterogeneity,
     explain_not_looked_at,
@@ -175,6 +176,10 @@ def collect_content(run: Run, evaluation: Evaluation, selection: CaseSelection) 
         "flow": tabulate_flow(evaluation.flow),
         "flow_note": describe_flow(evaluation.flow),
         "audit_note": AUDIT_NOTE,
+        "age": tabulate_age(evaluation.age),
+        "age_findings": describe_age(evaluation.age),
+        "age_note": AGE_NOTE,
+        "age_regressions": tabulate_regressions(evaluation.age),
         "not_looked_at": explain_not_looked_at(evaluation.audit),
         "calibration": tabulate_calibration(evaluation.calibration, words.names),
         "calibration_note": CALIBRATION_NOTE.format(constant=words.constant, teachers=words.teachers),

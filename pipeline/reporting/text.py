@@ -10,9 +10,9 @@ from pipeline.evaluation.estimates import Estimate
 from pipeline.evaluation.evaluate_oof import Evaluation
 from pipeline.evaluation.formulas import count_recalls
 from pipeline.evaluation.metrics import RECALL_RATES, SEVERAL_THRESHOLDS, SPECIFICITIES, all_ones_pf1
-from pipeline.reporting.calibration_text import describe_offset
 from pipeline.reporting.formatting import FIGURE_NAMES, format_figure, format_interval, format_percent
-from pipeline.reporting.shortcut_text import describe_shortcuts
+from pipeline.reporting.sections.calibration_text import describe_offset
+from pipeline.reporting.sections.shortcut_text import describe_shortcuts
 from pipeline.reporting.standard_tables import describe_lost_cancers
 from pipeline.reporting.wording import wording_of
 from pipeline.runs.recipe import load_recipe

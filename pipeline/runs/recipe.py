@@ -3,28 +3,18 @@
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import Field, model_validator
 
 from data_prep.preprocessing.settings import PrepareSettings
 from data_prep.settings import StrictSettings, load_settings
 from pipeline.runs.image_size import SIDE, link_sizes
 from pipeline.runs.other_names import AUGMENT, MODEL, TRAIN
+from pipeline.runs.setting_types import Inputs, Workers
 from pipeline.runs.shipped_recipes import find_recipe
 
 Precision = Literal["float32", "bf16", "fp16"]
-MOST_WORKERS = 256
-
-
-def _check_workers(value: Any) -> int | Literal["auto"]:
-    """Returns the value; of a union, pydantic itself would say for each type why it does not fit."""
-    if value == "auto" or (type(value) is int and 0 <= value <= MOST_WORKERS):
-        return value
-    raise ValueError(f'it must be "auto" or a whole number from 0 to {MOST_WORKERS}')
-
-
-Workers = Annotated[int | Literal["auto"], PlainValidator(_check_workers)]
 AuxiliaryName = Literal["biopsy", "invasive", "difficult_negative_case", "BIRADS", "density", "view", "age"]
 
 
@@ -85,6 +75,10 @@ class ModelSettings(StrictSettings):
     """How many patches of an image the layers see, those of largest contrast; 0 is all. A mammogram's other
     patches are background: at 512 px real ones have 220 to 330 with content, and with 383 a training step
     takes a third to a quarter of the time."""
+
+    inputs: Inputs = ()
+    """What counts beside the pixels: `["age"]`, the woman's age, or nothing. Each fold learns from the other
+    folds' predictions how much it counts; a run that has begun, or is finished, may change it."""
 
     layer_scale: float = Field(default=0.0, ge=0.0, le=1.0)
     """LayerScale: first value of a learned factor per channel of each branch; 0 turns it off."""

@@ -2,6 +2,7 @@
 
 import io
 import re
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -232,6 +233,14 @@ class Run(RunFolder, EvaluationFolder):
         if not all(pd.api.types.is_integer_dtype(table[name]) for name in FOLDS_COLUMNS[1:]):
             raise UserError(f"{self.folds} is damaged: a fold or count in it is not a number; train again")
         return table
+
+    def read_inputs(self) -> list[str]:
+        """Returns what counts beside the pixels; nothing where the settings cannot be read."""
+        try:
+            settings = tomllib.loads(read_own(self.settings).decode())
+        except (OSError, ValueError):  # what needs more of them says so
+            return []
+        return list(settings.get("model", {}).get("inputs", []))
 
     def list_folds(self) -> list[int]:
         """Returns all folds' numbers.

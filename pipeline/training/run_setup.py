@@ -38,6 +38,8 @@ WEIGHTS_KEPT = 7
 and as an optimizer's moment, and in the model that predicts."""
 MAY_CHANGE = ("train.workers", "train.accumulation", "model.gradient_checkpointing", "model.attention")
 """Settings that may change when a run goes on: how a machine takes a batch, not what is learned of it."""
+COUNTS_LATER = "model.inputs"
+"""The setting that no training looks at, so that a run takes it over whenever it changes."""
 ANOTHER_NAME = ("prepare.side",)
 """Of `model.image_size` with mammograms; with classes it does not count, and runs of before keep another."""
 SPLIT_OTHERWISE = "batches_in_other_parts"
@@ -96,12 +98,15 @@ def start_run(
         write_text(run.settings, dump_settings(recipe))
         return
     before = with_absolute_init(load_recipe(run.settings))
-    changed = differences(before, recipe, ignored=(*MAY_CHANGE, *ANOTHER_NAME))
+    changed = differences(before, recipe, ignored=(*MAY_CHANGE, *ANOTHER_NAME, COUNTS_LATER))
     if changed:
         raise UserError(
             f"{run.folder} was started with other settings ({'; '.join(changed)}): "
             f"choose another --run, or go on with {run.settings} as the recipe"
         )
+    if before.model.inputs != recipe.model.inputs:
+        model = before.model.model_copy(update={"inputs": recipe.model.inputs})
+        write_text(run.settings, dump_settings(before.model_copy(update={"model": model})))
 
 
 def require_space_for(recipe: Recipe, folder: Path, trainings: Sequence[TrainingFolder]) -> None:

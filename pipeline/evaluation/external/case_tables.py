@@ -13,6 +13,8 @@ from pipeline.evaluation.formulas import to_logits
 
 FOLD_PROBABILITY = "probability_fold_"
 """How the name of the column of one fold's probabilities begins."""
+BESIDE = ["pixel_probability", "age_probability"]
+"""Columns beside `probability`, of pixels and age, where a run takes age: of pixels alone, of age alone."""
 CALIBRATED_BY = fit_platt
 """The calibration that the tables hold: Platt's keeps the ranking, and needs the fewest cancers."""
 DECISIONS = ["calibrated", "threshold", "recalled"]
@@ -33,7 +35,8 @@ def make_case_tables(images: pd.DataFrame, breasts: pd.DataFrame) -> CaseTables:
 
     Args:
         images: one row per image: what names its breast, image_id, probability (NaN where it failed), and
-            where known prediction_id, file, view, cancer, fold and `probability_fold_<k>`.
+            where known prediction_id, file, view, cancer, fold, `probability_fold_<k>`, and where the run
+            takes age that and the probabilities `BESIDE`.
         breasts: what names a breast, prediction_id, probability, and where known `calibrated` and
             `threshold`.
 
@@ -49,13 +52,14 @@ def make_case_tables(images: pd.DataFrame, breasts: pd.DataFrame) -> CaseTables:
         logit=to_logits(images["probability"])
     )
     rows = images.merge(decided[known], on=breast, how="left", validate="many_to_one")
-    of_folds = list_fold_columns(images)
+    of_folds = [*list_fold_columns(images), *(name for name in BESIDE if name in images)]
     by_breast = images.groupby(breast)
     found: dict[str, pd.Series[Any]] = {
         name: _join(images.assign(probability=images[name])) for name in of_folds
     }
     found |= {"logit": by_breast["logit"].mean(), "num_images": by_breast["probability"].count()}
-    found |= {name: by_breast[name].first() for name in ("cancer", "fold") if name in images}
+    shared = ("fold", "cancer", *(["age"] if BESIDE[0] in images else []))
+    found |= {name: by_breast[name].first() for name in shared if name in images}
     if "view" in images:
         ordered = images.dropna(subset=["view"]).sort_values("view")
         found["views"] = ordered.groupby(breast)["view"].agg("+".join)
@@ -63,8 +67,8 @@ def make_case_tables(images: pd.DataFrame, breasts: pd.DataFrame) -> CaseTables:
     table = decided.assign(**{name: column.reindex(keys).to_numpy() for name, column in found.items()})
     ends = ["probability", *of_folds, "logit", *DECISIONS]
     return CaseTables(
-        _select(rows, [*ids, "image_id", "file", "view", "fold", "cancer", *ends]),
-        _select(table, [*ids, "num_images", "views", "fold", "cancer", *ends]),
+        _select(rows, [*ids, "image_id", "file", "view", *shared, *ends]),
+        _select(table, [*ids, "num_images", "views", *shared, *ends]),
     )
 
 

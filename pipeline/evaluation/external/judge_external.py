@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from data_prep.rsna.exam_table import EXAM_ID
+from pipeline.evaluation.age.age_gain import measure_age_elsewhere
 from pipeline.evaluation.aggregate import name_as_table, to_breasts
 from pipeline.evaluation.audit.flow import Flow
 from pipeline.evaluation.audit.shortcuts import audit_shortcuts
@@ -12,6 +13,7 @@ from pipeline.evaluation.decisions.decision_curve import DECISION_COLUMNS, Decis
 from pipeline.evaluation.evaluate_oof import Evaluation, judge_predictions, require_breasts
 from pipeline.evaluation.external.carry_over import carry_calibration, carry_thresholds, with_threshold
 from pipeline.evaluation.external.case_tables import (
+    BESIDE,
     FOLD_PROBABILITY,
     CaseTables,
     calibrate_breasts,
@@ -67,7 +69,7 @@ class Circumstances:
 
 def select_predictions(images: pd.DataFrame) -> pd.DataFrame:
     """Returns the columns of an external set's `predictions.csv`."""
-    known = [name for name in (EXAM_ID, *OOF_EXAM_COLUMNS) if name in images]
+    known = [name for name in (EXAM_ID, *OOF_EXAM_COLUMNS, *BESIDE) if name in images]
     return images[[*PREDICTION_COLUMNS, *list_fold_columns(images), *known]]
 
 
@@ -109,12 +111,14 @@ def judge_external(
         left_out=circumstances.left_out,
         not_compared=circumstances.not_compared,
     )
+    audit = audit_shortcuts(images, breasts, circumstances.files)
     return judge_predictions(
         images,
         breasts,
         calibration=carry_calibration(require_breasts(oof), breasts),
         decisions=DecisionCurve(pd.DataFrame(columns=DECISION_COLUMNS), NO_DECISIONS),
-        audit=audit_shortcuts(images, breasts, circumstances.files),
+        age=measure_age_elsewhere(images, oof, counting_tells=audit.counting_tells),
+        audit=audit,
         flow=circumstances.flow,
         folds=folds,
         external=external,

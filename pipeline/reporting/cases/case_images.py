@@ -48,10 +48,10 @@ class CaseModel:
             square_gg = maps.gradient_rollout[0].double().cpu().numpy()
             squares.append(square_gg / (square_gg.mean() or 1.0) if len(self.models) > 1 else square_gg)
         probability = float(np.mean(probabilities))
-        if abs(probability - view.probability) > LARGEST_DIFFERENCE:
+        if abs(probability - view.by_pixels) > LARGEST_DIFFERENCE:
             raise UserError(
                 f"of image {view.image_id} as it is now the model says {probability:.3f} and said "
-                f"{view.probability:.3f} before, so it is another image"
+                f"{view.by_pixels:.3f} before, so it is another image"
             )
         return np.mean(squares, axis=0)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from data_prep.rsna.exam_table import EXAM_ID, name_breast
+from pipeline.evaluation.age.age_regression import BY_PIXELS
 from pipeline.evaluation.evaluate_oof import Evaluation
 from pipeline.reporting.wording import wording_of
 
@@ -22,11 +23,13 @@ class CaseView:
     Attributes:
         view: such as CC; empty where it is not recorded.
         probability: the held-out fold's.
+        by_pixels: the same without age.
     """
 
     image_id: str
     view: str
     probability: float
+    by_pixels: float
 
 
 @dataclass(frozen=True)
@@ -111,10 +114,11 @@ def _describe(breast: pd.Series, oof: pd.DataFrame) -> Case:
     names = name_breast(oof)
     images = oof[(oof[names] == breast[names]).all(axis=1)]
     view_names = images["view"].fillna("") if "view" in images else pd.Series("", index=images.index)
+    pixels = images[BY_PIXELS] if BY_PIXELS in images else images["probability"]
     views = [
-        CaseView(str(image_id), str(view), float(probability))
-        for image_id, view, probability in zip(
-            images["image_id"], view_names, images["probability"], strict=True
+        CaseView(str(image_id), str(view), float(probability), float(by_pixels))
+        for image_id, view, probability, by_pixels in zip(
+            images["image_id"], view_names, images["probability"], pixels, strict=True
         )
     ]
     return Case(

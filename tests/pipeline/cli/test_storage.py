@@ -16,7 +16,7 @@ from data_prep.cache.folder import Cache
 from data_prep.errors import UserError
 from data_prep.imageio import codecs
 from pipeline.cli.app import app
-from pipeline.inference.submission import write_submission
+from pipeline.inference.submission_file import write_submission
 from pipeline.runs.run_folder import Run
 from tests.data_prep.data_folder import find_image, make_data, snapshot
 from tests.data_prep.dicom_files import make_breast, write_dicom

@@ -21,8 +21,9 @@ from data_prep.storage.atomic import Journal
 from pipeline.inference import predict_test_set
 from pipeline.inference.ensemble import Ensemble
 from pipeline.inference.image_sources import CacheSource, FolderSource
-from pipeline.inference.predict_test_set import RunPredictions, load_ensemble, predict_cache, predict_folder
-from pipeline.inference.submission import make_submission
+from pipeline.inference.predict_test_set import load_ensemble, predict_cache, predict_folder
+from pipeline.inference.run_predictions import RunPredictions
+from pipeline.inference.submission_file import make_submission
 from pipeline.models.normalization import to_tensor
 from pipeline.runs.run_folder import Run
 from tests.data_prep.reading import prepare_image

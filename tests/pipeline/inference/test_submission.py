@@ -14,11 +14,11 @@ from data_prep.storage.atomic import require_replaceable, write_csv
 from pipeline.evaluation.aggregate import Views
 from pipeline.inference.predict_test_set import predict_folder
 from pipeline.inference.run_metrics import RecallBy, RecallRule, read_recall_rule
-from pipeline.inference.submission import (
+from pipeline.inference.submission import predict_submission
+from pipeline.inference.submission_file import (
     SUBMISSION_COLUMNS,
     check_submission,
     make_submission,
-    predict_submission,
     write_submission,
 )
 from pipeline.runs.run_folder import Run
@@ -308,7 +308,7 @@ def test_the_highest_of_the_views_is_warned_of_where_counting_tells_the_label(
     data = write_test_data(tmp_path / "data", make_exams(2, split="test"))
     finished.metrics.write_text(json.dumps({"shortcut_audit": {"counting_tells_the_label": tells}}))
     made = predict_submission(
-        finished, data, tmp_path / "a.csv", workers=0, reporter=quiet(), views=views, probabilities=True
+        [finished], data, tmp_path / "a.csv", workers=0, reporter=quiet(), views=views, probabilities=True
     )
     warnings = [problem for problem in made.problems if "--views mean" in problem]
     assert len(warnings) == (views == "max" and tells)
@@ -322,7 +322,7 @@ def test_each_exam_of_a_woman_has_a_row(unbroken: Run, tmp_path: Path) -> None:
     exams["exam_id"] = ["2020", "2022", "2022", "2022", *["2021"] * 4]
     data = write_test_data(tmp_path / "data", exams)
     made = predict_submission(
-        unbroken, data, tmp_path / "a.csv", workers=0, reporter=quiet(), probabilities=True
+        [unbroken], data, tmp_path / "a.csv", workers=0, reporter=quiet(), probabilities=True
     )
     ids = ["1_2020_L", "1_2022_L", "1_2022_R", "2_2021_L", "2_2021_R"]
     assert made.table["prediction_id"].tolist() == ids
@@ -334,7 +334,7 @@ def test_each_exam_of_a_woman_has_a_row(unbroken: Run, tmp_path: Path) -> None:
     exams["prediction_id"] = exams["patient_id"] + "_" + exams["exam_id"] + "_" + exams["laterality"]
     write_csv(data / "test.csv", exams.assign(prediction_id=exams["prediction_id"].map(own)))
     again = predict_submission(
-        unbroken, data, tmp_path / "b.csv", workers=0, reporter=quiet(), probabilities=True
+        [unbroken], data, tmp_path / "b.csv", workers=0, reporter=quiet(), probabilities=True
     )
     assert again.table["prediction_id"].tolist() == list("abcde")
     assert again.table["cancer"].tolist() == made.table["cancer"].tolist()

@@ -26,11 +26,11 @@ from pipeline.evaluation.evaluate_oof import evaluate_oof
 from pipeline.evaluation.oof import collect_oof
 from pipeline.models.attention import ATTENTION_COLUMNS
 from pipeline.models.vit import VisionTransformer
-from pipeline.reporting.calibration_text import describe_loss, describe_offset
 from pipeline.reporting.formatting import FIGURE_NAMES, format_figure, format_interval
 from pipeline.reporting.plots import curves, vit_plots
 from pipeline.reporting.plots.svg import FOLD_COLOURS, INK
 from pipeline.reporting.report import HISTORY_COLUMNS, write_report
+from pipeline.reporting.sections.calibration_text import describe_loss, describe_offset
 from pipeline.reporting.tables import tabulate_slices
 from pipeline.reporting.text import (
     describe_auc,

@@ -14,7 +14,7 @@ from pipeline.evaluation.decisions.decision_curve import (
     fit_screening_risk,
 )
 from pipeline.evaluation.operating_point import SCREENING_PREVALENCE
-from pipeline.reporting.decision_text import describe_decisions
+from pipeline.reporting.sections.decision_text import describe_decisions
 from tests.pipeline.synthetic_tables import make_breasts, shuffle
 
 

@@ -13,7 +13,7 @@ from pipeline.evaluation.audit.traits import BOTH_VIEWS, FILE_SIZE, NUM_IMAGES
 from pipeline.evaluation.bootstrap import Interval
 from pipeline.evaluation.estimates import AUC_WEIGHTED
 from pipeline.evaluation.evaluate_oof import evaluate_oof
-from pipeline.reporting.shortcut_text import (
+from pipeline.reporting.sections.shortcut_text import (
     describe_heterogeneity,
     describe_shortcuts,
     explain_not_looked_at,

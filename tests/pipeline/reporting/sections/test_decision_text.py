@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from pipeline.evaluation.decisions.decision_curve import DecisionCurve, draw_up_decisions
-from pipeline.reporting.decision_text import describe_decisions, draw_decisions, tabulate_decisions
+from pipeline.reporting.sections.decision_text import describe_decisions, draw_decisions, tabulate_decisions
 from tests.pipeline.synthetic_tables import make_breasts
 
 

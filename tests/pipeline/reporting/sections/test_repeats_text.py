@@ -7,7 +7,7 @@ import pytest
 from pipeline.evaluation.bootstrap import Interval
 from pipeline.evaluation.evaluate_oof import require_breasts
 from pipeline.evaluation.uncertainty.repeats import ExpectedAuc, Repeats, summarise_repeats
-from pipeline.reporting.repeats_text import describe_repeats, tabulate_repeats
+from pipeline.reporting.sections.repeats_text import describe_repeats, tabulate_repeats
 from tests.pipeline.synthetic_run import make_oof
 
 

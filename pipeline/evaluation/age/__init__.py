@@ -1,0 +1,1 @@
+"""The woman's age beside the pixels: a cross-fitted regression, and what each of the two adds."""

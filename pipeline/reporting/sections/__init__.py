@@ -1,0 +1,1 @@
+"""What single sections of a report say, and their tables."""
