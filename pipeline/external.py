@@ -11,7 +11,7 @@ import pandas as pd
 
 from data_prep.cache.folder import Cache
 from data_prep.cache.tables import PREPARED
-from data_prep.errors import UserError
+from data_prep.errors import UserError, count
 from data_prep.rsna.exam_table import locate_images, read_exams
 from data_prep.storage.atomic import Journal, remove_temporaries, write_csv
 from data_prep.storage.locks import locked
@@ -53,6 +53,10 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 NAME_RULE = "1 to 64 letters, digits, _ . and -, a letter or digit first"
+
+
+MOST_NAMED = 5
+"""Patients who are named on the terminal."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,7 @@ def evaluate_external(
         if not skip_seen:
             refuse_seen(pictures, run)
         left_out = pd.concat([seen, pictures], ignore_index=True)
+        _say_left_out(left_out, folder, reporter)
         _write_predictions(folder, predictions, left_out)
         known = _Known(exams, manifest, predictions.failures, left_out, learned.unknown)
         evaluation = _judge(run, data, folder, oof, rule, known)
@@ -234,6 +239,17 @@ def _write_predictions(folder: ExternalFolder, predictions: RunPredictions, seen
             write_csv(path, table)
         else:
             path.unlink(missing_ok=True)
+
+
+def _say_left_out(left_out: pd.DataFrame, folder: ExternalFolder, reporter: Reporter) -> None:
+    """Names the patients who are left out."""
+    patients = left_out["patient_id"].unique().tolist()
+    if patients:
+        named = ", ".join(patients[:MOST_NAMED]) + (" and others" if len(patients) > MOST_NAMED else "")
+        reporter.say(
+            f"{count(len(patients), 'patient')} left out, whom the run has learned from: {named}; "
+            f"{folder.left_out} says by what"
+        )
 
 
 def _leave_out(manifest: pd.DataFrame, seen: pd.DataFrame) -> pd.DataFrame:

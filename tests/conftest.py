@@ -63,7 +63,7 @@ def nodes() -> "Iterator[Nodes]":
 
 LONGEST = ("test_ray_", "test_demo", "test_surroundings", "test_documents")
 """Modules that begin before all others."""
-APART = ("test_disk", "test_distributed", "test_documents", "test_train_killed", "test_vit")
+APART = ("test_distributed", "test_documents", "test_train_killed", "test_vit")
 """Modules whose tests are long and share little, so that each goes wherever there is time."""
 
 
@@ -86,7 +86,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Schedule(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             module = nodeid.partition("::")[0]
-            if Path(module).name.startswith("test_ray_"):
+            if Path(module).name.startswith("test_ray_") or nodeid.endswith(": Ray]"):
                 return "ray"
             return nodeid if Path(module).stem in APART else module
 

@@ -48,7 +48,6 @@ FINER = ["--set", "train.precision=float32", "--set", "train.learning_rate=0.01"
 TINIER = [*TINY, *FINER, *SMALL, "--set", "model.image_size=64", "--set", "train.num_folds=2"]
 MORE = {"prepare": SMALL, "train": TINIER, "predict": ["--probabilities"]}
 ALONE = {name: ["--workers", "0"] for name in ("prepare", "verify", "pack", "predict")}
-ON_A_CLUSTER = {"--address", "auto"}  # left out, so that Ray runs on this machine
 
 
 def read(document: str) -> str:
@@ -134,11 +133,12 @@ def furnish(folder: Path, needs: str) -> Path:
     return data
 
 
-def run(step: str, folder: Path) -> None:
+def run(step: str, folder: Path, cluster: str = "") -> None:
     """Does what a line of a shell or a block of Python says, in that folder and smaller."""
     program, *arguments = shlex.split(step, comments=True)
     if program == "mammo":
-        here = [SMALLER.get(argument, argument) for argument in arguments if argument not in ON_A_CLUSTER]
+        here = [SMALLER.get(argument, argument) for argument in arguments]
+        here = [cluster if argument == "auto" else argument for argument in here]
         here += MORE.get(here[0], [])
         if "--engine" in here:  # Ray wants a process of its own
             mammo(*here, folder=folder)
@@ -169,11 +169,16 @@ def test_every_command_runs(
         data = furnish(tmp_path, NEEDS.get(script.name, ""))
         if "s3://" in "".join(script.steps):
             request.getfixturevalue("store").upload(data, data.name)
+    cluster = ""
+    if "--address auto" in "".join(script.steps):
+        nodes = request.getfixturevalue("nodes")
+        nodes.have(1)
+        cluster = nodes.address
     for step in script.steps:
         if step.startswith("export "):
             monkeypatch.setenv(*shlex.split(step, comments=True)[1].split("="))
         else:
-            run(step, tmp_path)
+            run(step, tmp_path, cluster)
 
 
 def test_the_documents_show_the_whole_way() -> None:

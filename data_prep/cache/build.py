@@ -122,6 +122,7 @@ def prepare_dataset(
             workers=workers,
             executor=executor,
             left_out=left_out,
+            on_known=advance,
             on_image=on_image,
         )
     write_qc_report(cache)
@@ -137,13 +138,14 @@ def build_cache(
     workers: int,
     executor: Executor = map_unordered,
     left_out: pd.DataFrame | None = None,
+    on_known: Callable[[int], None] = lambda _: None,
     on_image: Callable[[bool], None] = lambda _: None,
 ) -> Summary:
     """Prepares the images of an exam table into a cache; what is there and unchanged is left as it is.
 
     `paths` holds each row's file; `executor` says where it is worked on, and what 0 workers mean (here: this
-    process); `left_out` are rows that the cache remembers though their images are not asked for; `on_image`
-    hears whether each image failed.
+    process); `left_out` are rows that the cache remembers though their images are not asked for; `on_known`
+    hears how many images are there, `on_image` of each other one whether it failed.
 
     Raises:
         UserError: if the cache was made with other settings, is in use, or cannot be written.
@@ -158,6 +160,7 @@ def build_cache(
         files = name_files(exams, paths, settings.split)
         jobs = [ImageJob(*row) for row in zip(*columns, files, strict=True)]
         waiting = [job for job in jobs if not _is_done(job, cache, records)]
+        on_known(len(jobs) - len(waiting))
         pixel_bytes = settings.prepare.side**2 * settings.prepare.bit_depth // 8
         num_bytes = int(LEAST_SHARE * len(waiting) * pixel_bytes)
         require_space(cache.folder, num_bytes, f"a cache of {count(len(waiting), 'more image')}")

@@ -52,6 +52,8 @@ LATERALITIES: tuple[Laterality, ...] = ("L", "R")
 VIEWS: tuple[View, ...] = ("CC", "MLO")
 MACHINES = {1: (49, 48, 170, 93), 2: (29, 21, 216)}
 GOLDEN_RATIO = 0.6180339887498949
+PATIENTS_OF_A_SEED = 1_000_000
+"""Numbers that each seed has for its patients."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,9 @@ def make_patient(
     blind = np.random.default_rng([seed, number, 0])  # never sees the label
     pictures = np.random.default_rng([seed, number, 1])
     anatomy = draw_anatomy(blind)
-    circumstances = draw_circumstances(blind, number=number, density=anatomy.density)
-    image_ids = draw_image_ids(blind, number=number)
+    name = number + seed * PATIENTS_OF_A_SEED  # two seeds have no id in common
+    circumstances = draw_circumstances(blind, number=name, density=anatomy.density)
+    image_ids = draw_image_ids(blind, number=name)
     for side_number, side in enumerate(LATERALITIES):
         is_cancer = has_cancer(len(LATERALITIES) * number + side_number, seed=seed, cancer_share=cancer_share)
         findings = draw_findings(pictures, is_cancer=is_cancer)

@@ -37,6 +37,7 @@ MAP_TITLES = {
     "rollout": "attention rollout",
     "gradient_rollout": "gradient-weighted rollout",
 }
+LEAST_SEEN, EVEN = 1.05, "\n(even: no patch stands out)"
 CAUTION = (
     "A square is a patch. Its colour shows its weight as a multiple of the mean over the breast's box, "
     "averaged over all folds; patches at the mean or below have no colour, and each overlay has its own "
@@ -144,7 +145,8 @@ def draw_explanation(explanation: Explanation) -> bytes:
     _show(plain, explanation, "mammogram")
     plain.add_patch(_draw_box(explanation.box))
     for axes, (name, values) in zip(others, explanation.maps.items(), strict=True):
-        _show(axes, explanation, MAP_TITLES[name])
+        is_even = np.nanmax(values) < LEAST_SEEN
+        _show(axes, explanation, f"{MAP_TITLES[name]}{EVEN if is_even else ''}")
         _zoom(axes, explanation.box)
         _lay_over(axes, values, explanation.pixel_aspect)
     figure.suptitle(_describe(explanation), fontsize=12, parse_math=False)

@@ -23,9 +23,25 @@ FIGURE_NAMES = {
 """All figures by the one name that people read everywhere, in the order to show them."""
 
 
+SMALL = 0.1
+"""Below it three decimals are fewer than three digits."""
+
+
 def format_figure(value: float | None) -> str:
     """Three decimals, or the word for None and NaN."""
     return "undefined" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def format_threshold(value: float | None) -> str:
+    """Three decimals, and three digits that are not 0 at least: probabilities of cancer are small."""
+    if value is None or math.isnan(value) or not 0 < value < SMALL:
+        return format_figure(value)
+    return f"{value:.{2 - math.floor(math.log10(value))}f}"
+
+
+def format_named(name: str, value: float | None) -> str:
+    """Formats a figure by its name."""
+    return format_threshold(value) if name.startswith("threshold") else format_figure(value)
 
 
 def format_percent(share: float | None) -> str:

@@ -192,7 +192,7 @@ def collect_content(run: Run, evaluation: Evaluation, selection: CaseSelection) 
         "decisions_note": describe_decisions(evaluation.decisions),
         "how_to_read_decisions": HOW_TO_READ,
         "stability": tabulate_stability(evaluation),
-        "cases": tabulate_cases(selection),
+        "cases": tabulate_cases(selection, with_folds=evaluation.external is None),
         "throughput": tabulate_throughput(throughputs),
     }
 

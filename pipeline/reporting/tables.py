@@ -10,7 +10,12 @@ from pipeline.evaluation.estimates import FEW_CANCERS, Estimate
 from pipeline.evaluation.evaluate_oof import Evaluation
 from pipeline.evaluation.metrics import SEVERAL_THRESHOLDS
 from pipeline.reporting.cases.case_selection import CaseSelection
-from pipeline.reporting.formatting import format_figure, format_interval, format_percent
+from pipeline.reporting.formatting import (
+    format_interval,
+    format_named,
+    format_percent,
+    format_threshold,
+)
 from pipeline.reporting.rendering import Verbatim, escape_markdown
 from pipeline.reporting.wording import wording_of
 
@@ -145,10 +150,11 @@ def choose_axis(lows: list[float]) -> tuple[float, dict[float, str]]:
 
 
 def to_markdown(table: Table) -> Verbatim:
-    """Returns a table as Markdown."""
+    """Returns a table as Markdown, below its caption."""
     rows = [table.columns, ["---"] * len(table.columns), *table.rows, *table.feet]
     cells = [" | ".join(map(escape_markdown, row)) for row in rows]
-    return Verbatim("\n".join(f"| {line} |" for line in cells))
+    lines = [f"**{escape_markdown(table.caption)}**", "", *(f"| {line} |" for line in cells)]
+    return Verbatim("\n".join(lines))
 
 
 def make_bar(estimate: Estimate, start: float, pooled: Estimate) -> Bar | None:
@@ -166,7 +172,7 @@ def tabulate_stability(evaluation: Evaluation) -> Table:
         [
             str(row["change"]),
             f"{row['by']:+.2f}" if row["change"] == "threshold" else f"times {row['by']:.2f}",
-            f"{row['threshold']:.3f}",
+            format_threshold(row["threshold"]),
             format_percent(row["prevalence"]),
             f"{row['pf1']:.3f}",
             "" if pd.isna(row["low"]) else format_interval(Interval(row["low"], row["high"], 0)),
@@ -177,8 +183,8 @@ def tabulate_stability(evaluation: Evaluation) -> Table:
     return Table(f"pF1 around {wording_of(evaluation).chosen}", columns, rows)
 
 
-def tabulate_cases(selection: CaseSelection) -> Table:
-    """Returns the chosen breasts, a row per image."""
+def tabulate_cases(selection: CaseSelection, *, with_folds: bool = True) -> Table:
+    """Returns the chosen breasts, a row per image; the folds tell whose model judged them."""
     has_exams = any(case.exam_id for group in selection.groups for case in group.cases)
     rows = [
         [
@@ -186,9 +192,9 @@ def tabulate_cases(selection: CaseSelection) -> Table:
             case.patient_id,
             *([case.exam_id] if has_exams else []),
             case.laterality,
-            str(case.fold),
+            *([str(case.fold)] if with_folds else []),
             f"{case.probability:.3f}",
-            f"{case.threshold:.3f}",
+            format_threshold(case.threshold),
             view.image_id,
             view.view,
             f"{view.probability:.3f}",
@@ -197,8 +203,14 @@ def tabulate_cases(selection: CaseSelection) -> Table:
         for case in group.cases
         for view in case.views
     ]
-    columns = ["group", "patient", *(["exam"] if has_exams else []), "side", "fold", "breast's probability"]
-    columns += ["threshold", "image", "view"]
+    columns = [
+        "group",
+        "patient",
+        *(["exam"] if has_exams else []),
+        "side",
+        *(["fold"] if with_folds else []),
+    ]
+    columns += ["breast's probability", "threshold", "image", "view"]
     return Table("The most confident right and wrong breasts", [*columns, "image's probability"], rows)
 
 
@@ -252,7 +264,7 @@ def _describe_ages(row: dict[Any, Any]) -> str:
 def _show(estimate: Estimate, name: str) -> str:
     if estimate.metrics.undefined.get(name) == SEVERAL_THRESHOLDS:
         return "one per fold"
-    return format_figure(estimate.figures.get(name))
+    return format_named(name, estimate.figures.get(name))
 
 
 def _count(numbers: list[int]) -> list[str]:

@@ -10,7 +10,13 @@ from pipeline.evaluation.estimates import Estimate
 from pipeline.evaluation.evaluate_oof import Evaluation
 from pipeline.evaluation.formulas import count_recalls
 from pipeline.evaluation.metrics import RECALL_RATES, SEVERAL_THRESHOLDS, SPECIFICITIES, all_ones_pf1
-from pipeline.reporting.formatting import FIGURE_NAMES, format_figure, format_interval, format_percent
+from pipeline.reporting.formatting import (
+    FIGURE_NAMES,
+    format_figure,
+    format_interval,
+    format_percent,
+    format_threshold,
+)
 from pipeline.reporting.sections.calibration_text import describe_offset
 from pipeline.reporting.sections.shortcut_text import describe_shortcuts
 from pipeline.reporting.standard_tables import describe_lost_cancers
@@ -26,8 +32,8 @@ MANY_TIES = 0.1
 """From this share of breasts on, a report warns that their probabilities are those of other breasts."""
 INTERVALS = (
     "Intervals are 95 %. Those of AUCs come from Obuchowski's variance, on the logit; those of sensitivities "
-    "at a recall rate are the mid-P ones of so many women with cancer; those of all other figures are the "
-    f"2.5th to 97.5th percentile of {NUM_REPLICATES:,} bootstrap replicates. All count a patient once, "
+    "at a recall rate are the mid-P ones of so many women with cancer; those of all other figures here are "
+    f"the 2.5th to 97.5th percentile of {NUM_REPLICATES:,} bootstrap replicates. All count a patient once, "
     "however many images she has. They hold the models fixed: trained again, with another seed or on other "
     "patients, the models would give figures that differ more, and mammo train --repeats measures how much. "
     "The best threshold and the one that was chosen elsewhere are held fixed too, while that of a "
@@ -124,8 +130,11 @@ def describe_ceilings(evaluation: Evaluation) -> str:
     if not ceilings or min(ceilings.values()) == 1:
         return ""
     number = len(np.unique(number_exams(evaluation.breasts.table)))
-    recalled = ", ".join(f"{count_recalls(number, rate / 100):,.0f}" for rate in ceilings)
+    counts = [count_recalls(number, rate / 100) for rate in ceilings]
     named = name_recalled(evaluation)
+    if max(counts) == 0:
+        return f"{max(ceilings)}\u00a0% of these {number:,} {named} are less than one, so none is recalled."
+    recalled = ", ".join(f"{each:,.0f}" for each in counts)
     pronoun = "whom" if named == "women" else "which"
     rates = ", ".join(f"{rate}\u00a0%" for rate in ceilings)
     most = ", ".join(map(format_percent, ceilings.values()))
@@ -143,7 +152,7 @@ def describe_pf1(evaluation: Evaluation) -> str:
     if pooled.pf1_best is None or pooled.threshold_best is None:
         return f"pF1 is undefined: {pooled.undefined['pf1_best']}."
     all_ones = all_ones_pf1(estimate.num_cancers / estimate.num_breasts)
-    best = f"at the best threshold, {pooled.threshold_best:.3f}, is {pooled.pf1_best:.3f}"
+    best = f"at the best threshold, {format_threshold(pooled.threshold_best)}, is {pooled.pf1_best:.3f}"
     start = "pF1"
     if pooled.pf1_transferred is not None:
         interval = format_interval(estimate.intervals.get("pf1_transferred"))
@@ -166,8 +175,8 @@ def describe_thresholds(evaluation: Evaluation) -> str:
         return ""
     return (
         f"Thresholds here are of single models. The best one recalls {format_percent(rate)} of the breasts. "
-        f"A submission, of the mean of all models, uses {threshold:.3f} instead: the mean of the thresholds "
-        "that recall this share of each fold."
+        f"A submission, of the mean of all models, uses {format_threshold(threshold)} instead: the mean of "
+        "the thresholds that recall this share of each fold."
     )
 
 
@@ -295,7 +304,12 @@ def explain_undefined(evaluation: Evaluation) -> list[str]:
             of_reason = [name for name, why in metrics.undefined.items() if why == reason]
             names = [words.names[name] for name in of_reason if name in words.names]
             sentences.append(f"{where}: {reason}, so there is no {', no '.join(names)}.")
-    intervals = evaluation.breasts.pooled.intervals
+    of_breasts = evaluation.breasts.pooled
+    for reason in dict.fromkeys(of_breasts.no_interval.values()):
+        of_reason = [name for name, why in of_breasts.no_interval.items() if why == reason]
+        names = [words.names[name] for name in of_reason if name in words.names]
+        sentences.append(f"{everything}: no interval of {', '.join(names)}, since {reason}.")
+    intervals = of_breasts.intervals
     left_out = {name: interval.num_undefined for name, interval in intervals.items()}
     counts = [f"{n:,} for {words.names[name]}" for name, n in left_out.items() if n and name in words.names]
     if counts:

@@ -10,6 +10,6 @@ from tests.campaigns.kills import kill_loop, make_subjects
 @pytest.mark.slow
 def test_commands_killed_at_random_moments_leave_what_unbroken_ones_leave(tmp_path: Path) -> None:
     for subject in make_subjects(tmp_path):
-        done = kill_loop(subject, tmp_path / "loops" / subject.name, num_kills=2)
-        assert done.kills == 2
+        done = kill_loop(subject, tmp_path / "loops" / subject.name, num_kills=1)
+        assert done.kills == 1
         assert done.through >= 1

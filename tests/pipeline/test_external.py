@@ -22,7 +22,7 @@ from pipeline.inference.predict_test_set import predict_folder
 from pipeline.reporting.cases.case_selection import select_cases
 from pipeline.runs.run_folder import Run
 from pipeline.training.cross_validate import cross_validate
-from tests.pipeline.tiny import PREPARE, make_exams, make_recipe, quiet, write_test_data
+from tests.pipeline.tiny import PREPARE, heard, make_exams, make_recipe, quiet, write_test_data
 
 SETTINGS = CacheSettings(split="train", prepare=PREPARE)
 
@@ -280,7 +280,9 @@ def test_a_picture_of_the_run_is_refused_by_name_or_left_out_with_its_patient(
         judge(run, source, "less")
     exams.to_csv(data / "train.csv", index=False)
     source = data if kind == "files" else Cache(tmp_path / "mixed_cache")
-    found = judge(run, source, "skipped", skip_seen=True)
+    reporter = quiet()
+    found = evaluate_external(run, source, "skipped", workers=0, reporter=reporter, skip_seen=True)
+    assert "2 patients left out, whom the run has learned from: 1, h1; " in heard(reporter)
     assert set(read(found.folder.oof)["patient_id"]) == {"h4"}
     left_out = read(found.folder.left_out).set_index("patient_id")["reason"]
     assert left_out.to_dict() == {"1": "the same patient id", "h1": "the same picture"}

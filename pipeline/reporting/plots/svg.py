@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
@@ -32,9 +33,12 @@ THICK_LINE = {"linewidth": 2.4, "color": INK}
 GUIDE_LINE = {"linewidth": 1.0, "color": "#8a8a8a", "linestyle": (0, (3, 3))}
 STYLE = {
     "axes.edgecolor": INK,
+    "axes.facecolor": "none",
     "axes.labelcolor": INK,
     "axes.spines.right": False,
     "axes.spines.top": False,
+    "figure.edgecolor": "none",
+    "figure.facecolor": "none",
     "font.size": 12.0,
     "legend.columnspacing": 1.2,
     "legend.fontsize": 11.0,
@@ -87,10 +91,21 @@ def set_probability_ticks(axes: Axes, lowest: float, highest: float) -> None:
     low, high = float(ends[0]) - margin, float(ends[1]) + margin
     coarse, fine = ([tick for tick in ticks if low <= to_scale(tick) <= high] for ticks in TICKS)
     shown = coarse if len(coarse) >= 3 else fine
+    labels = {f"{tick:g}": tick for tick in shown}
     if len(shown) < 3:
-        shown = [float(f"{tick:.2g}") for tick in np.linspace(lowest, highest, 4)]
-    axes.set_xticks(to_scale(shown), [f"{tick:g}" for tick in shown])
+        labels = _label_between(lowest, highest)
+    axes.set_xticks(to_scale(list(labels.values())), list(labels))
     axes.set_xlim(low, high)
+
+
+def _label_between(lowest: float, highest: float) -> dict[str, float]:
+    """Returns some probabilities between two, by labels with as few digits as tell them apart."""
+    ticks = np.linspace(lowest, highest, 4 if lowest < highest else 1).tolist()
+    for digits in range(2, 18):
+        labels = {f"{tick:.{digits}g}": tick for tick in ticks}
+        if len(labels) == len(ticks):
+            break
+    return labels
 
 
 def to_svg(figure: Figure, name: str, description: str) -> str:
@@ -100,7 +115,7 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
         num_columns = len(labels) if len(labels) <= 4 else 3
         figure.legend(handles, labels, loc="outside lower center", ncols=num_columns)
     stream = io.StringIO()
-    figure.savefig(stream, format="svg", transparent=True, metadata=WITHOUT_METADATA)
+    FigureCanvasSVG(figure).print_svg(stream, metadata=WITHOUT_METADATA)  # draws once; `savefig` draws twice
     drawing = stream.getvalue()
     drawing = drawing[drawing.index("<svg") :]  # the XML declaration and DOCTYPE do not belong in HTML
     drawing = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{name}-", drawing)

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +130,18 @@ def test_doing_it_again_does_nothing(data: Path, prepared: Path) -> None:
     assert snapshot(prepared) == before
     assert times_of_images(prepared) == times
     assert (prepared / "timings.csv").read_bytes() == timings
+
+
+def test_a_finished_cache_counts_as_done_at_once(data: Path, prepared: Path) -> None:
+    counts: list[int] = []
+
+    @contextmanager
+    def track(title: str, total: int, unit: str = "images"):
+        assert (title, total, unit) == ("prepare", 8, "images")
+        yield lambda count=1, note="": counts.append(count)
+
+    prepare_dataset(data, Cache(prepared), SETTINGS, workers=0, track=track)
+    assert counts == [8]
 
 
 def test_only_what_changed_or_went_missing_is_done_again(data: Path, tmp_path: Path) -> None:

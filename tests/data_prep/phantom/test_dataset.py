@@ -91,6 +91,15 @@ def test_another_seed_writes_other_images(folder: Path, tmp_path: Path) -> None:
     assert not set(read_all(tmp_path).values()) & set(read_all(folder).values())
 
 
+def test_sets_of_two_seeds_have_no_patient_and_no_image_in_common() -> None:
+    """A run on one of them can be judged on the other."""
+    ids = [
+        {image.row[name] for image in make_images(3, seed=seed) for name in ("patient_id", "image_id")}
+        for seed in (0, 1, 2)
+    ]
+    assert len(set.union(*ids)) == sum(map(len, ids)) == 3 * (3 + 12)
+
+
 def test_a_larger_set_contains_a_smaller_one(folder: Path, tmp_path: Path) -> None:
     write_phantoms(tmp_path, num_patients=2, rows=ROWS, columns=COLUMNS)
     larger = read_all(folder / "train_images")

@@ -435,7 +435,9 @@ class Place(NamedTuple):
 
 @pytest.fixture
 def place(data: Path, config: Path, cache: Cache, unbroken: Run, tmp_path: Path) -> Place:
-    return Place(data, config, cache.folder, unbroken.folder, tmp_path)
+    """Copies: a command that is refused leaves a line in the log of its cache or run."""
+    run = shutil.copytree(unbroken.folder, tmp_path / "run_of_before")
+    return Place(data, config, shutil.copytree(cache.folder, tmp_path / "cache_of_before"), run, tmp_path)
 
 
 def prepare_without_train_csv(place: Place) -> list[object]:

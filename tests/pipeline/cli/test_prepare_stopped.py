@@ -41,8 +41,11 @@ def prepare(data: Path, cache: Path) -> Forked:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["to the command", "to its workers too"])
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("send", "number", "exit_code"),
+    [(os.killpg, signal.SIGINT, 130), (os.kill, signal.SIGTERM, 143)],
+    ids=["Ctrl-C, to its workers too", "kill, to the command"],
+)
 def test_a_stop_is_one_sentence_and_the_same_command_goes_on(
     data: Path,
     whole: dict[str, bytes],
