@@ -262,7 +262,7 @@ def _say_undefined(undefined: dict[str, str]) -> None:
 
 
 def _show_differences(differences: list["Difference"]) -> None:
-    from pipeline.reporting.formatting import format_figure
+    from pipeline.reporting.formatting import format_figure, format_p
 
     for run in dict.fromkeys(found.run for found in differences):
         of_run = [found for found in differences if found.run == run]
@@ -275,7 +275,7 @@ def _show_differences(differences: list["Difference"]) -> None:
         )
         for found in of_run:
             values = map(format_figure, [found.reference_value, found.value])
-            p = "" if found.p_holm is None else _show_p(found.p_holm)
+            p = "" if found.p_holm is None else format_p(found.p_holm)
             table.add_row(_name(found), *values, _show_difference(found), p, found.verdict)
         console.print(table)
         for reason in dict.fromkeys(found.reason for found in of_run if found.reason):
@@ -292,10 +292,6 @@ def _describe_correction(differences: list["Difference"]) -> str:
     return (
         f"with Holm's correction: of the first figure for {number} runs, of all others for those of all runs"
     )
-
-
-def _show_p(p: float) -> str:
-    return f"{p:.3f}" if p >= 0.0005 else "<0.001"
 
 
 def _name(found: "Difference") -> str:

@@ -60,16 +60,34 @@ class Portable(nn.Module):
         self.brightest = brightest
         self.regression = regression
 
+    @property
+    def steepness(self) -> float:
+        """By how much a difference of log-odds may grow: those of a model that is too sure lie close."""
+        if self.regression is None or not self.regression.slope:
+            return 1.0
+        return max(1.0, self.regression.slope * self.regression.scores.steepness)
+
     def forward(self, images_B1HW: Tensor, ages_B: Tensor | None = None) -> Tensor:
         """Returns probability_B of images from 0 to `brightest`, and of women of these ages in years."""
         logits_BK = self.model((images_B1HW / self.brightest - MEAN) / STD)
         log_odds_B = logits_BK[:, 0] + self.logit_shift
-        if self.regression is not None and ages_B is not None:
-            learned, is_unknown_B = self.regression, torch.isnan(ages_B)
-            decades_B = torch.where(is_unknown_B, torch.zeros_like(ages_B), (ages_B - MIDDLE) / DECADE)
-            by_age_B = learned.per_decade * decades_B + learned.unknown * is_unknown_B.to(ages_B.dtype)
-            log_odds_B = learned.intercept + learned.slope * log_odds_B + by_age_B
-        return torch.sigmoid(log_odds_B)
+        if self.regression is None or ages_B is None:
+            return torch.sigmoid(log_odds_B)
+        return _count_age(self.regression, log_odds_B.double(), ages_B.double()).float()
+
+
+def _count_age(learned: AgeRegression, log_odds_B: Tensor, ages_B: Tensor) -> Tensor:
+    """Returns probability_B by both, as `AgeRegression` does; a breast is its image here."""
+    scores_B, scores = log_odds_B, learned.scores
+    if scores.log_odds:
+        knots, values = np.array(scores.log_odds), np.array(scores.scores)
+        slopes = np.concatenate([[1.0], np.diff(values) / np.diff(knots), [1.0]])
+        bends_BK = torch.relu(log_odds_B[:, None] - torch.from_numpy(knots))
+        scores_B = values[0] + log_odds_B - knots[0] + bends_BK @ torch.from_numpy(np.diff(slopes))
+    is_unknown_B = torch.isnan(ages_B)
+    decades_B = torch.where(is_unknown_B, torch.zeros_like(ages_B), (ages_B - MIDDLE) / DECADE)
+    by_age_B = learned.per_decade * decades_B + learned.unknown * is_unknown_B.to(ages_B.dtype)
+    return torch.sigmoid(learned.intercept + learned.slope * scores_B + by_age_B)
 
 
 def export_onnx(run: Run, folder: Path) -> list[Exported]:
@@ -92,7 +110,7 @@ def export_onnx(run: Run, folder: Path) -> list[Exported]:
         examples = _make_examples(recipe.model.image_size, brightest, with_ages=regression is not None)
         content = to_onnx(portable, examples)
         difference = measure_difference(runtime, content, portable, examples)
-        if difference > TOLERANCE:
+        if difference > TOLERANCE * portable.steepness:
             raise UserError(
                 f"fold {fold} as ONNX differs from torch by {difference:.2g}, more than {TOLERANCE:g}: "
                 "install the versions of constraints.txt and export again"

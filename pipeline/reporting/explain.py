@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from scipy.special import expit
 from torch import Tensor
 
 from data_prep.imageio.downsample import shrink
@@ -21,6 +22,7 @@ from data_prep.preprocessing.preprocess import open_image, preprocess, read_leve
 from data_prep.preprocessing.windowing import to_display
 from data_prep.storage.places import ImagePath
 from pipeline.evaluation.age.age_regression import AGE, fit_folds
+from pipeline.evaluation.formulas import to_logits
 from pipeline.evaluation.oof import collect_oof
 from pipeline.inference.ensemble import predict_batch
 from pipeline.models.attention import Array, find_maps
@@ -107,7 +109,7 @@ def explain(run: Run, path: ImagePath, *, age: float | None = None) -> Explanati
     if AGE in recipe.model.inputs:
         ages_1 = np.array([np.nan if age is None else age])
         for fold, (both, _) in fit_folds(collect_oof(run)).items():
-            probabilities[fold] = float(both(np.array([probabilities[fold]]), ages_1)[0])
+            probabilities[fold] = float(expit(both(to_logits([probabilities[fold]]), ages_1)[0]))
     mammogram = read_mammogram(path, placement.box)
     size = {"side": recipe.prepare.side, "rows": stages.record["rows"], "columns": stages.record["columns"]}
     shape = mammogram.shape[0], mammogram.shape[1]

@@ -44,6 +44,11 @@ def format_named(name: str, value: float | None) -> str:
     return format_threshold(value) if name.startswith("threshold") else format_figure(value)
 
 
+def format_p(p: float) -> str:
+    """Three decimals of a p value, which is never 0."""
+    return f"{p:.3f}" if p >= 0.0005 else "<0.001"
+
+
 def format_percent(share: float | None) -> str:
     """Per cent with one decimal, or a dash for None."""
     return "\u2013" if share is None else f"{100 * share:.1f}\u00a0%"

@@ -3,14 +3,21 @@
 from pipeline.evaluation.age.age_gain import AGE_ALONE, BOTH, PIXELS, AgeGain, AgeRow
 from pipeline.evaluation.estimates import FEW_CANCERS
 from pipeline.evaluation.uncertainty.intervals import LARGEST_P
-from pipeline.reporting.formatting import FIGURE_NAMES, format_figure, format_interval, format_percent
+from pipeline.reporting.formatting import (
+    FIGURE_NAMES,
+    format_figure,
+    format_interval,
+    format_p,
+    format_percent,
+)
 from pipeline.reporting.tables import Table
 
 TAKE_AGE = "--set model.inputs='[\"age\"]'"
 """The option of `mammo train` that has a run take age."""
 AGE_NOTE = (
-    "Age and the pixels' log-odds are joined by a logistic regression that each fold takes from the other "
-    "folds' predictions; age alone is such a regression without the pixels. Differences are paired."
+    "Age and the pixels' normal scores within a fold are joined by a logistic regression, which each fold "
+    "takes from the other folds' predictions; age alone is such a regression without the pixels. Differences "
+    "are paired."
 )
 
 
@@ -36,12 +43,12 @@ def tabulate_age(age: AgeGain) -> Table:
 
 def tabulate_regressions(age: AgeGain) -> Table:
     """Returns what each fold takes from the others, without rows of an external set."""
-    columns = ["fold", "intercept", "per log-odds of the pixels", "per ten years", "age unknown"]
+    columns = ["fold", "intercept", "per normal score of the pixels", "per ten years", "age unknown"]
     rows = []
     for fold, (both, _) in age.regressions.items():
         numbers = (both.intercept, both.slope, both.per_decade, both.unknown)
         rows.append([str(fold), *(f"{number:.3f}" for number in numbers)])
-    return Table("Log-odds by the pixels and (age - 60) / 10", columns, rows)
+    return Table("Log-odds of cancer: intercept, and what is added", columns, rows)
 
 
 def _describe(name: str, row: AgeRow) -> list[str]:
@@ -49,7 +56,7 @@ def _describe(name: str, row: AgeRow) -> list[str]:
     if name == BOTH:
         return [*cells, "", "", ""]
     loss = "undefined" if row.loss is None else f"{row.loss:+.3f}"
-    return [*cells, loss, format_interval(row.loss_interval), "" if row.p is None else f"{row.p:.3f}"]
+    return [*cells, loss, format_interval(row.loss_interval), "" if row.p is None else format_p(row.p)]
 
 
 def _judge(age: AgeGain) -> str:
@@ -63,7 +70,7 @@ def _describe_gain(row: AgeRow) -> str:
     """Says what the other one adds to a ranking."""
     if row.loss is None or row.loss_interval is None or row.p is None:
         return "nothing that could be measured"
-    spread = f"{row.loss:+.3f}, {format_interval(row.loss_interval)}"
+    spread = f"{row.loss:+.3f} ({format_interval(row.loss_interval)})"
     if row.p > LARGEST_P:
-        return f"nothing beyond chance ({spread})"
-    return f"{spread}{'' if row.loss > 0 else ', which is less than nothing'}"
+        return f"nothing beyond chance: {spread}"
+    return f"{spread}{'' if row.loss > 0 else ', which does harm'}"

@@ -88,6 +88,6 @@ def test_the_sentences_say_what_the_rows_say() -> None:
     few = make_oof_of_ages(60)
     assert "Fewer than 20 women have cancer" in describe_age(measure_age(few, counting_tells=False))
     nothing = describe_age(measure_age(shuffle_ages(make_oof_of_ages()), counting_tells=False))
-    assert "To the pixels, age adds nothing beyond chance (" in nothing
+    assert "To the pixels, age adds nothing beyond chance: " in nothing
     taken = measure_age(add_age_to_oof(make_oof_of_ages()), counting_tells=False)
     assert describe_age(taken).startswith("All probabilities here are by the pixels and the woman's age.")

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 from scipy.special import expit, logit
+from scipy.stats import norm, rankdata
 
+from pipeline.evaluation.age.age_gain import measure_age
 from pipeline.evaluation.age.age_regression import (
     BY_AGE,
     BY_PIXELS,
-    AgeRegression,
+    NormalScores,
     add_age_to_ensemble,
     add_age_to_oof,
     fit_age_regression,
@@ -19,66 +21,93 @@ from tests.pipeline.evaluation.age.age_tables import as_ensemble, make_oof_of_ag
 
 
 def draw(number=4000, seed=0):
-    """Labels, probabilities and ages of breasts, and the coefficients that they were drawn by."""
+    """Labels, scores and ages of breasts."""
     generator = np.random.default_rng(seed)
     ages = np.where(generator.random(number) < 0.2, np.nan, generator.uniform(40, 90, number))
-    log_odds = generator.normal(-2, 1.5, number)
+    scores = generator.normal(size=number)
     by_age = np.where(np.isnan(ages), 0.3, 0.5 * (ages - 60) / 10)
-    cancer = generator.random(number) < expit(-0.4 + 0.7 * log_odds + by_age)
-    return cancer.astype(float), expit(log_odds), ages
+    cancer = generator.random(number) < expit(-1.8 + scores + by_age)
+    return cancer.astype(float), scores, ages
 
 
 def test_the_coefficients_are_those_of_the_penalised_likelihood() -> None:
-    """The oracle is the formula, minimised by scipy: normal priors of deviation 1, none of the intercept."""
-    labels, probabilities, ages = draw()
+    """The oracle is the formula, minimised by scipy: normal priors of deviation 3, and 0.3 of age's part."""
+    labels, scores, ages = draw()
     decades = np.where(np.isnan(ages), 0, (ages - 60) / 10)
-    columns = np.stack([np.ones_like(ages), logit(probabilities), decades, np.isnan(ages)], axis=1)
+    columns = np.stack([np.ones_like(ages), scores, decades, np.isnan(ages)], axis=1)
 
     def loss(coefficients):
         log_odds = columns @ coefficients
         likelihood = labels @ log_odds - np.logaddexp(0, log_odds).sum()
-        return -likelihood + (coefficients[1:] ** 2).sum() / 2
+        return -likelihood + ((coefficients[1:] / [3, 0.3, 0.3]) ** 2).sum() / 2
 
     expected = minimize(loss, np.zeros(4), method="BFGS", options={"gtol": 1e-6}).x
-    found = fit_age_regression(labels, probabilities, ages)
+    found = fit_age_regression(labels, scores, ages)
     np.testing.assert_allclose(
         [found.intercept, found.slope, found.per_decade, found.unknown], expected, atol=1e-4
     )
-    np.testing.assert_allclose(expected, [-0.4, 0.7, 0.5, 0.3], atol=0.25)
+    np.testing.assert_allclose(expected, [-1.8, 1.0, 0.5, 0.3], atol=0.25)
 
 
 def test_pixels_that_rank_the_wrong_way_do_not_count() -> None:
-    labels, probabilities, ages = draw()
-    found = fit_age_regression(labels, 1 - probabilities, ages)
-    assert found == fit_age_regression(labels, probabilities, ages, with_pixels=False)
+    labels, scores, ages = draw()
+    found = fit_age_regression(labels, -scores, ages)
+    assert found == fit_age_regression(labels, np.zeros_like(scores), ages)
     assert found.slope == 0
     assert found.per_decade > 0
 
 
 def test_with_one_class_there_is_nothing_to_learn() -> None:
-    probabilities, ages = np.array([0.1, 0.2]), np.array([50.0, np.nan])
-    found = fit_age_regression(np.zeros(2), probabilities, ages)
-    np.testing.assert_allclose(found(probabilities, ages), probabilities, rtol=1e-12)
+    oof = make_oof_of_ages(100)
+    healthy = oof.assign(cancer=0)
+    np.testing.assert_allclose(add_age_to_oof(healthy)["probability"], oof["probability"], rtol=1e-12)
 
 
 def test_a_missing_age_counts_as_unknown_even_where_all_were_known() -> None:
-    labels, probabilities, ages = draw()
-    known = np.where(np.isnan(ages), 60.0, ages)
-    found = fit_age_regression(labels, probabilities, known)
+    labels, scores, ages = draw()
+    found = fit_age_regression(labels, scores, np.where(np.isnan(ages), 60.0, ages))
     assert found.unknown == pytest.approx(0, abs=1e-9)
-    unknown = found(np.array([0.1]), np.array([np.nan]))
-    assert unknown == found(np.array([0.1]), np.array([60.0]))
+    assert found(np.array([0.1]), np.array([np.nan])) == found(np.array([0.1]), np.array([60.0]))
 
 
-def test_a_breast_has_the_formula_of_its_images() -> None:
-    oof = make_oof_of_ages(200, unknown=0)
-    found = AgeRegression(-0.3, 0.8, 0.5, 0.1)
-    images = oof.assign(probability=found(oof["probability"].to_numpy(), oof["age"].to_numpy()))
-    breasts, ages = to_breasts(oof), oof.groupby(["patient_id", "laterality"])["age"].first()
+def test_normal_scores_are_those_of_ranks_and_go_on_beyond() -> None:
+    log_odds = np.random.default_rng(0).normal(size=500).round(1)  # with ties
+    scores = NormalScores.of(log_odds)
+    np.testing.assert_allclose(scores(log_odds), norm.ppf((rankdata(log_odds) - 0.5) / 500), rtol=1e-12)
+    ends = scores(np.array([log_odds.max(), log_odds.max() + 2, log_odds.min() - 3, log_odds.min()]))
+    np.testing.assert_allclose([ends[1] - ends[0], ends[3] - ends[2]], [2, 3])
+    everywhere = np.linspace(-9, 9, 10_001)
+    assert (np.diff(scores(everywhere)) > 0).all()
+    assert np.isfinite(NormalScores.of(np.full(7, 0.3))(everywhere)).all()
+    many = np.random.default_rng(1).normal(size=20_000)
+    few = NormalScores.of(many)
+    assert len(few.scores) <= 1000
+    np.testing.assert_allclose(few(many), norm.ppf((rankdata(many) - 0.5) / 20_000), atol=0.01)
+
+
+def test_age_moves_all_images_of_a_breast_alike_and_the_breast_by_its_formula() -> None:
+    oof = make_oof_of_ages(200)
+    added, fitted = add_age_to_oof(oof), fit_folds(oof)
+    moved = logit(added["probability"]) - logit(oof["probability"])
+    spread = moved.groupby([oof["patient_id"], oof["laterality"]]).agg(np.ptp)
+    assert spread.max() < 1e-9
+    breasts, after = to_breasts(oof), to_breasts(added)
+    ages = oof.groupby(["patient_id", "laterality"])["age"].first()
     ages = ages[list(zip(breasts["patient_id"], breasts["laterality"], strict=True))].to_numpy()
-    np.testing.assert_allclose(
-        to_breasts(images)["probability"], found(breasts["probability"].to_numpy(), ages), rtol=1e-12
-    )
+    for fold in range(3):
+        own = (breasts["fold"] == fold).to_numpy()
+        expected = fitted[fold].both(logit(breasts["probability"].to_numpy()[own]), ages[own])
+        np.testing.assert_allclose(logit(after["probability"].to_numpy()[own]), expected, atol=1e-9)
+
+
+def test_a_model_that_is_too_sure_keeps_its_ranking() -> None:
+    """Its log-odds are crowded together; by themselves, any age would outweigh what they tell."""
+    oof = make_oof_of_ages(600, by_age=0.0, by_pixels=3.0)
+    log_odds = logit(oof["probability"].to_numpy())
+    crowded = oof.assign(probability=expit(np.where(log_odds > 0.5, 2.0, -2.0) + 1e-3 * log_odds))
+    gain = measure_age(crowded, counting_tells=False)
+    assert gain.rows["pixels"].auc > 0.9
+    assert abs(gain.rows["pixels"].loss) < 0.005
 
 
 def test_no_label_of_a_fold_reaches_its_own_predictions() -> None:
@@ -110,10 +139,13 @@ def test_an_ensemble_is_the_mean_of_its_folds_own_regressions() -> None:
     oof = make_oof_of_ages(300)
     fitted, images = fit_folds(oof), as_ensemble(oof)
     added = add_age_to_ensemble(images, fitted)
-    columns = oof["probability"].to_numpy(), oof["age"].to_numpy()
-    each = [fitted[fold].both(*columns) for fold in range(3)]
-    np.testing.assert_allclose(added["probability"], np.mean(each, axis=0), rtol=1e-12)
-    np.testing.assert_allclose(added["probability_fold_2"], each[2], rtol=1e-12)
+    log_odds, each = logit(oof["probability"]), []
+    of_breast = log_odds.groupby([oof["patient_id"], oof["laterality"]]).transform("mean")
+    for fold in range(3):
+        moved = fitted[fold].both(of_breast.to_numpy(), oof["age"].to_numpy()) - of_breast
+        each.append(expit(log_odds + moved))
+    np.testing.assert_allclose(added["probability"], np.mean(each, axis=0), rtol=1e-9)
+    np.testing.assert_allclose(added["probability_fold_2"], each[2], rtol=1e-9)
     assert added[BY_PIXELS].equals(oof["probability"])
 
 
