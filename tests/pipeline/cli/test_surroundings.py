@@ -82,12 +82,16 @@ def plant(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Phantoms of a planted patient; one is cut, and in one the name stands where a number should."""
+    """Phantoms of a planted patient; one is cut, and in one the name stands where a number should.
+
+    Beside them lies `elsewhere`, other women to judge a run on.
+    """
     folder = tmp_path_factory.mktemp("planted") / "data"
     write_phantoms(folder, num_patients=6, seed=3, rows=160, columns=128)
-    files = sorted(folder.rglob("*.dcm"))
-    for path in files:
+    write_phantoms(folder.parent / "elsewhere", num_patients=3, seed=4, rows=160, columns=128)
+    for path in folder.parent.rglob("*.dcm"):
         plant(path)
+    files = sorted(folder.rglob("*.dcm"))
     tests = [path for path in files if "test_images" in path.parts]
     tests[0].write_bytes(tests[0].read_bytes()[:700])
     dataset = dcmread(tests[1])
@@ -119,6 +123,7 @@ def make_commands(data: Path) -> list[list[str]]:
         ["pack", "cache", "--workers", "0"],
         ["train", "config.toml", "--cache", "cache", "--run", "run"],
         ["evaluate", "run"],
+        ["evaluate", "run", "--data", str(data.parent / "elsewhere"), "--workers", "0"],
         ["compare", "run", "again", "--out", "compared.csv"],
         ["predict", "run", "--data", source, "--out", "submission.csv", "--workers", "0", "--probabilities"],
         ["predict", "run", "--cache", "test_cache", "--out", "again.csv", "--probabilities"],
@@ -129,7 +134,7 @@ def make_commands(data: Path) -> list[list[str]]:
     ]
 
 
-EXIT_CODES = [0, 0, 0, 1, 2, 0, 1, 1, 1, 0, 0, 0, 0, 2, 1, 1, 0, 1, 0, 0]
+EXIT_CODES = [0, 0, 0, 1, 2, 0, 1, 1, 1, 0, 0, 0, 0, 0, 2, 1, 1, 0, 1, 0, 0]
 
 
 class World:
@@ -187,6 +192,7 @@ def test_locale_time_zone_umask_and_home_make_no_difference(plain: World, odd: W
     found, expected = odd.files(), plain.files()
     assert sorted(found) == sorted(expected)
     assert [name for name in expected if found[name] != expected[name]] == []
+    assert "run/external/elsewhere/report.html" in expected
     assert {"run/report.html", "cache/qc.html", "submission.csv", "explained.png"} <= set(expected)
 
 
