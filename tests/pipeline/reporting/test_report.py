@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -41,6 +42,7 @@ from pipeline.reporting.text import (
 )
 from pipeline.reporting.vit_figures import draw_vit_figures
 from pipeline.runs.recipe import ModelSettings
+from pipeline.runs.run_folder import Run
 from tests.browser import open_page, photograph, print_page
 from tests.pipeline.synthetic_run import add_exam_columns, make_history, make_oof, write_run
 from tests.pipeline.tiny import quiet
@@ -84,8 +86,28 @@ class Page(HTMLParser):
         ]
 
 
-def write_page(tmp_path, *, name="night run", **options):
-    run = write_run(tmp_path / name, make_oof(**options))
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The page of a run of random numbers; no test changes it."""
+    return write_page(tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="module")
+def reported(unbroken, tmp_path_factory):
+    """A run that has everything, with its report; no test changes it."""
+    run = Run(Path(shutil.copytree(unbroken.folder, tmp_path_factory.mktemp("reported") / "run")))
+    write_whole_page(run)
+    return run
+
+
+@pytest.fixture
+def own(reported, tmp_path):
+    """A copy, to do with as a test likes."""
+    return Run(Path(shutil.copytree(reported.folder, tmp_path / "own")))
+
+
+def write_page(tmp_path, **options):
+    run = write_run(tmp_path / "night run", make_oof(**options))
     return write_report(run, evaluate_run(run), reporter=quiet()).read_text("utf-8")
 
 
@@ -107,9 +129,9 @@ def look(run, folds=(0, 1)):
 
 
 @pytest.mark.parametrize("is_whole", [False, True])
-def test_the_page_is_self_contained_and_well_formed(tmp_path, finished, is_whole):
+def test_the_page_is_self_contained_and_well_formed(page, reported, is_whole):
     """One script of its own, no address but those inside the page, no id twice, under 3 MB."""
-    text = write_whole_page(finished) if is_whole else write_page(tmp_path)
+    text = reported.report.read_text("utf-8") if is_whole else page
     page = Page(text)
     assert not {"link", "iframe"} & set(page.tags)
     assert page.tags.count("script") == 1
@@ -127,8 +149,8 @@ def test_the_page_is_self_contained_and_well_formed(tmp_path, finished, is_whole
     assert len(text.encode()) < 3_000_000
 
 
-def test_the_page_says_what_a_reader_needs(tmp_path):
-    page = Page(write_page(tmp_path))
+def test_the_page_says_what_a_reader_needs(page):
+    page = Page(page)
     for expected in (
         "night run",
         "60 patients, 120 breasts (15 with cancer), 240 images, 3 folds",
@@ -142,9 +164,8 @@ def test_the_page_says_what_a_reader_needs(tmp_path):
         assert expected in page.text.replace("\u00a0", " ")
 
 
-def test_all_drawings_with_alternative_texts_and_a_line_per_fold(tmp_path):
-    text = write_page(tmp_path)
-    drawings = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+def test_all_drawings_with_alternative_texts_and_a_line_per_fold(page):
+    drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     assert len(drawings) == 11
     for drawing in drawings:
         assert re.match(r'<svg role="img" aria-label="[^"]{20,}"', drawing)
@@ -156,9 +177,8 @@ def test_all_drawings_with_alternative_texts_and_a_line_per_fold(tmp_path):
         assert counts == [int(place == number) for place in range(5)]
 
 
-def test_the_same_run_gives_the_same_bytes(tmp_path):
-    first = write_page(tmp_path / "first")
-    assert write_page(tmp_path / "second") == first
+def test_the_same_run_gives_the_same_bytes(page, tmp_path):
+    assert write_page(tmp_path) == page
 
 
 def test_names_and_settings_are_escaped(tmp_path):
@@ -205,24 +225,26 @@ DAMAGES = {
 }
 
 
+@pytest.fixture(scope="module")
+def even(reported):
+    """An evaluation of the same run with other figures."""
+    return evaluate_oof(collect_oof(reported).assign(probability=0.5))
+
+
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_file_is_one_sentence_with_a_way_out_and_no_report_is_touched(finished, damage):
+def test_a_damaged_file_is_one_sentence_with_a_way_out_and_no_report_is_touched(own, even, damage):
     """Figures, pages and card stay those of the report before; the way out is a way out."""
-    write_report(finished, evaluate_run(finished), reporter=quiet())
-    path = damage(finished)
+    path = damage(own)
     before = {
-        file: (file.read_bytes(), file.stat().st_mtime_ns)
-        for file in finished.folder.iterdir()
-        if file.is_file()
+        file: (file.read_bytes(), file.stat().st_mtime_ns) for file in own.folder.iterdir() if file.is_file()
     }
-    evaluation = evaluate_oof(collect_oof(finished).assign(probability=0.5))
     with pytest.raises(UserError, match=f"^{re.escape(str(path))} is damaged") as caught:
-        write_report(finished, evaluation, reporter=quiet())
+        write_report(own, even, reporter=quiet())
     assert "\n" not in str(caught.value)
     assert "remove it" in str(caught.value)
     assert all((file.read_bytes(), file.stat().st_mtime_ns) == was for file, was in before.items())
     path.unlink()
-    write_report(finished, evaluation, reporter=quiet())
+    write_report(own, even, reporter=quiet())
 
 
 def test_settings_that_are_no_text_are_shown_as_far_as_they_are(tmp_path):
@@ -611,14 +633,13 @@ SHOWN = """(() => {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [500, 1200])
-def test_a_browser_shows_every_picture_and_sorts_tables(tmp_path, finished, width):
+def test_a_browser_shows_every_picture_and_sorts_tables(tmp_path, reported, width):
     """Headless Chromium lays out the page without complaint and without a sideways scroll bar.
 
     Wide tables scroll in a box of their own, and print tears no figure, case, card or row. Neither paper nor
     a touch screen is told to point.
     """
-    write_whole_page(finished)
-    opened = open_page(finished.report, SHOWN, tmp_path, width=width)
+    opened = open_page(reported.report, SHOWN, tmp_path, width=width)
     shown = opened.answer
     assert opened.console == []
     assert shown["drawings"] == 14
@@ -632,11 +653,10 @@ def test_a_browser_shows_every_picture_and_sorts_tables(tmp_path, finished, widt
 
 
 @pytest.mark.slow
-def test_the_page_is_light_by_day_and_dark_by_night(tmp_path, finished):
-    write_whole_page(finished)
+def test_the_page_is_light_by_day_and_dark_by_night(tmp_path, reported):
     means = []
     for is_dark in (False, True):
-        with Image.open(photograph(finished.report, tmp_path, is_dark=is_dark)) as picture:
+        with Image.open(photograph(reported.report, tmp_path, is_dark=is_dark)) as picture:
             grey = np.asarray(picture.convert("L"), float)
         assert grey.std() > 10
         means.append(grey.mean())
@@ -645,19 +665,17 @@ def test_the_page_is_light_by_day_and_dark_by_night(tmp_path, finished):
 
 
 @pytest.mark.slow
-def test_the_last_sheet_of_a_printed_report_has_more_than_the_footer(tmp_path):
+def test_the_last_sheet_of_a_printed_report_has_more_than_the_footer(page, tmp_path):
     """Found by bisection: the fewest rows at the end with which the report takes a sheet more."""
-    run = write_run(tmp_path / "run", make_oof())
-    page = write_report(run, evaluate_run(run), reporter=quiet()).read_text("utf-8")
-    end = page.rindex("</table>")
+    path, end = tmp_path / "report.html", page.rindex("</table>")
 
     def print_with(num_rows):
         rows = "".join(f'<tr><th scope="row">row {row}</th><td>value</td></tr>' for row in range(num_rows))
-        run.report.write_text(page[:end] + rows + page[end:])
-        return print_page(run.report, tmp_path)
+        path.write_text(page[:end] + rows + page[end:])
+        return print_page(path, tmp_path)
 
     sheets = print_with(0)
-    fewest, most = 0, 80
+    fewest, most = 0, 64
     assert len(print_with(most)) > len(sheets)
     while most - fewest > 1:
         middle = (fewest + most) // 2
