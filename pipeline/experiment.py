@@ -20,6 +20,7 @@ from pipeline.runs.run_folder import Run
 from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from pipeline.runtime.progress import Reporter
 from pipeline.training.cross_validate import cross_validate, require_folds
+from pipeline.training.run_setup import take_inputs
 
 if TYPE_CHECKING:
     from data_prep.parallel.ray_cluster import Cluster
@@ -74,6 +75,8 @@ def train_and_evaluate(
             cross_validate_on_ray(
                 cluster, own_recipe, cache, repeat, reporter=reporter, folds=folds, gpus=gpus_per_fold
             )
+        if group.is_main:
+            take_inputs(repeat, own_recipe, reporter)
         if num_repeats > 1 and group.is_main:
             _evaluate_once(repeat, cache, reporter=reporter)
     if not group.is_main or run.unfinished_folds():

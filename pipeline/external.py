@@ -16,6 +16,7 @@ from data_prep.rsna.exam_table import locate_images, read_exams
 from data_prep.storage.atomic import Journal, remove_temporaries, write_csv
 from data_prep.storage.locks import locked
 from data_prep.storage.places import Place
+from pipeline.evaluation.age.age_regression import AGE, BY_PIXELS
 from pipeline.evaluation.audit.flow import describe_external_flow
 from pipeline.evaluation.audit.traits import to_file_traits
 from pipeline.evaluation.compare import Difference, compare
@@ -175,7 +176,14 @@ def compare_external(runs: Sequence[Run], name: str) -> list[Difference]:
                 "with its --data first"
             )
     thresholds = {str(run.folder): read_rule(run).threshold_of_mean for run in runs}
-    return compare({run: read_predictions(folder) for run, folder in folders.items()}, thresholds=thresholds)
+    predictions = {str(run.folder): read_predictions(folders[str(run.folder)]) for run in runs}
+    for run in runs:
+        if (BY_PIXELS in predictions[str(run.folder)]) != (AGE in run.read_inputs()):
+            raise UserError(
+                f"{run.folder} was judged on {name} before its model.inputs changed: run `mammo evaluate "
+                f"{run.folder} --name {name}` with its --data once more"
+            )
+    return compare(predictions, thresholds=thresholds)
 
 
 def _read_labelled(data: Place | Cache) -> pd.DataFrame:

@@ -91,7 +91,8 @@ def predict(
     rate, as large a share of the breasts gets 1 as the best threshold recalled in the evaluation.
 
     An image that is missing or cannot be read is listed in submission_failures.csv and the exit code is 1;
-    its breast is judged by its other images, or without any gets the share of cancers in training.
+    its breast is judged by its other images, or without any gets the share of cancers in training (by the
+    woman's age, where the run takes that).
 
     Goes on where it was stopped, to the same file; until the end, what is known is in submission.csv.partial.
 
@@ -213,7 +214,7 @@ def export(
     A file takes `images`, float32 [batch, 1, side, side] with the pixels of a prepared image as they are
     (0 to 255, or 65535 with 16 bits), and gives `probability`, float32 [batch]. The mean of the folds is what
     `mammo predict` gives. Of a run that takes age a file takes `age` too, float32 [batch], in years, NaN
-    where unknown. Each file is compared with torch before it is written.
+    where unknown, and counts each image as a breast. Each file is compared with torch before it is written.
     """
     from pipeline.inference.onnx_export import export_onnx
     from pipeline.runs.run_folder import Run

@@ -1,5 +1,6 @@
 """A finished run's out-of-fold predictions, joined and checked."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -10,10 +11,11 @@ from pipeline.evaluation.age.age_regression import AGE, add_age_to_oof
 from pipeline.runs.run_folder import Run, read_oof
 
 
-def collect_oof(run: Run) -> pd.DataFrame:
+def collect_oof(run: Run, *, inputs: Collection[str] | None = None) -> pd.DataFrame:
     """Joins all folds' predictions: each image once, each patient in the fold that `folds.csv` gives.
 
-    Where the run takes age, `probability` is by both, with `pixel_probability` and `age_probability` beside.
+    Where the run takes age, or the given `inputs` do, `probability` is by both, with `pixel_probability` and
+    `age_probability` beside.
 
     Raises:
         UserError: if a fold is not finished or one of these does not hold.
@@ -33,7 +35,7 @@ def collect_oof(run: Run) -> pd.DataFrame:
     _require_patients_in_their_fold(run, oof)
     _require_all_images(run, oof)
     oof = sort_by_id(oof, ["patient_id", "image_id"])
-    return add_age_to_oof(oof) if AGE in run.read_inputs() else oof
+    return add_age_to_oof(oof) if AGE in (run.read_inputs() if inputs is None else inputs) else oof
 
 
 def _read_fold(path: Path, fold: int) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,8 +86,8 @@ def rewrite(
 
 
 def hash_run(run: Run) -> str:
-    """Returns a hash of all that the predictions of a run depend on: its settings and weights."""
-    digest = hashlib.sha256(read_own(run.settings))
+    """Returns a hash of all that its models' predictions depend on: settings, but for inputs, and weights."""
+    digest = hashlib.sha256(re.sub(rb"(?ms)^inputs = \[.*?\]\n", b"", read_own(run.settings)))
     for fold in run.list_folds():
         digest.update(hashlib.sha256(read_own(run.fold(fold).weights)).digest())
     return digest.hexdigest()

@@ -178,6 +178,7 @@ def _predict(
     owner: JournalOwner = PREDICT,
 ) -> RunPredictions:
     oof = collect_oof(run)
+    prior = float(require_breasts(oof)["cancer"].mean())
     predict = predictor(run, source, flip=flip)
     header = {"run": hash_run(run), "exams": hash_exams(source.exams), "flip": flip}
     image_ids = source.exams["image_id"].tolist()
@@ -200,7 +201,6 @@ def _predict(
     if journal and owner.keeps:
         rewrite(journal, header, records, order=list(groups))
     absent = {image_ids[row]: [error.reason, str(error)] for row, error in source.absent.items()}
-    prior = float(require_breasts(oof)["cancer"].mean())
     found = _tabulate(source, [*records, {"failures": absent}], run.list_folds(), prior=prior)
     return count_age(found, oof, reporter) if BY_PIXELS in oof else found
 

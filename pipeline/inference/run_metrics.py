@@ -8,6 +8,7 @@ import pandas as pd
 
 from data_prep.errors import UserError
 from data_prep.storage.files import parse_json, read_own
+from pipeline.evaluation.age.age_regression import AGE
 from pipeline.evaluation.artifacts import MEAN_OF_LOGITS
 from pipeline.evaluation.estimates import find_share_threshold, recalls_any
 from pipeline.evaluation.external.external_set import OperatingRule
@@ -79,8 +80,13 @@ def read_rule(run: Run, way_out: str = "") -> OperatingRule:
                 f"{run.metrics} is of an older mammo, whose threshold was not for the mean of the models: "
                 f"{evaluate} once more{otherwise}"
             )
+        if bool(metrics.get("age", {}).get("is_used")) != (AGE in run.read_inputs()):
+            raise UserError(
+                f"{run.metrics} is of before the run's model.inputs changed, and so is its threshold: "
+                f"{evaluate} once more{otherwise}"
+            )
         shares = {name: float(metrics[name]) for name in ("threshold", "threshold_of_mean", "recall_rate")}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{run.metrics} is damaged: {evaluate} first{otherwise}") from error
     for name, share in shares.items():
         if not 0 <= share <= 1:

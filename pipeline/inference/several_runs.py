@@ -7,6 +7,7 @@ import pandas as pd
 from scipy.special import expit
 
 from data_prep.errors import UserError
+from data_prep.settings import differences
 from pipeline.evaluation.estimates import find_threshold_of_mean
 from pipeline.evaluation.evaluate_oof import require_breasts
 from pipeline.evaluation.external.case_tables import BESIDE, list_fold_columns
@@ -15,6 +16,7 @@ from pipeline.evaluation.metrics import measure
 from pipeline.evaluation.oof import collect_oof
 from pipeline.inference.run_metrics import RecallBy, RecallRule
 from pipeline.inference.run_predictions import RunPredictions
+from pipeline.runs.recipe import load_recipe
 from pipeline.runs.run_folder import Run
 
 
@@ -24,10 +26,27 @@ def join_oof(runs: Sequence[Run]) -> pd.DataFrame:
     Raises:
         UserError: if one of them cannot be used, or they differ in patients, folds, images or labels.
     """
+    if len({run.folder.resolve() for run in runs}) < len(runs):
+        raise UserError("a run is named twice: name each once")
     first, *others = ((run, collect_oof(run)) for run in runs)
     for run, oof in others:
         _require_same_cases(first, (run, oof))
     return _join([first[1], *(oof for _, oof in others)])
+
+
+def require_one_cache(runs: Sequence[Run]) -> None:
+    """Makes sure that all runs can read one cache.
+
+    Raises:
+        UserError: if they take differently prepared images.
+    """
+    first, *others = (load_recipe(run.settings).prepare for run in runs)
+    for run, settings in zip(runs[1:], others, strict=True):
+        if changed := differences(first, settings):
+            raise UserError(
+                f"{runs[0].folder} and {run.folder} take differently prepared images ({'; '.join(changed)}), "
+                "which no one cache has: name --data instead of --cache"
+            )
 
 
 def find_joint_rule(oof: pd.DataFrame, by: RecallBy) -> RecallRule:
@@ -40,7 +59,7 @@ def find_joint_rule(oof: pd.DataFrame, by: RecallBy) -> RecallRule:
     threshold = measure(breasts["cancer"], breasts["probability"]).threshold_best
     if threshold is None:
         raise UserError(
-            "none of the runs' breasts has cancer, so that there is no threshold: ask for --probabilities"
+            "none of the runs' breasts has cancer, so there is no threshold: ask for --probabilities"
         )
     rate = float((breasts["probability"] >= threshold).mean())
     return RecallRule(find_threshold_of_mean(breasts, rate), rate if by == "rate" else None)

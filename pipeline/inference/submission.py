@@ -16,7 +16,7 @@ from pipeline.inference.engine import PredictionEngine, open_engine
 from pipeline.inference.predict_test_set import predict_cache, predict_folder
 from pipeline.inference.run_metrics import RecallBy, is_spoilt_by_counting, read_recall_rule
 from pipeline.inference.run_predictions import FAILURES_COLUMNS, FILE, RunPredictions
-from pipeline.inference.several_runs import find_joint_rule, join_oof, join_predictions
+from pipeline.inference.several_runs import find_joint_rule, join_oof, join_predictions, require_one_cache
 from pipeline.inference.submission_cases import require_case_table, write_cases
 from pipeline.inference.submission_file import SUBMISSION_COLUMNS, find_problems, write_submission
 from pipeline.runs.run_folder import Run
@@ -92,6 +92,8 @@ def predict_submission(
     for run in runs:
         run.require_finished()
     oof = join_oof(runs)
+    if isinstance(source, Cache):
+        require_one_cache(runs)
     rule = None
     if not probabilities:
         rule = read_recall_rule(runs[0], recall_by) if len(runs) == 1 else find_joint_rule(oof, recall_by)

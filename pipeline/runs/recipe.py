@@ -78,7 +78,8 @@ class ModelSettings(StrictSettings):
 
     inputs: Inputs = ()
     """What counts beside the pixels: `["age"]`, the woman's age, or nothing. Each fold learns from the other
-    folds' predictions how much it counts; a run that has begun, or is finished, may change it."""
+    folds' predictions how much it counts. A run that has begun, or is finished, may change it; it is then
+    evaluated again."""
 
     layer_scale: float = Field(default=0.0, ge=0.0, le=1.0)
     """LayerScale: first value of a learned factor per channel of each branch; 0 turns it off."""

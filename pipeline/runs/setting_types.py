@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, PlainValidator
 
 MOST_WORKERS = 256
 SHORTCUTS = {"site_id", "machine_id"}
-ONLY_IN_TRAIN = {"biopsy", "invasive", "BIRADS", "implant", "density", "difficult_negative_case", "cancer"}
+ONLY_IN_TRAIN = {"biopsy", "invasive", "BIRADS", "density", "difficult_negative_case", "cancer"}
 
 
 def _check_workers(value: Any) -> int | Literal["auto"]:

@@ -39,7 +39,7 @@ and as an optimizer's moment, and in the model that predicts."""
 MAY_CHANGE = ("train.workers", "train.accumulation", "model.gradient_checkpointing", "model.attention")
 """Settings that may change when a run goes on: how a machine takes a batch, not what is learned of it."""
 COUNTS_LATER = "model.inputs"
-"""The setting that no training looks at, so that a run takes it over whenever it changes."""
+"""The setting that no training looks at: `take_inputs` has a run follow it."""
 ANOTHER_NAME = ("prepare.side",)
 """Of `model.image_size` with mammograms; with classes it does not count, and runs of before keep another."""
 SPLIT_OTHERWISE = "batches_in_other_parts"
@@ -104,9 +104,21 @@ def start_run(
             f"{run.folder} was started with other settings ({'; '.join(changed)}): "
             f"choose another --run, or go on with {run.settings} as the recipe"
         )
-    if before.model.inputs != recipe.model.inputs:
-        model = before.model.model_copy(update={"inputs": recipe.model.inputs})
-        write_text(run.settings, dump_settings(before.model_copy(update={"model": model})))
+
+
+def take_inputs(run: Run, recipe: Recipe, reporter: Reporter) -> None:
+    """Has a run that was trained without the recipe's `model.inputs` follow them from now on, and says so.
+
+    Its model card goes, the last file of an evaluation, which thus is to be done again.
+    """
+    before = load_recipe(run.settings)
+    if before.model.inputs == recipe.model.inputs:
+        return
+    model = before.model.model_copy(update={"inputs": recipe.model.inputs})
+    run.model_card.unlink(missing_ok=True)
+    write_text(run.settings, dump_settings(before.model_copy(update={"model": model})))
+    now = "counts from now on" if recipe.model.inputs else "counts no longer, as model.inputs is []"
+    reporter.say(f"{run.name}: the woman's age {now}; external sets are to be judged again")
 
 
 def require_space_for(recipe: Recipe, folder: Path, trainings: Sequence[TrainingFolder]) -> None:

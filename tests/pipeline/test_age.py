@@ -1,5 +1,6 @@
 """A run that takes the woman's age: switched on without training, and the same wherever it predicts."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -15,11 +16,14 @@ from data_prep.errors import UserError
 from pipeline.classification.train_classes import open_folder
 from pipeline.cli.app import app
 from pipeline.evaluation.age.age_regression import fit_folds
+from pipeline.evaluation.evaluate_oof import evaluate_oof
 from pipeline.evaluation.oof import collect_oof
-from pipeline.experiment import train_and_evaluate
-from pipeline.external import evaluate_external
+from pipeline.experiment import evaluate_and_report, train_and_evaluate
+from pipeline.external import compare_external, evaluate_external
+from pipeline.inference.journal import hash_run
 from pipeline.inference.onnx_export import export_onnx
 from pipeline.inference.predict_test_set import predict_folder
+from pipeline.inference.submission import predict_submission
 from pipeline.models.normalization import to_tensor
 from pipeline.models.weights_file import load_weights
 from pipeline.reporting.explain import explain
@@ -85,6 +89,34 @@ def test_a_trained_run_takes_age_without_training(place: Path) -> None:
     assert "pixels and age" in aged.report.read_text()
 
 
+def test_repeats_follow_and_are_judged_again(place: Path, tmp_path: Path) -> None:
+    cache, run = Cache(place / "cache"), Run(tmp_path / "run")
+    recipe = make_recipe(epochs=1, learning_rate=3e-3)
+    train_and_evaluate(recipe, cache, run, reporter=quiet(), num_repeats=2)
+    reporter = quiet()
+    train_and_evaluate(with_age(recipe), cache, run, reporter=reporter)
+    assert "run: the woman's age counts from now on" in heard(reporter)
+    assert run.repeat(1).read_inputs() == [], "it was not asked for"
+    repeats = pd.read_csv(run.repeats).set_index("repeat")
+    judged = evaluate_oof(collect_oof(run.repeat(1), inputs=["age"])).breasts.pooled.metrics
+    assert repeats.loc[1, "auc"] == pytest.approx(judged.auc), "but counts as the run does"
+    train_and_evaluate(with_age(recipe), cache, run, reporter=quiet(), num_repeats=2)
+    assert json.loads(run.repeat(1).metrics.read_text())["age"]["is_used"]
+
+
+def test_what_was_refused_switches_nothing(place: Path, aged: Run, tmp_path: Path) -> None:
+    other, before = write_cache(tmp_path / "other", give_ages(make_exams(15, 8))), aged.settings.read_bytes()
+    recipe = make_recipe(epochs=1, learning_rate=3e-3)
+    with pytest.raises(UserError, match="has other images or labels"):
+        train_and_evaluate(recipe, other, aged, reporter=quiet())
+    assert aged.settings.read_bytes() == before
+
+
+def test_what_was_predicted_before_the_switch_is_gone_on_with(place: Path) -> None:
+    """A journal holds what the models say of pixels."""
+    assert hash_run(Run(place / "run")) == hash_run(Run(place / "aged"))
+
+
 def test_and_leaves_it_again(place: Path, aged: Run) -> None:
     cache = Cache(place / "cache")
     train_and_evaluate(make_recipe(epochs=1, learning_rate=3e-3), cache, aged, reporter=quiet())
@@ -97,10 +129,11 @@ def test_a_submission_counts_age_by_what_each_fold_learned(place: Path, aged: Ru
     pixels = predict_folder(Run(place / "run"), data, workers=0, reporter=quiet()).images
     both = predict_folder(aged, data, workers=0, reporter=quiet()).images
     for fold, (learned, _) in fit_folds(collect_oof(aged)).items():
-        log_odds = logit(pixels[f"probability_fold_{fold}"])
-        of_breast = log_odds.groupby(pixels["prediction_id"]).transform("mean").to_numpy()
-        moved = learned(of_breast, pixels["age"].to_numpy(np.float64)) - of_breast
-        np.testing.assert_allclose(both[f"probability_fold_{fold}"], expit(log_odds + moved), rtol=1e-9)
+        name = f"probability_fold_{fold}"
+        log_odds = logit(pixels[name]).groupby(pixels["prediction_id"]).mean()
+        ages = pixels.groupby("prediction_id")["age"].first()[log_odds.index].to_numpy(np.float64)
+        found = logit(both[name]).groupby(both["prediction_id"]).mean()
+        np.testing.assert_allclose(found, learned(log_odds.to_numpy(), ages), rtol=1e-9)
     means = both[["probability_fold_0", "probability_fold_1"]].mean(axis=1)
     np.testing.assert_allclose(both["probability"], means, rtol=1e-9)
     assert both["pixel_probability"].equals(pixels["probability"])
@@ -175,13 +208,33 @@ def test_onnx_takes_the_age(aged: Run, tmp_path: Path) -> None:
     for fold, one in enumerate(exported):
         session = runtime.InferenceSession(one.path)
         pixels = np.stack(images)[:, None].astype(np.float32)
-        (theirs,) = session.run(["probability"], {"images": pixels, "age": ages})
+        theirs, by_pixels = session.run(["probability", "pixel_probability"], {"images": pixels, "age": ages})
         model, shift = load_weights(aged.fold(fold), MODEL)
         with torch.inference_mode():
             logits = model(torch.stack([to_tensor(image) for image in images]))[:, 0]
         both = learned[fold].both
         ours = expit(both(logits.double().numpy() + shift, ages.astype(float)))
-        np.testing.assert_allclose(theirs, ours, atol=1e-6 * max(100, both.slope * both.scores.steepness))
+        np.testing.assert_allclose(by_pixels, torch.sigmoid(logits + shift), atol=1e-5)
+        np.testing.assert_allclose(theirs, ours, atol=1e-6 * max(10, both.slope * both.scores.steepness))
+
+
+def test_what_was_found_before_the_switch_is_not_gone_by(place: Path, aged: Run, tmp_path: Path) -> None:
+    """Neither a threshold nor predictions of an external set."""
+    data = write_test_data(tmp_path / "data", give_ages(make_exams(2, split="test")))
+    run = Run(Path(shutil.copytree(place / "run", tmp_path / "run")))
+    exams = give_ages(make_exams(12, 6))
+    exams["patient_id"], exams["image_id"] = "h" + exams["patient_id"], "5" + exams["image_id"]
+    exams["prediction_id"] = exams["patient_id"] + "_" + exams["laterality"]
+    elsewhere = write_test_data(tmp_path / "elsewhere", exams)
+    evaluate_external(run, elsewhere, "north", workers=0, reporter=quiet())
+    shutil.copy(aged.settings, run.settings)  # as a switch that was stopped before its evaluation
+    with pytest.raises(UserError, match=r"is of before the run's model\.inputs changed"):
+        predict_submission([run], data, tmp_path / "a.csv", workers=0, reporter=quiet())
+    evaluate_and_report(run, reporter=quiet())
+    predict_submission([run], data, tmp_path / "a.csv", workers=0, reporter=quiet())
+    evaluate_external(aged, elsewhere, "north", workers=0, reporter=quiet())
+    with pytest.raises(UserError, match=r"was judged on north before its model\.inputs changed"):
+        compare_external([aged, run], "north")
 
 
 # What is refused

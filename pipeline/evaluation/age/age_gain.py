@@ -58,6 +58,7 @@ class AgeGain:
         rows: by `PIXELS`, `AGE_ALONE`, `BOTH`; empty where nothing is known.
         is_used: whether the run's probabilities are those of both.
         share_unknown: of the images, how many have no age.
+        unknown_by_label: the same of images without and with cancer.
         has_few_cancers: whether too few women have cancer to tell anything apart.
         regressions: of each fold; empty of an external set.
         undefined: why nothing is known; empty otherwise.
@@ -67,6 +68,7 @@ class AgeGain:
     rows: dict[str, AgeRow] = field(default_factory=dict)
     is_used: bool = False
     share_unknown: float = 1.0
+    unknown_by_label: tuple[float, float] = (1.0, 1.0)
     has_few_cancers: bool = True
     regressions: Mapping[int, FoldRegressions] = field(default_factory=dict)
     undefined: str = ""
@@ -80,7 +82,7 @@ def measure_age(oof: pd.DataFrame, *, counting_tells: bool) -> AgeGain:
         counting_tells: whether images lead, each counting as one over its breast's number.
     """
     if _knows_no_age(oof):
-        return AgeGain(undefined=NOT_RECORDED)
+        return AgeGain(is_used=BY_PIXELS in oof, undefined=NOT_RECORDED)
     is_used = BY_PIXELS in oof
     found = _compare(oof if is_used else add_age_to_oof(oof), counting_tells=counting_tells)
     return replace(found, is_used=is_used, regressions=fit_folds(oof))
@@ -116,8 +118,15 @@ def _compare(images: pd.DataFrame, *, counting_tells: bool) -> AgeGain:
         figure=figure,
         rows={name: _make_row(auc, aucs[BOTH], is_both=name == BOTH) for name, auc in aucs.items()},
         share_unknown=float(np.isnan(read_ages(images)).mean()),
+        unknown_by_label=_count_unknown(images, 0, 1),
         has_few_cancers=images.loc[images["cancer"] == 1, "patient_id"].nunique() < FEW_CANCERS,
     )
+
+
+def _count_unknown(images: pd.DataFrame, *labels: int) -> tuple[float, float]:
+    is_unknown = pd.Series(np.isnan(read_ages(images)), index=images.index)
+    healthy, sick = (float(is_unknown[images["cancer"] == label].mean()) for label in labels)
+    return healthy, sick
 
 
 def _estimate(tables: Mapping[str, pd.DataFrame], figure: str) -> dict[str, AucEstimate]:

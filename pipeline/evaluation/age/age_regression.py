@@ -32,6 +32,8 @@ costs most where cancers are few.
 """
 MOST_KNOTS = 1000
 """Breasts that a fold's scores are kept of."""
+SMALLEST_STEP = 1e-4
+"""Between the log-odds of two of them: what differs by less differs by the arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,11 @@ class NormalScores:
         if len(known) > MOST_KNOTS:  # evenly over the scores
             chosen = np.unique(np.searchsorted(scores, np.linspace(scores[0], scores[-1], MOST_KNOTS)))
             known, scores = known[chosen], scores[chosen]
-        return cls(tuple(known.tolist()), tuple(scores.tolist()))
+        kept: list[int] = []
+        for place, value in enumerate(known.tolist()):
+            if not kept or value >= known[kept[-1]] + SMALLEST_STEP:
+                kept.append(place)
+        return cls(tuple(known[kept].tolist()), tuple(scores[kept].tolist()))
 
     @property
     def steepness(self) -> float:
@@ -105,20 +111,25 @@ class FoldRegressions(NamedTuple):
     age: AgeRegression
 
 
-def fit_age_regression(labels_N: Floats, scores_N: Floats, ages_N: Floats) -> AgeRegression:
-    """Fits the regression on breasts by the scores of their pixels; without scores (all 0), age alone.
+def fit_age_regression(labels_N: Floats, scores_N: Floats | None, ages_N: Floats) -> AgeRegression:
+    """Fits the regression on breasts by the scores of their pixels; without scores, age alone.
 
-    With one class there is nothing to learn: the pixels' log-odds stay as they are.
+    With one class there is nothing to learn: the pixels' log-odds stay as they are, and age alone says what
+    share of the breasts has cancer.
     """
     if len(np.unique(labels_N)) < 2:
-        return AgeRegression(0.0, 1.0 if scores_N.any() else 0.0, 0.0, 0.0)
+        if scores_N is not None:
+            return AgeRegression(0.0, 1.0, 0.0, 0.0)
+        return AgeRegression(float(to_logits(labels_N.mean())), 0.0, 0.0, 0.0)
+    is_alone = scores_N is None
+    scores_N = np.zeros_like(ages_N) if scores_N is None else scores_N
     columns = np.column_stack([scores_N, encode_ages(ages_N)]) * DEVIATIONS
     fitted = LogisticRegression(C=1.0, tol=1e-8, max_iter=1000).fit(
         columns, labels_N
     )  # priors of deviation 1
     slope, per_decade, unknown = (DEVIATIONS * fitted.coef_[0]).tolist()
-    if slope < 0:  # the best of those without a negative slope has none: the loss is convex
-        return fit_age_regression(labels_N, np.zeros_like(scores_N), ages_N)
+    if slope < 0 and not is_alone:  # the best without a negative slope has none: the loss is convex
+        return fit_age_regression(labels_N, None, ages_N)
     return AgeRegression(float(fitted.intercept_[0]), slope, per_decade, unknown)
 
 
@@ -142,7 +153,7 @@ def fit_folds(oof: pd.DataFrame) -> dict[int, FoldRegressions]:
         both = fit_age_regression(labels_N, scores_N, ages_N)
         if np.unique(labels_N).size == 2:
             both = replace(both, scores=scores[fold])
-        fitted[fold] = FoldRegressions(both, fit_age_regression(labels_N, np.zeros_like(scores_N), ages_N))
+        fitted[fold] = FoldRegressions(both, fit_age_regression(labels_N, None, ages_N))
     return fitted
 
 
@@ -173,12 +184,17 @@ def add_age_to_ensemble(images: pd.DataFrame, fitted: Mapping[int, FoldRegressio
 
 
 def _add(images: pd.DataFrame, by_pixels: "pd.Series[float]", fitted: FoldRegressions) -> pd.DataFrame:
-    """Adds what age says of each breast to all of its images, which keep their distances from one another."""
+    """Adds what pixels and age say of each breast; its images keep the distances of their own scores.
+
+    So the mean of their log-odds is that of the breast.
+    """
     breast, log_odds_N = name_breast(images), to_logits(by_pixels)
     log_odds_N = np.where(by_pixels.isna(), np.nan, log_odds_N)
-    by_breast = images.assign(log_odds=log_odds_N, **{AGE: read_ages(images)}).groupby(breast)
-    of_breast_N, ages_N = (by_breast[name].transform("mean").to_numpy() for name in ("log_odds", AGE))
-    both_N = expit(fitted.both(of_breast_N, ages_N) + log_odds_N - of_breast_N)
+    scores_N = fitted.both.slope * fitted.both.scores(log_odds_N)
+    told = images.assign(log_odds=log_odds_N, score=scores_N, **{AGE: read_ages(images)})
+    means = told.groupby(breast)[["log_odds", "score", AGE]].transform("mean")
+    of_breast_N, score_of_breast_N, ages_N = means.to_numpy(np.float64).T
+    both_N = expit(fitted.both(of_breast_N, ages_N) + scores_N - score_of_breast_N)
     said = {BY_PIXELS: by_pixels, BY_AGE: expit(fitted.age(of_breast_N, ages_N)), "probability": both_N}
     return images.assign(**said)
 

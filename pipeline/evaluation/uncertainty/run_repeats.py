@@ -18,7 +18,9 @@ def compare_repeats(run: Run, evaluation: Evaluation) -> Repeats | None:
     finished = {number: repeat for number, repeat in repeats.items() if not repeat.unfinished_folds()}
     if not finished:
         return None
-    oofs = {0: evaluation.oof} | {number: collect_oof(repeat) for number, repeat in finished.items()}
+    inputs = run.read_inputs()  # a repeat may not have followed the run's yet
+    oofs = {number: collect_oof(repeat, inputs=inputs) for number, repeat in finished.items()}
+    oofs = {0: evaluation.oof} | oofs
     breasts = {number: require_breasts(oof) for number, oof in oofs.items()}
     labels = ["prediction_id", "cancer", "num_images"]
     for number, repeat in finished.items():

@@ -14,10 +14,12 @@ from pipeline.reporting.tables import Table
 
 TAKE_AGE = "--set model.inputs='[\"age\"]'"
 """The option of `mammo train` that has a run take age."""
+LARGEST_DIFFERENCE = 0.05
+"""Between the shares of unknown ages of the two classes; above it the report warns."""
 AGE_NOTE = (
-    "Age and the pixels' normal scores within a fold are joined by a logistic regression, which each fold "
-    "takes from the other folds' predictions; age alone is such a regression without the pixels. Differences "
-    "are paired."
+    "The pixels' normal scores among their fold's own breasts and age are joined by a logistic regression, "
+    "which each fold learns from the other folds' predictions; age alone is such a regression without the "
+    "pixels. Differences are paired."
 )
 
 
@@ -31,8 +33,18 @@ def describe_age(age: AgeGain) -> str:
         else f"The probabilities here are by the pixels alone; mammo train {TAKE_AGE} with the run's other "
         "options has the run take the woman's age, and trains nothing anew."
     )
-    unknown = f" Of the images {format_percent(age.share_unknown)} have no age." if age.share_unknown else ""
-    return f"{used}{unknown} {_judge(age)}"
+    return f"{used} {_describe_unknown(age)}{_judge(age)}"
+
+
+def _describe_unknown(age: AgeGain) -> str:
+    """Says how many have no age, and whether that tells the label."""
+    if not age.share_unknown:
+        return ""
+    healthy, sick = map(format_percent, age.unknown_by_label)
+    told = f"{sick} of the images with cancer have no age, and {healthy} of the others"
+    if abs(age.unknown_by_label[1] - age.unknown_by_label[0]) > LARGEST_DIFFERENCE:
+        return f"{told}: who has none tells how cancers were collected, and what age adds may be that. "
+    return f"{told}. "
 
 
 def tabulate_age(age: AgeGain) -> Table:

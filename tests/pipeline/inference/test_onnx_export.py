@@ -78,13 +78,13 @@ def test_every_kind_of_model_can_be_exported(changes: dict[str, object]) -> None
     portable = Portable(model, logit_shift=-1.5, brightest=65535.0).eval()
     images = [noise(seed, bit_depth=16) for seed in range(3)]
     pixels_B1HW = torch.from_numpy(np.stack(images)[:, None].astype(np.float32))
-    content = to_onnx(portable, pixels_B1HW)
-    assert measure_difference(runtime, content, portable, pixels_B1HW[:1]) < 1e-4
+    content = to_onnx(portable, (pixels_B1HW,))
+    assert measure_difference(runtime, content, portable, (pixels_B1HW[:1],)) < 1e-4
     expected_B = predict_batch(
         model, torch.stack([to_tensor(image) for image in images]), logit_shift=-1.5, compute=CPU
     )
     with torch.inference_mode():
-        np.testing.assert_allclose(portable(pixels_B1HW).numpy(), expected_B, atol=1e-6)
+        np.testing.assert_allclose(portable(pixels_B1HW)[0].numpy(), expected_B, atol=1e-6)
 
 
 def test_a_file_that_differs_from_torch_is_not_written(

@@ -74,8 +74,21 @@ def test_a_run_with_itself_is_that_run(runs: list[Run], data: Path) -> None:
     predicted = predict_folder(runs[0], data, workers=0, reporter=quiet())
     twice = join_predictions([predicted, predicted])
     np.testing.assert_allclose(twice.images["probability"], predicted.images["probability"], rtol=1e-12)
+    with pytest.raises(UserError, match="a run is named twice"):
+        join_oof([runs[0], runs[0]])
+    copy = Run(Path(shutil.copytree(runs[0].folder, data.parent / "copy")))
     oof = collect_oof(runs[0])
-    np.testing.assert_allclose(join_oof([runs[0]] * 2)["probability"], oof["probability"], rtol=1e-12)
+    np.testing.assert_allclose(join_oof([runs[0], copy])["probability"], oof["probability"], rtol=1e-12)
+
+
+def test_runs_on_other_images_cannot_share_a_cache(runs: list[Run], tmp_path: Path) -> None:
+    copy = Run(Path(shutil.copytree(runs[0].folder, tmp_path / "copy")))
+    copy.settings.write_text(copy.settings.read_text().replace("bit_depth = 8", "bit_depth = 16"))
+    source = write_cache(tmp_path / "cache", make_exams(2, split="test"))
+    with pytest.raises(UserError, match="take differently prepared images .* name --data instead"):
+        predict_submission(
+            [runs[0], copy], source, tmp_path / "a.csv", workers=0, reporter=quiet(), probabilities=True
+        )
 
 
 def test_an_image_that_one_run_cannot_use_has_the_others_probability(runs: list[Run], data: Path) -> None:

@@ -1,6 +1,7 @@
 """The regression of pixels and age against the likelihood itself, and what must not leak between folds."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.optimize import minimize
 from scipy.special import expit, logit
@@ -52,7 +53,7 @@ def test_the_coefficients_are_those_of_the_penalised_likelihood() -> None:
 def test_pixels_that_rank_the_wrong_way_do_not_count() -> None:
     labels, scores, ages = draw()
     found = fit_age_regression(labels, -scores, ages)
-    assert found == fit_age_regression(labels, np.zeros_like(scores), ages)
+    assert found == fit_age_regression(labels, None, ages)
     assert found.slope == 0
     assert found.per_decade > 0
 
@@ -60,7 +61,9 @@ def test_pixels_that_rank_the_wrong_way_do_not_count() -> None:
 def test_with_one_class_there_is_nothing_to_learn() -> None:
     oof = make_oof_of_ages(100)
     healthy = oof.assign(cancer=0)
-    np.testing.assert_allclose(add_age_to_oof(healthy)["probability"], oof["probability"], rtol=1e-12)
+    added = add_age_to_oof(healthy)
+    np.testing.assert_allclose(added["probability"], oof["probability"], rtol=1e-12)
+    assert added[BY_AGE].max() < 1e-6, "none has cancer"
 
 
 def test_a_missing_age_counts_as_unknown_even_where_all_were_known() -> None:
@@ -79,25 +82,40 @@ def test_normal_scores_are_those_of_ranks_and_go_on_beyond() -> None:
     everywhere = np.linspace(-9, 9, 10_001)
     assert (np.diff(scores(everywhere)) > 0).all()
     assert np.isfinite(NormalScores.of(np.full(7, 0.3))(everywhere)).all()
+    alike = NormalScores.of(np.array([0.1, 0.2]).repeat(50) + 1e-9 * np.arange(100))
+    assert len(alike.scores) == 2, "what differs by rounding is the same"
     many = np.random.default_rng(1).normal(size=20_000)
     few = NormalScores.of(many)
     assert len(few.scores) <= 1000
     np.testing.assert_allclose(few(many), norm.ppf((rankdata(many) - 0.5) / 20_000), atol=0.01)
 
 
-def test_age_moves_all_images_of_a_breast_alike_and_the_breast_by_its_formula() -> None:
+def test_a_breast_has_its_formula_and_its_images_the_distances_of_their_scores() -> None:
     oof = make_oof_of_ages(200)
     added, fitted = add_age_to_oof(oof), fit_folds(oof)
-    moved = logit(added["probability"]) - logit(oof["probability"])
-    spread = moved.groupby([oof["patient_id"], oof["laterality"]]).agg(np.ptp)
-    assert spread.max() < 1e-9
     breasts, after = to_breasts(oof), to_breasts(added)
     ages = oof.groupby(["patient_id", "laterality"])["age"].first()
     ages = ages[list(zip(breasts["patient_id"], breasts["laterality"], strict=True))].to_numpy()
     for fold in range(3):
-        own = (breasts["fold"] == fold).to_numpy()
-        expected = fitted[fold].both(logit(breasts["probability"].to_numpy()[own]), ages[own])
+        learned, own = fitted[fold].both, (breasts["fold"] == fold).to_numpy()
+        expected = learned(logit(breasts["probability"].to_numpy()[own]), ages[own])
         np.testing.assert_allclose(logit(after["probability"].to_numpy()[own]), expected, atol=1e-9)
+        images = oof["fold"] == fold
+        scores = learned.slope * learned.scores(logit(oof.loc[images, "probability"].to_numpy()))
+        keys = [oof.loc[images, name] for name in ("patient_id", "laterality")]
+        before = pd.Series(scores, oof.index[images]).groupby(keys).agg(np.ptp)
+        moved = logit(added.loc[images, "probability"]).groupby(keys).agg(np.ptp)
+        np.testing.assert_allclose(moved, before, atol=1e-9)
+
+
+@pytest.mark.parametrize("stretch", [1.0, 6.0])
+@pytest.mark.parametrize("counting_tells", [False, True])
+def test_an_age_that_tells_nothing_takes_nothing(stretch: float, counting_tells: bool) -> None:
+    """Neither from breasts nor from images, however sure the model is."""
+    oof = make_oof_of_ages(by_age=0.0, seed=3)
+    sure = oof.assign(probability=expit(stretch * logit(oof["probability"])))
+    row = measure_age(sure, counting_tells=counting_tells).rows["pixels"]
+    assert abs(row.loss) < 0.01
 
 
 def test_a_model_that_is_too_sure_keeps_its_ranking() -> None:
@@ -139,11 +157,11 @@ def test_an_ensemble_is_the_mean_of_its_folds_own_regressions() -> None:
     oof = make_oof_of_ages(300)
     fitted, images = fit_folds(oof), as_ensemble(oof)
     added = add_age_to_ensemble(images, fitted)
-    log_odds, each = logit(oof["probability"]), []
-    of_breast = log_odds.groupby([oof["patient_id"], oof["laterality"]]).transform("mean")
+    each = []
     for fold in range(3):
-        moved = fitted[fold].both(of_breast.to_numpy(), oof["age"].to_numpy()) - of_breast
-        each.append(expit(log_odds + moved))
+        mixed = oof.assign(**{name: oof["probability"] for name in images if "fold_" in name})
+        alone = add_age_to_ensemble(mixed, dict.fromkeys(range(3), fitted[fold]))
+        each.append(alone["probability"])
     np.testing.assert_allclose(added["probability"], np.mean(each, axis=0), rtol=1e-9)
     np.testing.assert_allclose(added["probability_fold_2"], each[2], rtol=1e-9)
     assert added[BY_PIXELS].equals(oof["probability"])
