@@ -67,7 +67,7 @@ class Portable(nn.Module):
         """By how much age's part may let a difference of the pixels' log-odds grow."""
         if self.regression is None or not self.regression.slope:
             return 1.0
-        return max(1.0, self.regression.slope * self.regression.scores.steepness)
+        return self.regression.scores.steepness
 
     def forward(self, images_B1HW: Tensor, ages_B: Tensor | None = None) -> tuple[Tensor, ...]:
         """Returns probability_B of images from 0 to `brightest`; with ages in years also that by pixels."""
@@ -81,16 +81,24 @@ class Portable(nn.Module):
 
 def _count_age(learned: AgeRegression, log_odds_B: Tensor, ages_B: Tensor) -> Tensor:
     """Returns probability_B by both, as `AgeRegression` does; a breast is its image here."""
-    scores_B, scores = log_odds_B, learned.scores
-    if scores.log_odds:
-        knots, values = np.array(scores.log_odds), np.array(scores.scores)
-        slopes = np.concatenate([[1.0], np.diff(values) / np.diff(knots), [1.0]])
-        bends_BK = torch.relu(log_odds_B[:, None] - torch.from_numpy(knots))
-        scores_B = values[0] + log_odds_B - knots[0] + bends_BK @ torch.from_numpy(np.diff(slopes))
     is_unknown_B = torch.isnan(ages_B)
     decades_B = torch.where(is_unknown_B, torch.zeros_like(ages_B), (ages_B - MIDDLE) / DECADE)
     by_age_B = learned.per_decade * decades_B + learned.unknown * is_unknown_B.to(ages_B.dtype)
-    return torch.sigmoid(learned.intercept + learned.slope * scores_B + by_age_B)
+    if not learned.slope:
+        return torch.sigmoid(learned.intercept + by_age_B + 0.0 * log_odds_B)
+    knots, values = learned.scores.log_odds, learned.scores.scores
+    scores_B = _interpolate(log_odds_B, knots, values) + by_age_B / learned.slope
+    return torch.sigmoid(_interpolate(scores_B, values, knots))
+
+
+def _interpolate(values_B: Tensor, known: tuple[float, ...], theirs: tuple[float, ...]) -> Tensor:
+    """Does what `NormalScores` does, by bends at the known values."""
+    if not known:
+        return values_B
+    knots, heights = np.array(known), np.array(theirs)
+    slopes = np.concatenate([[1.0], np.diff(heights) / np.diff(knots), [1.0]])
+    bends_BK = torch.relu(values_B[:, None] - torch.from_numpy(knots))
+    return heights[0] + values_B - knots[0] + bends_BK @ torch.from_numpy(np.diff(slopes))
 
 
 def export_onnx(run: Run, folder: Path) -> list[Exported]:

@@ -4,6 +4,7 @@ What is learned of a fold's women is learned of the out-of-fold predictions of a
 as honest as these (Wolpert 1992, "Stacked generalization", Neural Networks 5:241). Pixels enter by the normal
 score of a breast's log-odds among those of its fold (van der Waerden 1952): folds are different models, and
 one that has learned to be sure crowds most breasts together, where any other number beside it would decide.
+What age adds to the score moves the breast on its model's own scale, and all of its images with it.
 """
 
 from collections.abc import Mapping
@@ -64,22 +65,24 @@ class NormalScores:
 
     @property
     def steepness(self) -> float:
-        """The largest slope."""
+        """By how much a difference of log-odds may have grown on the way to scores and back."""
         if len(self.log_odds) < 2:
             return 1.0
-        return max(1.0, float(np.max(np.diff(self.scores) / np.diff(self.log_odds))))
+        slopes = np.append(np.diff(self.scores) / np.diff(self.log_odds), 1.0)
+        return float(slopes.max() / slopes.min())
 
     def __call__(self, log_odds_N: Floats) -> Floats:
         """Returns the score of each."""
-        if not self.log_odds:
-            return log_odds_N
-        inside_N = np.clip(log_odds_N, self.log_odds[0], self.log_odds[-1])
-        return np.asarray(np.interp(inside_N, self.log_odds, self.scores) + (log_odds_N - inside_N))
+        return _interpolate(log_odds_N, self.log_odds, self.scores)
+
+    def invert(self, scores_N: Floats) -> Floats:
+        """Returns the log-odds that have these scores."""
+        return _interpolate(scores_N, self.scores, self.log_odds)
 
 
 @dataclass(frozen=True)
 class AgeRegression:
-    """log-odds = intercept + slope * score of the pixels' log-odds + per_decade * (age - 60) / 10.
+    """log-odds of cancer = intercept + slope * score of the pixels + per_decade * (age - 60) / 10.
 
     An unknown age counts as 60 and adds `unknown`. The slope is never negative: where the pixels' ranking is
     no better than chance, age decides alone.
@@ -92,16 +95,16 @@ class AgeRegression:
     scores: NormalScores = field(default=NormalScores(), repr=False)
 
     def __call__(self, log_odds_N: Floats, ages_N: Floats) -> Floats:
-        """Returns the log-odds of cancer by both; NaN where that of the pixels is, unless age is alone.
+        """Returns the log-odds by both, on the scale of the pixels' model; by age alone, of cancer itself.
 
         Args:
-            log_odds_N: of breasts, by pixels.
+            log_odds_N: of breasts, by pixels; NaN is unknown, and stays so unless age is alone.
             ages_N: in years; NaN is unknown.
         """
-        by_pixels_N = self.slope * self.scores(log_odds_N) if self.slope else 0.0
-        return np.asarray(
-            self.intercept + by_pixels_N + encode_ages(ages_N) @ [self.per_decade, self.unknown]
-        )
+        by_age_N = encode_ages(ages_N) @ [self.per_decade, self.unknown]
+        if not self.slope:
+            return np.asarray(self.intercept + by_age_N)
+        return self.scores.invert(self.scores(log_odds_N) + by_age_N / self.slope)
 
 
 class FoldRegressions(NamedTuple):
@@ -184,17 +187,15 @@ def add_age_to_ensemble(images: pd.DataFrame, fitted: Mapping[int, FoldRegressio
 
 
 def _add(images: pd.DataFrame, by_pixels: "pd.Series[float]", fitted: FoldRegressions) -> pd.DataFrame:
-    """Adds what pixels and age say of each breast; its images keep the distances of their own scores.
-
-    So the mean of their log-odds is that of the breast.
-    """
+    """Adds what pixels and age say: all images of a breast move as it does, and its mean is what it says."""
     breast, log_odds_N = name_breast(images), to_logits(by_pixels)
     log_odds_N = np.where(by_pixels.isna(), np.nan, log_odds_N)
-    scores_N = fitted.both.slope * fitted.both.scores(log_odds_N)
-    told = images.assign(log_odds=log_odds_N, score=scores_N, **{AGE: read_ages(images)})
-    means = told.groupby(breast)[["log_odds", "score", AGE]].transform("mean")
-    of_breast_N, score_of_breast_N, ages_N = means.to_numpy(np.float64).T
-    both_N = expit(fitted.both(of_breast_N, ages_N) + scores_N - score_of_breast_N)
+    told = images.assign(log_odds=log_odds_N, **{AGE: read_ages(images)})
+    of_breast_N, ages_N = told.groupby(breast)[["log_odds", AGE]].transform("mean").to_numpy(np.float64).T
+    both_N = np.where(by_pixels.isna(), np.nan, fitted.both(of_breast_N, ages_N))
+    if fitted.both.slope:  # else the pixels do not count, of one image as little as of another
+        both_N = both_N + log_odds_N - of_breast_N
+    both_N = expit(both_N)
     said = {BY_PIXELS: by_pixels, BY_AGE: expit(fitted.age(of_breast_N, ages_N)), "probability": both_N}
     return images.assign(**said)
 
@@ -217,6 +218,13 @@ def _find_breasts(images: pd.DataFrame, by_pixels: "pd.Series[float]") -> pd.Dat
     kept: dict[str, Any] = {name: (name, "first") for name in ("fold", "cancer")}
     kept |= {name: (name, "mean") for name in ("log_odds", AGE)}
     return told.groupby(name_breast(images), as_index=False).agg(**kept)
+
+
+def _interpolate(values_N: Floats, known: tuple[float, ...], theirs: tuple[float, ...]) -> Floats:
+    if not known:
+        return values_N
+    inside_N = np.clip(values_N, known[0], known[-1])
+    return np.asarray(np.interp(inside_N, known, theirs) + (values_N - inside_N))
 
 
 def encode_ages(ages_N: Floats) -> Floats:

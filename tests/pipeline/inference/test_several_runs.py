@@ -85,7 +85,7 @@ def test_runs_on_other_images_cannot_share_a_cache(runs: list[Run], tmp_path: Pa
     copy = Run(Path(shutil.copytree(runs[0].folder, tmp_path / "copy")))
     copy.settings.write_text(copy.settings.read_text().replace("bit_depth = 8", "bit_depth = 16"))
     source = write_cache(tmp_path / "cache", make_exams(2, split="test"))
-    with pytest.raises(UserError, match="take differently prepared images .* name --data instead"):
+    with pytest.raises(UserError, match=r"take differently prepared images .* name --data instead"):
         predict_submission(
             [runs[0], copy], source, tmp_path / "a.csv", workers=0, reporter=quiet(), probabilities=True
         )

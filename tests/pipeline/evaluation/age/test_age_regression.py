@@ -1,7 +1,6 @@
 """The regression of pixels and age against the likelihood itself, and what must not leak between folds."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy.optimize import minimize
 from scipy.special import expit, logit
@@ -90,22 +89,34 @@ def test_normal_scores_are_those_of_ranks_and_go_on_beyond() -> None:
     np.testing.assert_allclose(few(many), norm.ppf((rankdata(many) - 0.5) / 20_000), atol=0.01)
 
 
-def test_a_breast_has_its_formula_and_its_images_the_distances_of_their_scores() -> None:
+def test_a_breast_ranks_by_its_formula_and_its_images_move_with_it() -> None:
     oof = make_oof_of_ages(200)
     added, fitted = add_age_to_oof(oof), fit_folds(oof)
     breasts, after = to_breasts(oof), to_breasts(added)
     ages = oof.groupby(["patient_id", "laterality"])["age"].first()
     ages = ages[list(zip(breasts["patient_id"], breasts["laterality"], strict=True))].to_numpy()
+    decades = np.where(np.isnan(ages), 0, (ages - 60) / 10)
     for fold in range(3):
         learned, own = fitted[fold].both, (breasts["fold"] == fold).to_numpy()
-        expected = learned(logit(breasts["probability"].to_numpy()[own]), ages[own])
-        np.testing.assert_allclose(logit(after["probability"].to_numpy()[own]), expected, atol=1e-9)
-        images = oof["fold"] == fold
-        scores = learned.slope * learned.scores(logit(oof.loc[images, "probability"].to_numpy()))
-        keys = [oof.loc[images, name] for name in ("patient_id", "laterality")]
-        before = pd.Series(scores, oof.index[images]).groupby(keys).agg(np.ptp)
-        moved = logit(added.loc[images, "probability"]).groupby(keys).agg(np.ptp)
-        np.testing.assert_allclose(moved, before, atol=1e-9)
+        log_odds = logit(breasts["probability"].to_numpy()[own])
+        scores = norm.ppf((rankdata(log_odds) - 0.5) / len(log_odds))
+        of_age = learned.per_decade * decades[own] + learned.unknown * np.isnan(ages[own])
+        expected = learned.slope * scores + of_age
+        assert (rankdata(after["probability"][own]) == rankdata(expected)).all()
+    moved = logit(added["probability"]) - logit(oof["probability"])
+    assert moved.groupby([oof["patient_id"], oof["laterality"]]).agg(np.ptp).max() < 1e-9
+
+
+def test_scores_and_back_are_the_same_log_odds() -> None:
+    scores = NormalScores.of(np.random.default_rng(0).normal(size=300))
+    everywhere = np.linspace(-9, 9, 1001)
+    np.testing.assert_allclose(scores.invert(scores(everywhere)), everywhere, atol=1e-9)
+
+
+def test_without_an_effect_of_age_all_is_as_the_pixels_say() -> None:
+    oof = make_oof_of_ages(200)
+    added = add_age_to_oof(oof.assign(age=60.0))  # the same for all
+    np.testing.assert_allclose(added["probability"], oof["probability"], rtol=1e-9)
 
 
 @pytest.mark.parametrize("stretch", [1.0, 6.0])
