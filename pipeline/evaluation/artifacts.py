@@ -280,7 +280,8 @@ def _age_to_json(age: AgeGain) -> dict[str, Any]:
         rows[name] = {"auc": row.auc, "both_exceeds_by": row.loss, "p": row.p, **known}
     regressions = {fold: asdict(fitted.both) for fold, fitted in age.regressions.items()}
     for fitted in regressions.values():
-        fitted.pop("scores")  # a thousand numbers
+        for name in ("scores", "scores_of_both"):  # thousands of numbers
+            fitted.pop(name)
     known_of = {"is_used": age.is_used, "share_unknown": age.share_unknown, "figure": age.figure}
     return {**known_of, "rankings": rows, "regressions": regressions, "undefined": age.undefined or None}
 

@@ -67,7 +67,7 @@ class Portable(nn.Module):
         """By how much age's part may let a difference of the pixels' log-odds grow."""
         if self.regression is None or not self.regression.slope:
             return 1.0
-        return self.regression.scores.steepness
+        return self.regression.scores.steepness * self.regression.scores_of_both.steepness
 
     def forward(self, images_B1HW: Tensor, ages_B: Tensor | None = None) -> tuple[Tensor, ...]:
         """Returns probability_B of images from 0 to `brightest`; with ages in years also that by pixels."""
@@ -84,11 +84,13 @@ def _count_age(learned: AgeRegression, log_odds_B: Tensor, ages_B: Tensor) -> Te
     is_unknown_B = torch.isnan(ages_B)
     decades_B = torch.where(is_unknown_B, torch.zeros_like(ages_B), (ages_B - MIDDLE) / DECADE)
     by_age_B = learned.per_decade * decades_B + learned.unknown * is_unknown_B.to(ages_B.dtype)
-    if not learned.slope:
-        return torch.sigmoid(learned.intercept + by_age_B + 0.0 * log_odds_B)
-    knots, values = learned.scores.log_odds, learned.scores.scores
-    scores_B = _interpolate(log_odds_B, knots, values) + by_age_B / learned.slope
-    return torch.sigmoid(_interpolate(scores_B, values, knots))
+    by_pixels, of_both = learned.scores, learned.scores_of_both
+    scores_B = _interpolate(log_odds_B, by_pixels.log_odds, by_pixels.scores)
+    both_B = learned.slope * scores_B + by_age_B
+    if not of_both.log_odds:
+        return torch.sigmoid(learned.intercept + both_B)
+    ranked_B = _interpolate(both_B, of_both.log_odds, of_both.scores)
+    return torch.sigmoid(_interpolate(ranked_B, by_pixels.scores, by_pixels.log_odds))
 
 
 def _interpolate(values_B: Tensor, known: tuple[float, ...], theirs: tuple[float, ...]) -> Tensor:

@@ -4,7 +4,9 @@ What is learned of a fold's women is learned of the out-of-fold predictions of a
 as honest as these (Wolpert 1992, "Stacked generalization", Neural Networks 5:241). Pixels enter by the normal
 score of a breast's log-odds among those of its fold (van der Waerden 1952): folds are different models, and
 one that has learned to be sure crowds most breasts together, where any other number beside it would decide.
-What age adds to the score moves the breast on its model's own scale, and all of its images with it.
+The breasts are then ranked by both, and each gets the log-odds that its new rank has among those of the
+pixels: probabilities stay on the scale of their model. Its images move with it, and come closer to one
+another as the pixels count less.
 """
 
 from collections.abc import Mapping
@@ -86,6 +88,11 @@ class AgeRegression:
 
     An unknown age counts as 60 and adds `unknown`. The slope is never negative: where the pixels' ranking is
     no better than chance, age decides alone.
+
+    Attributes:
+        scores: of the pixels of the fold's breasts.
+        scores_of_both: of their sums without the intercept; empty where the log-odds stay those of cancer.
+        share: how much of these sums' variance is the pixels'.
     """
 
     intercept: float
@@ -93,18 +100,32 @@ class AgeRegression:
     per_decade: float
     unknown: float
     scores: NormalScores = field(default=NormalScores(), repr=False)
+    scores_of_both: NormalScores = field(default=NormalScores(), repr=False)
+    share: float = 1.0
+
+    def of_fold(self, log_odds_N: Floats, ages_N: Floats) -> "AgeRegression":
+        """Returns the same for the model whose fold has these breasts."""
+        own = replace(self, scores=NormalScores.of(log_odds_N))
+        both_N, by_pixels_N = own.add_up(log_odds_N, ages_N), self.slope * own.scores(log_odds_N)
+        share = min(1.0, float(by_pixels_N.var() / (both_N.var() or 1.0)))
+        return replace(own, scores_of_both=NormalScores.of(both_N), share=share)
+
+    def add_up(self, log_odds_N: Floats, ages_N: Floats) -> Floats:
+        """Returns the sum of both parts, without the intercept."""
+        by_pixels_N = self.slope * self.scores(log_odds_N) if self.slope else 0.0
+        return np.asarray(by_pixels_N + encode_ages(ages_N) @ [self.per_decade, self.unknown])
 
     def __call__(self, log_odds_N: Floats, ages_N: Floats) -> Floats:
         """Returns the log-odds by both, on the scale of the pixels' model; by age alone, of cancer itself.
 
         Args:
-            log_odds_N: of breasts, by pixels; NaN is unknown, and stays so unless age is alone.
+            log_odds_N: of breasts, by pixels; NaN is unknown, and stays so unless age decides alone.
             ages_N: in years; NaN is unknown.
         """
-        by_age_N = encode_ages(ages_N) @ [self.per_decade, self.unknown]
-        if not self.slope:
-            return np.asarray(self.intercept + by_age_N)
-        return self.scores.invert(self.scores(log_odds_N) + by_age_N / self.slope)
+        both_N = self.add_up(log_odds_N, ages_N)
+        if not self.scores_of_both.log_odds:
+            return np.asarray(self.intercept + both_N)
+        return self.scores.invert(self.scores_of_both(both_N))
 
 
 class FoldRegressions(NamedTuple):
@@ -143,20 +164,19 @@ def fit_folds(oof: pd.DataFrame) -> dict[int, FoldRegressions]:
         oof: as `collect_oof` gives it, with or without what age adds.
     """
     breasts = _find_breasts(oof, _by_pixels(oof)["probability"])
-    by_fold = {
-        int(str(fold)): part.to_numpy(np.float64) for fold, part in breasts.groupby("fold")["log_odds"]
-    }
-    scores = {fold: NormalScores.of(log_odds_N) for fold, log_odds_N in by_fold.items()}
-    for fold, log_odds_N in by_fold.items():
-        breasts.loc[breasts["fold"] == fold, "score"] = scores[fold](log_odds_N)
+    folds, log_odds_N, ages_N = (breasts[name].to_numpy(np.float64) for name in ("fold", "log_odds", AGE))
+    labels_N, scores_N = breasts["cancer"].to_numpy(np.float64), np.empty_like(log_odds_N)
+    for fold in np.unique(folds):
+        own = folds == fold
+        scores_N[own] = NormalScores.of(log_odds_N[own])(log_odds_N[own])
     fitted = {}
-    for fold in by_fold:
-        others = breasts[breasts["fold"] != fold]
-        labels_N, scores_N, ages_N = (others[name].to_numpy(np.float64) for name in ("cancer", "score", AGE))
-        both = fit_age_regression(labels_N, scores_N, ages_N)
-        if np.unique(labels_N).size == 2:
-            both = replace(both, scores=scores[fold])
-        fitted[fold] = FoldRegressions(both, fit_age_regression(labels_N, None, ages_N))
+    for fold in np.unique(folds):
+        own, others = folds == fold, folds != fold
+        both = fit_age_regression(labels_N[others], scores_N[others], ages_N[others])
+        if np.unique(labels_N[others]).size == 2:
+            both = both.of_fold(log_odds_N[own], ages_N[own])
+        alone = fit_age_regression(labels_N[others], None, ages_N[others])
+        fitted[int(fold)] = FoldRegressions(both, alone)
     return fitted
 
 
@@ -187,15 +207,13 @@ def add_age_to_ensemble(images: pd.DataFrame, fitted: Mapping[int, FoldRegressio
 
 
 def _add(images: pd.DataFrame, by_pixels: "pd.Series[float]", fitted: FoldRegressions) -> pd.DataFrame:
-    """Adds what pixels and age say: all images of a breast move as it does, and its mean is what it says."""
+    """Adds what pixels and age say of each breast, around which its images lie."""
     breast, log_odds_N = name_breast(images), to_logits(by_pixels)
     log_odds_N = np.where(by_pixels.isna(), np.nan, log_odds_N)
     told = images.assign(log_odds=log_odds_N, **{AGE: read_ages(images)})
     of_breast_N, ages_N = told.groupby(breast)[["log_odds", AGE]].transform("mean").to_numpy(np.float64).T
     both_N = np.where(by_pixels.isna(), np.nan, fitted.both(of_breast_N, ages_N))
-    if fitted.both.slope:  # else the pixels do not count, of one image as little as of another
-        both_N = both_N + log_odds_N - of_breast_N
-    both_N = expit(both_N)
+    both_N = expit(both_N + fitted.both.share * (log_odds_N - of_breast_N))
     said = {BY_PIXELS: by_pixels, BY_AGE: expit(fitted.age(of_breast_N, ages_N)), "probability": both_N}
     return images.assign(**said)
 
