@@ -55,7 +55,7 @@ def test_a_prediction_goes_on_for_the_same_objects_alone(
     out = tmp_path / "out.csv"
     arguments = ["predict", finished.folder, "--data", store.s3, "--out", out, "--probabilities"]
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.inference.submission.write_csv", stop)
+        patch.setattr("pipeline.inference.submission_file.write_csv", stop)
         assert isinstance(mammo(*arguments, "--workers", 0).exception, KeyboardInterrupt | SystemExit)
     store.forget()
     assert mammo(*arguments, "--workers", 0).exit_code == 0
