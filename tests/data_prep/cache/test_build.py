@@ -1,5 +1,6 @@
 """`prepare`: images and tables as promised, bad files put aside, work that is done once."""
 
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
@@ -132,15 +133,15 @@ def test_doing_it_again_does_nothing(data: Path, prepared: Path) -> None:
     assert (prepared / "timings.csv").read_bytes() == timings
 
 
-def test_a_finished_cache_counts_as_done_at_once(data: Path, prepared: Path) -> None:
-    counts: list[int] = []
+def test_a_finished_cache_counts_as_done_at_once(data: Path, prepared: Path, tmp_path: Path) -> None:
+    cache, counts = Cache(Path(shutil.copytree(prepared, tmp_path / "cache"))), []
 
     @contextmanager
     def track(title: str, total: int, unit: str = "images"):
         assert (title, total, unit) == ("prepare", 8, "images")
         yield lambda count=1, note="": counts.append(count)
 
-    prepare_dataset(data, Cache(prepared), SETTINGS, workers=0, track=track)
+    prepare_dataset(data, cache, SETTINGS, workers=0, track=track)
     assert counts == [8]
 
 
