@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import pandas as pd
 
 from data_prep.preprocessing.preprocess import ManifestRow
-from pipeline.evaluation.age.age_regression import BY_AGE, add_age_to_ensemble, fit_folds, read_ages
+from pipeline.evaluation.age.age_regression import BY_AGE, add_age_to_ensemble, fit_folds, knows_no_age
 from pipeline.evaluation.aggregate import Views, name_as_table, to_breasts
 from pipeline.runtime.progress import Reporter
 
@@ -53,7 +52,7 @@ class RunPredictions:
 
 def count_age(found: RunPredictions, oof: pd.DataFrame, reporter: Reporter) -> RunPredictions:
     """Has age count as the run's out-of-fold predictions teach; says so if no age is recorded."""
-    if np.isnan(read_ages(found.images)).all():
+    if knows_no_age(found.images):
         reporter.say(
             "warning: the run takes the woman's age, and none is recorded here: all count as unknown"
         )

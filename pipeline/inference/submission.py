@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,23 +151,11 @@ def _predict(
     flip: bool,
     reporter: Reporter,
 ) -> RunPredictions:
-    if isinstance(source, Cache):
-        return predict_cache(
-            run,
-            source,
-            workers=engine.workers,
-            reporter=reporter,
-            flip=flip,
-            journal=journal,
-            predictor=engine.predictor,
-        )
-    return predict_folder(
-        run,
-        source,
-        workers=engine.workers,
-        reporter=reporter,
-        flip=flip,
-        journal=journal,
-        predictor=engine.predictor,
-        executor=engine.executor,
+    predict = (
+        partial(predict_cache, run, source)
+        if isinstance(source, Cache)
+        else partial(predict_folder, run, source, executor=engine.executor)
+    )
+    return predict(
+        workers=engine.workers, reporter=reporter, flip=flip, journal=journal, predictor=engine.predictor
     )

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from data_prep.cache.failures import describe_failures
@@ -16,7 +15,7 @@ from data_prep.settings import differences, write_overrides
 from data_prep.storage.atomic import write_csv
 from data_prep.storage.locks import require_unlocked
 from pipeline.data.kept_patches import describe_kept_patches
-from pipeline.evaluation.age.age_regression import AGE, read_ages
+from pipeline.evaluation.age.age_regression import AGE, knows_no_age
 from pipeline.evaluation.external.seen import tabulate_pictures
 from pipeline.runs.ancestry import find_earlier_run, list_ancestors
 from pipeline.runs.recipe import Recipe
@@ -186,7 +185,7 @@ def _read_exams(recipe: Recipe, cache: Cache) -> pd.DataFrame:
         )
     _require_mammogram_model(recipe, cache)
     exams = cache.read_exams()
-    if AGE in recipe.model.inputs and np.isnan(read_ages(exams)).all():
+    if AGE in recipe.model.inputs and knows_no_age(exams):
         raise UserError(
             f'model.inputs is ["age"], but {cache.folder} records no woman\'s age: add --set model.inputs=[]'
         )

@@ -13,6 +13,7 @@ from pipeline.evaluation.age.age_regression import (
     add_age_to_ensemble,
     add_age_to_oof,
     fit_folds,
+    knows_no_age,
     read_ages,
 )
 from pipeline.evaluation.aggregate import to_breasts
@@ -81,7 +82,7 @@ def measure_age(oof: pd.DataFrame, *, counting_tells: bool) -> AgeGain:
         oof: as `collect_oof` gives it.
         counting_tells: whether images lead, each counting as one over its breast's number.
     """
-    if _knows_no_age(oof):
+    if knows_no_age(oof):
         return AgeGain(is_used=BY_PIXELS in oof, undefined=NOT_RECORDED)
     is_used = BY_PIXELS in oof
     found = _compare(oof if is_used else add_age_to_oof(oof), counting_tells=counting_tells)
@@ -96,16 +97,12 @@ def measure_age_elsewhere(images: pd.DataFrame, oof: pd.DataFrame, *, counting_t
         oof: the run's own, as `collect_oof` gives it.
         counting_tells: as above.
     """
-    unknown = [name for name, table in {"here": images, "of the run": oof}.items() if _knows_no_age(table)]
+    unknown = [name for name, table in {"here": images, "of the run": oof}.items() if knows_no_age(table)]
     if unknown:
         return AgeGain(is_used=BY_PIXELS in oof, undefined=f"{NOT_RECORDED} {unknown[0]}")
     is_used = BY_PIXELS in images
     by_all = images if is_used else add_age_to_ensemble(images, fit_folds(oof))
     return replace(_compare(by_all, counting_tells=counting_tells), is_used=is_used)
-
-
-def _knows_no_age(images: pd.DataFrame) -> bool:
-    return bool(np.isnan(read_ages(images)).all())
 
 
 def _compare(images: pd.DataFrame, *, counting_tells: bool) -> AgeGain:

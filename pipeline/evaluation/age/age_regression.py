@@ -225,6 +225,11 @@ def read_ages(images: pd.DataFrame) -> Floats:
     return np.asarray(pd.to_numeric(images[AGE], errors="coerce"), np.float64)
 
 
+def knows_no_age(images: pd.DataFrame) -> bool:
+    """Whether the age of no woman is known."""
+    return bool(np.isnan(read_ages(images)).all())
+
+
 def _by_pixels(oof: pd.DataFrame) -> pd.DataFrame:
     return oof.assign(probability=oof[BY_PIXELS]) if BY_PIXELS in oof else oof
 
