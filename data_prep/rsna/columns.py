@@ -46,7 +46,9 @@ CODE = (
     r"[A-Za-z0-9][A-Za-z0-9_. -]{0,63}",
     "1 to 64 letters, digits, _ . - and spaces, a letter or digit first",
 )
-PREDICTION_ID = ("str", r"[A-Za-z0-9][A-Za-z0-9_-]{0,130}", ID[2].replace("64", "131"))
+EXAM = ("str", r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", ID[2].replace("digits, _", "digits, _ ."))
+"""No file is called by it, so that the dots of a StudyInstanceUID may stand in it."""
+PREDICTION_ID = ("str", r"[A-Za-z0-9][A-Za-z0-9_.-]{0,130}", EXAM[2].replace("64", "131"))
 """As long as the ids of patient, exam and side may be together."""
 YES_AND_NO = {"yes": "1", "no": "0", "true": "1", "false": "0"}
 LABELS = YES_AND_NO | {"malignant": "1", "benign": "0"}
@@ -56,7 +58,7 @@ BOOLEANS = {"true": "True", "false": "False"}
 
 EXAM_COLUMNS = {
     "patient_id": Column(*ID, needed=True),
-    "exam_id": Column(*ID, needed=True),
+    "exam_id": Column(*EXAM, needed=True),
     "image_id": Column(*ID, needed=True),
     "laterality": Column("str", r"[LR]", "L or R", needed=True, spellings=SIDE_SPELLINGS),
     "prediction_id": Column(*PREDICTION_ID),

@@ -10,7 +10,7 @@ from data_prep.storage.csv_rows import Problem
 
 AGES = (1.0, 120.0)  # years; 0 and 999 are how tables say that they do not know
 NUMBER = re.compile(r"[0-9]+")
-SCIENTIFIC_ID = re.compile(r"[0-9]+[eE][0-9]+")  # with a point or a sign it is no id anyway
+SCIENTIFIC_ID = re.compile(r"[0-9]+(\.[0-9]+)?[eE][0-9]+")  # with a sign it is no id anyway
 
 
 def find_doubtful_cells(rows: pd.DataFrame) -> list[Problem]:

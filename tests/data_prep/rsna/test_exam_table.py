@@ -492,7 +492,16 @@ def test_within_an_exam_a_breast_has_one_label_and_one_prediction_id(tmp_path: P
     assert exams["prediction_id"].tolist() == ["a", "b"]
 
 
-@pytest.mark.parametrize("cell", ["", "na", "1.2.840", "../1", "1E5"])
+def test_an_exam_may_be_named_by_its_study_instance_uid(tmp_path: Path) -> None:
+    uid = "1.2.840.113619.2.66.2158408118.16050010109105933.20000"
+    exams = read(tmp_path, f"7,{uid},70,L,0", f"7,{uid[:-1]}1,71,L,1", header=ROUNDS_HEADER)
+    assert exams["exam_id"].tolist() == [uid, f"{uid[:-1]}1"]
+    assert exams["prediction_id"].tolist() == [f"7_{exam_id}_L" for exam_id in exams["exam_id"]]
+    write_exam_table(tmp_path / "copy.csv", exams)
+    pd.testing.assert_frame_equal(read_exam_table(tmp_path / "copy.csv"), exams)
+
+
+@pytest.mark.parametrize("cell", ["", "na", ".1", "1/2", "../1", "1E5", "1.2E5", "1.2E+18"])
 def test_every_image_has_an_exam_that_can_be_read(tmp_path: Path, cell: str) -> None:
     assert "exam_id" in refusal(tmp_path, f"7,{cell},70,L,0", "8,10,71,L,0", header=ROUNDS_HEADER)
 
