@@ -129,6 +129,7 @@ def evaluate_and_report(run: Run, *, reporter: Reporter, cache: Cache | None = N
     """
     if cache is not None:
         cache.read_manifest()  # a cache that is named is no longer optional
+    run.require_finished()
     reporter.say(f"figures and intervals from {NUM_REPLICATES:,} bootstrap replicates, then the report")
     evaluation = evaluate_run(run, cache)
     write_report(run, evaluation, reporter=reporter, cache=cache)

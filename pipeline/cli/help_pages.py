@@ -18,10 +18,9 @@ class PlainCommand(TyperCommand):
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Returns what follows the command's name in its usage."""
-        return [
-            "[OPTIONS]",
-            *(_name(each) for each in self.get_params(ctx) if isinstance(each, TyperArgument)),
-        ]
+        arguments = [each for each in self.get_params(ctx) if isinstance(each, TyperArgument)]
+        names = [_name(each) if each.required else f"[{_name(each)}]" for each in arguments]
+        return ["[OPTIONS]", *names]
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Prints the page; nothing is left for the formatter."""

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -187,24 +186,17 @@ def expected(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return finish(start(data, cache, "--workers", "1"), cache)
 
 
-def start(data: Path, cache: Path, *options: str) -> "subprocess.Popen[str]":
+def start(data: Path, cache: Path, *options: str) -> forked.Forked:
     """Starts the command in a session of its own."""
-    command = [sys.executable, "-m", "pipeline", "prepare", str(data), "--cache", str(cache), *OPTIONS]
-    return subprocess.Popen(
-        [*command, *options],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    command = ("-m", "pipeline", "prepare", str(data), "--cache", str(cache), *OPTIONS)
+    return forked.Forked(*command, *options, new_session=True)
 
 
-def finish(run: "subprocess.Popen[str]", cache: Path) -> dict[str, bytes]:
+def finish(run: forked.Forked, cache: Path) -> dict[str, bytes]:
     """Waits for the end and returns what is left, the page apart, which shows times."""
-    _, errors = run.communicate(timeout=600)
-    assert run.returncode == 0, errors
-    assert "failed: 1 not_dicom" in errors
+    ended = forked.finish(run)
+    assert ended.returncode == 0, ended.stderr
+    assert "failed: 1 not_dicom" in ended.stderr
     return snapshot(cache)
 
 
@@ -266,16 +258,12 @@ def test_ray_on_this_machine_alone_listens_to_nobody_else() -> None:
     assert set(ended.stdout.split()) == {"127.0.0.1"}
 
 
-def test_a_wrong_token_is_one_sentence(nodes: Nodes, data: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pipeline", "prepare", str(data), "--cache", str(tmp_path / "cache")]
-    finished = subprocess.run(
-        [*command, "--engine", "ray", "--address", nodes.address],
-        env=os.environ | {"RAY_AUTH_TOKEN": "0" * 64},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert finished.returncode == 2, finished.stderr
-    assert "RAY_AUTH_TOKEN" in finished.stderr
-    assert "Traceback" not in finished.stderr
+def test_a_wrong_token_is_one_sentence(
+    nodes: Nodes, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    with start(data, tmp_path / "cache", "--engine", "ray", "--address", nodes.address) as run:
+        _, errors = run.communicate(timeout=600)
+    assert run.returncode == 2, errors
+    assert "RAY_AUTH_TOKEN" in errors
+    assert "Traceback" not in errors
