@@ -25,11 +25,49 @@ from tests.ray_nodes import Nodes, wait_until
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def cluster(nodes: Nodes) -> Iterator[Cluster]:
-    nodes.have(2)
+@pytest.fixture(scope="module")
+def connected(nodes: Nodes) -> Iterator[Cluster]:
     with connect(nodes.address) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def cluster(nodes: Nodes, connected: Cluster) -> Cluster:
+    """Two nodes with a CPU each; the processes of one test serve the next."""
+    nodes.have(2)
+    return connected
+
+
+@dataclass(frozen=True)
+class HangAtOne:
+    """Tells which processes work on the number one, which takes very long."""
+
+    folder: Path
+
+    def __call__(self, number: int) -> int:
+        if number == 1:
+            for pid in (os.getpid(), os.getppid()):
+                (self.folder / str(pid)).touch()
+            time.sleep(600)
+        return number
+
+
+def test_what_still_works_ends_with_the_connection(nodes: Nodes, tmp_path: Path) -> None:
+    """The first test, since a process has one connection at a time, and the others share theirs."""
+    nodes.have(2)
+    with connect(nodes.address) as cluster:
+        outcomes = cluster.map_unordered(HangAtOne(tmp_path), range(2), workers=0)
+        assert next(outcomes).item == 0
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+        outcomes.close()  # type: ignore[attr-defined]
+    wait_until(lambda: not any(is_running(path.name) for path in tmp_path.iterdir()))
+
+
+def is_running(pid: str) -> bool:
+    try:
+        return "State:\tZ" not in Path("/proc", pid, "status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -124,37 +162,6 @@ def test_an_exception_of_the_function_is_raised_here(cluster: Cluster) -> None:
         list(cluster.map_unordered(fail_at_three, range(6), workers=0))
 
 
-@dataclass(frozen=True)
-class HangAtOne:
-    """Tells which processes work on the number one, which takes very long."""
-
-    folder: Path
-
-    def __call__(self, number: int) -> int:
-        if number == 1:
-            for pid in (os.getpid(), os.getppid()):
-                (self.folder / str(pid)).touch()
-            time.sleep(600)
-        return number
-
-
-def test_what_still_works_ends_with_the_connection(nodes: Nodes, tmp_path: Path) -> None:
-    nodes.have(2)
-    with connect(nodes.address) as cluster:
-        outcomes = cluster.map_unordered(HangAtOne(tmp_path), range(2), workers=0)
-        assert next(outcomes).item == 0
-        wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
-        outcomes.close()  # type: ignore[attr-defined]
-    wait_until(lambda: not any(is_running(path.name) for path in tmp_path.iterdir()))
-
-
-def is_running(pid: str) -> bool:
-    try:
-        return "State:\tZ" not in Path("/proc", pid, "status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def test_items_work_in_single_threaded_processes_that_know_no_ray(cluster: Cluster) -> None:
     (outcome,) = cluster.map_unordered(surroundings, [1], workers=0)
     assert outcome.result == {
@@ -200,25 +207,21 @@ def finish(run: forked.Forked, cache: Path) -> dict[str, bytes]:
     return snapshot(cache)
 
 
-def test_prepare_leaves_the_same_bytes_though_a_node_is_lost(
-    nodes: Nodes, data: Path, expected: dict[str, bytes], tmp_path: Path
-) -> None:
-    nodes.have(2)
-    cache = tmp_path / "cache"
-    with start(data, cache, "--engine", "ray", "--address", nodes.address) as run:
-        wait_until(lambda: len(list(cache.rglob("[!.]*.png"))) >= 8)
-        nodes.lose()
-        assert finish(run, cache) == expected
-
-
-def test_prepare_that_is_stopped_goes_on(
+def test_prepare_loses_a_node_is_stopped_and_goes_on_to_the_same_bytes(
     nodes: Nodes, data: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     nodes.have(2)
     cache = tmp_path / "cache"
     options = ("--engine", "ray", "--address", nodes.address)
+
+    def wait_for_images(count: int) -> None:
+        wait_until(lambda: run.poll() is not None or len(list(cache.rglob("[!.]*.png"))) >= count)
+        assert run.poll() is None, run.communicate()
+
     with start(data, cache, *options) as run:
-        wait_until(lambda: len(list(cache.rglob("[!.]*.png"))) >= 8)
+        wait_for_images(8)
+        nodes.lose()
+        wait_for_images(40)
         run.send_signal(signal.SIGTERM)
         _, errors = run.communicate(timeout=600)
     assert run.returncode == 143, errors

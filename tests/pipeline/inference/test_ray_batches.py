@@ -46,33 +46,23 @@ def expected(unbroken: Run, folder: Path, tmp_path_factory: pytest.TempPathFacto
     return finish(predict(unbroken, place / "out.csv", "--data", str(folder), "--workers", "0"), place)
 
 
-def wait_for_batches(prediction: Forked, out: Path) -> None:
-    """Waits until a batch is answered, and others are not."""
+def wait_for_batches(prediction: Forked, out: Path, count: int) -> None:
+    """Waits until so many batches are answered, and others are not."""
     journal = Journal(out.with_name(f"{out.name}.partial"))
-    wait_until(lambda: prediction.poll() is not None or len(journal.read()) > 1)
+    wait_until(lambda: prediction.poll() is not None or len(journal.read()) > count)
     assert prediction.poll() is None, prediction.communicate()
 
 
-def test_a_prediction_ends_with_the_same_bytes_though_a_node_is_lost(
+def test_a_prediction_loses_a_node_is_stopped_and_goes_on_to_the_same_bytes(
     nodes: Nodes, unbroken: Run, folder: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     nodes.have(2)
     out = tmp_path / "out.csv"
     options = ("--data", str(folder), "--engine", "ray", "--address", nodes.address)
-    prediction = predict(unbroken, out, *options)
-    wait_for_batches(prediction, out)
-    nodes.lose()
-    assert finish(prediction, tmp_path) == expected
-
-
-def test_a_prediction_that_is_stopped_goes_on_to_the_same_bytes(
-    nodes: Nodes, unbroken: Run, folder: Path, expected: dict[str, bytes], tmp_path: Path
-) -> None:
-    nodes.have(1)
-    out = tmp_path / "out.csv"
-    options = ("--data", str(folder), "--engine", "ray", "--address", nodes.address)
     with predict(unbroken, out, *options) as prediction:
-        wait_for_batches(prediction, out)
+        wait_for_batches(prediction, out, 1)
+        nodes.lose()
+        wait_for_batches(prediction, out, 3)
         prediction.send_signal(signal.SIGTERM)
         _, errors = prediction.communicate(timeout=600)
     assert prediction.returncode == 143, errors
