@@ -1,6 +1,7 @@
 """Whether the doctor finds what is wrong with an installation, and does not fall ill itself."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -236,6 +237,10 @@ def test_a_full_disk_and_little_memory_are_said(monkeypatch: pytest.MonkeyPatch,
     assert doctor.check_memory().problem
 
 
+SICK_TORCH = "raise ImportError('torch is ill too')"
+"""Else most of the time would go into loading it."""
+
+
 def run_mammo(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own, for which modules in the folder stand in for packages."""
     return subprocess.run(
@@ -252,12 +257,15 @@ def run_mammo(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_a_broken_opencv_does_not_break_the_doctor_who_names_it_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
+    (tmp_path / "torch.py").write_text(SICK_TORCH)
     ended = run_mammo(tmp_path, "doctor")
     assert ended.returncode == 1
     shown = " ".join(ended.stdout.split())
     assert "cv2: ImportError: libGL.so.1: cannot open shared object file" in shown
-    mended = "imports: cannot be loaded; fix it with: pip install --force-reinstall opencv-python-headless"
-    assert mended in ended.stderr
+    mended = (
+        r"imports: cannot be loaded; fix it with: pip install --force-reinstall .* opencv-python-headless "
+    )
+    assert re.search(mended, ended.stderr)
     assert "Traceback" not in ended.stderr
 
 
@@ -265,6 +273,7 @@ def test_a_broken_opencv_does_not_break_the_doctor_who_names_it_with_the_way_out
 def test_the_doctor_answers_where_the_command_line_itself_cannot_be_loaded(tmp_path: Path) -> None:
     for name in ("pandas", "typer"):
         (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} is ill')")
+    (tmp_path / "torch.py").write_text(SICK_TORCH)
     ended = run_mammo(tmp_path, "doctor")
     assert ended.returncode == 1
     for name in ("pandas", "typer"):

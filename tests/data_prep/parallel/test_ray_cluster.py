@@ -121,7 +121,8 @@ def test_poison_is_tried_twice_and_costs_no_other_item(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sixteen items go in one task; what the local executor knows too is told in the same words."""
-    monkeypatch.setattr(executor, "TIMEOUT_S", 3.0)
+    monkeypatch.setattr(executor, "TIMEOUT_S", 2.0)
+    monkeypatch.setattr(cluster_module, "SECONDS_TO_NOTICE_A_LOSS", 0.0)
     outcomes = {o.item: o for o in cluster.map_unordered(Misbehave(tmp_path), range(64), workers=2)}
     assert sorted(outcomes) == list(range(64))
     lost = {item: (o.reason, o.message) for item, o in outcomes.items() if o.result is None}

@@ -135,11 +135,11 @@ def test_position_embeddings_of_equal_size_are_kept_as_they_are(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_vit_b16_of_224_px_starts_one_of_512_px(monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs = timm.create_model("vit_base_patch16_224")
+def test_vit_s16_of_224_px_starts_one_of_512_px(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = timm.create_model("vit_small_patch16_224")
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: theirs)
-    ours = VisionTransformer(ModelSettings(width=768, num_heads=12))
-    rows = load_initial_weights(ours, "timm:vit_base_patch16_224.augreg_in21k", "imagenet")
+    ours = VisionTransformer(ModelSettings())
+    rows = load_initial_weights(ours, "timm:vit_small_patch16_224.augreg_in21k", "imagenet")
     counts = rows["outcome"].value_counts().to_dict()
     assert counts == {"loaded": 147, "converted": 2, "resized": 1, "left out": 2, "new": 2}
     enlarged = theirs.eval()

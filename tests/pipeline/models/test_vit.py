@@ -159,7 +159,7 @@ def test_timm_takes_the_weights_too(shape: dict) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "image_size", "pool", "qkv_bias"),
-    [("S/16", 512, "cls", True), ("S/16", 224, "cls", True), ("B/16", 224, "gap", False)]
+    [("Ti/16", 512, "cls", True), ("S/16", 224, "cls", True), ("B/16", 224, "gap", False)]
     + [("Ti/16", 224, pool, qkv_bias) for pool, qkv_bias in KINDS_OF_TIMMS],
 )
 def test_published_sizes_are_timms(variant: str, image_size: int, pool: str, qkv_bias: bool) -> None:

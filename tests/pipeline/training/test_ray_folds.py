@@ -46,6 +46,21 @@ def wait_for_a_fold(run: Run, training: Forked) -> None:
     assert training.poll() is None, training.communicate()
 
 
+def wait_for_an_epoch(run: Run, training: Forked) -> None:
+    """Waits until a fold has gone on for an epoch at least, and is not through."""
+    before = {fold: count_epochs(run, fold) for fold in FOLDS}
+    wait_until(
+        lambda: training.poll() is not None or any(count_epochs(run, fold) > before[fold] for fold in FOLDS)
+    )
+    assert training.poll() is None, training.communicate()
+
+
+def count_epochs(run: Run, fold: int) -> int:
+    """Returns how many epochs of a fold have a row in its history."""
+    history = run.fold(fold).history
+    return max(0, history.read_text().count("\n") - 1) if history.exists() else 0
+
+
 class Machines:
     """A cluster whose machines are told to stop under the first try of each fold."""
 
@@ -73,28 +88,13 @@ def test_a_fold_whose_machine_alone_is_told_to_stop_goes_on_elsewhere(cache: Cac
     assert all(run.fold(fold).is_finished for fold in (0, 1))
 
 
-def test_folds_whose_nodes_are_lost_go_on_elsewhere_to_the_same_bytes(
+def test_folds_are_stopped_and_lose_their_nodes_and_end_with_the_same_bytes(
     nodes: Nodes, cache: Cache, one_after_another: Run, tmp_path: Path
 ) -> None:
-    nodes.have(2)
-    run = Run(tmp_path / "run")
-    with train(cache, run, "--address", nodes.address) as training:
-        wait_for_a_fold(run, training)
-        for _ in range(2):  # wherever the folds are
-            nodes.lose()
-        nodes.have(2)
-        said, errors = training.communicate(timeout=600)
-    assert training.returncode == 0, errors
-    assert "goes on after epoch" in said
-    assert "fold 0, 1/40: loss" in said
-    assert "fold 1, 1/40: loss" in said
-    assert results(run) == results(one_after_another)
+    """Ctrl-C reaches all processes of a terminal; those of a Ray on this machine are among them.
 
-
-def test_a_stop_saves_all_folds_and_the_same_command_goes_on(
-    nodes: Nodes, cache: Cache, one_after_another: Run, tmp_path: Path
-) -> None:
-    """Ctrl-C reaches all processes of a terminal; those of a Ray on this machine are among them."""
+    The same command goes on elsewhere, where the machines of all folds get lost.
+    """
     run = Run(tmp_path / "run")
     with train(cache, run) as training:
         wait_for_a_fold(run, training)
@@ -107,9 +107,15 @@ def test_a_stop_saves_all_folds_and_the_same_command_goes_on(
     counters = [load_checkpoint(run.fold(fold))["counters"] for fold in FOLDS if run.fold(fold).last.exists()]
     nodes.have(2)
     with train(cache, run, "--address", nodes.address) as training:
+        wait_for_an_epoch(run, training)
+        for _ in range(2):  # wherever the folds are
+            nodes.lose()
+        nodes.have(2)
         said, errors = training.communicate(timeout=600)
     assert training.returncode == 0, errors
     assert all(f"goes on after epoch {c['epoch']}, batch {c['batch']}" in said for c in counters)
+    assert said.count("goes on after epoch") > len(counters)
+    assert all(f"fold {fold}, 40/40: loss" in said for fold in FOLDS)
     assert results(run) == results(one_after_another)
 
 
