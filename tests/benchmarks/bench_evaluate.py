@@ -104,6 +104,8 @@ def write_run(folder: Path, oof: pd.DataFrame, choice: CaseSelection) -> Run:
         save_weights(run.fold(fold), model, logit_shift=0.0, num_classes=1)
     write_text(run.settings, dump_settings(recipe))
     write_json(run.environment, {"cache": str(cache.folder)})
+    counted = {"num_images": ("image_id", "size"), "num_cancers": ("cancer", "sum")}
+    write_csv(run.folds, oof.groupby(["patient_id", "fold"], as_index=False).agg(**counted))
     records = {}
     for case in (case for group in choice.groups for case in group.cases):
         for view in case.views:
