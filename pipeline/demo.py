@@ -11,7 +11,8 @@ from data_prep.phantom.dataset import write_phantoms
 from pipeline.evaluation.evaluate_oof import Evaluation
 from pipeline.experiment import train_and_evaluate
 from pipeline.inference.submission import predict_submission
-from pipeline.runs.recipe import AugmentSettings, ModelSettings, Recipe, TrainSettings
+from pipeline.runs.augment_settings import AugmentSettings
+from pipeline.runs.recipe import ModelSettings, Recipe, TrainSettings
 from pipeline.runs.run_folder import Run
 from pipeline.runtime.progress import Reporter
 

@@ -10,7 +10,7 @@ from pipeline.classification.train_classes import open_folder
 from pipeline.runs.recipe import Recipe
 from pipeline.runtime.progress import Reporter
 from pipeline.training.dry_run import DryRun, estimate
-from pipeline.training.run_setup import resolve
+from pipeline.training.run_setup import resolve, say_what_follows
 
 
 def make_class_dry_run(
@@ -28,7 +28,8 @@ def make_class_dry_run(
         UserError: if recipe and folder do not fit together.
         GpuMemoryFull: with what takes less.
     """
-    recipe = resolve(recipe)
+    asked, recipe = recipe, resolve(recipe)
+    say_what_follows(asked, recipe, reporter)
     task = ClassTask(recipe, open_folder(recipe, data), name="the training")
     row = {
         "images": len(task.training),

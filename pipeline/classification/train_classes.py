@@ -22,6 +22,7 @@ from pipeline.training.run_setup import (
     require_space_for,
     resolve,
     say_if_split_otherwise,
+    say_what_follows,
     start_run,
 )
 from pipeline.training.throughput import say_if_peak_unknown
@@ -52,7 +53,7 @@ def train_classes(
         GpuMemoryFull: with what lets the same run go on.
     """
     with group.main_process_first():
-        recipe = resolve(recipe)
+        asked, recipe = recipe, resolve(recipe, run)
         folder = open_folder(recipe, data)
     with StopRequest() as stop, locked_by_group(run.folder, group):
         with group.main_process_first():
@@ -60,6 +61,7 @@ def train_classes(
                 _start(recipe, folder, run, world_size=group.world_size)
                 require_space_for(recipe, run.folder, [run.training])
                 say_if_split_otherwise(run, recipe, group, reporter)
+                say_what_follows(asked, recipe, reporter)
                 say_if_peak_unknown(recipe.train.precision, recipe.train.device, reporter)
             is_finished, is_new = run.training.is_finished, not has_begun(run.folder)
         if is_finished:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from data_prep.imageio.frame import Image
-from pipeline.runs.recipe import AugmentSettings
+from pipeline.runs.augment_settings import AugmentSettings
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer version
 

@@ -24,7 +24,7 @@ def describe_kept_patches(model: ModelSettings, manifest: pd.DataFrame) -> str:
         )
     kept = model.kept_patches or num_patches
     losing = int((counts > kept).sum())
-    enough = suggest_kept_patches(counts, num_patches)
+    enough = suggest_kept_patches(counts, num_patches, num_prefix=model.num_prefix_tokens)
     advice = "all are needed" if enough == num_patches else f"model.kept_patches = {enough} would be enough"
     seen = f"all {num_patches:,} patches"
     if kept < num_patches:
@@ -35,10 +35,11 @@ def describe_kept_patches(model: ModelSettings, manifest: pd.DataFrame) -> str:
     return f"the model sees {seen}; {advice} for {1 - MOST_LOSING:.1%} of the images"
 
 
-def suggest_kept_patches(counts: "pd.Series[int]", num_patches: int) -> int:
+def suggest_kept_patches(counts: "pd.Series[int]", num_patches: int, *, num_prefix: int = 1) -> int:
     """Returns the smallest number that is enough for all but one image in a thousand.
 
-    With the class token it is a multiple of `TILE`, so that no tile of a kernel is computed for a few tokens.
+    With the tokens before the patches it is a multiple of `TILE`, so that no tile of a kernel is computed for
+    a few tokens.
     """
     most = int(counts.sort_values(ascending=False).iloc[int(MOST_LOSING * len(counts))])
-    return min(num_patches, -(-(most + 1) // TILE) * TILE - 1)
+    return min(num_patches, -(-(most + num_prefix) // TILE) * TILE - num_prefix)

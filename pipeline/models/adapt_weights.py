@@ -15,6 +15,7 @@ from torch import Tensor
 from data_prep.errors import UserError
 from pipeline.models.normalization import MEAN, STD
 from pipeline.models.pretrained import OURS, Normalization, PretrainedWeights, Tensors, read_pretrained
+from pipeline.models.published_layouts import CLASS_TOKEN, POSITIONS, Arranged, arrange, count_registers
 from pipeline.models.vit import VisionTransformer
 from pipeline.runtime.torchvision_compat import allow_torchvision_import
 
@@ -22,13 +23,16 @@ allow_torchvision_import()
 
 from timm.layers import resample_abs_pos_embed, resample_patch_embed  # noqa: E402  after the line above
 
-KERNEL, BIAS, POSITIONS = "patch_embed.proj.weight", "patch_embed.proj.bias", "pos_embed"
+KERNEL, BIAS = "patch_embed.proj.weight", "patch_embed.proj.bias"
+Q_NORM = "blocks.0.attn.q_norm.weight"
 HEAD = ("head.", "pre_logits.")
 SETTINGS_OF = {  # which setting gives a model these tensors, or takes them away
     r"blocks\.\d+\.ls[12]\.gamma": "layer_scale",
     r"blocks\.\d+\.attn\.qkv\.bias": "qkv_bias",
+    r"blocks\.\d+\.attn\.[qk]_norm\.": "qk_norm",
     r"blocks\.\d+\.mlp\..*": "mlp_ratio",
     r"pos_embed": "pos_embed",
+    r"\breg_[a-z]+": "register_tokens",
 }
 
 MAX_PROBLEMS_SHOWN = 5
@@ -79,19 +83,25 @@ def fit_weights(
     settings = model.settings
     found = {name: tensor for name, tensor in source.tensors.items() if not name.startswith(HEAD)}
     wanted = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(HEAD)}
-    fitted = rename_last_norm(found, wanted)
+    arranged = arrange(found)
+    if CLASS_TOKEN in arranged.tensors and CLASS_TOKEN not in found and settings.pool == "cls":
+        raise ValueError('it was trained without a class token: set model.pool to "gap"')
+    fitted = rename_last_norm(arranged.tensors, wanted)
     _require_fit(model, fitted, set(wanted), source.num_heads)
     _require_sound(fitted)
     fitted = {name: tensor.float() for name, tensor in fitted.items()}
     if POSITIONS in fitted:
-        fitted[POSITIONS] = resize_positions(fitted[POSITIONS], settings.grid_size)
+        fitted[POSITIONS] = resize_positions(
+            fitted[POSITIONS], settings.grid_size, num_registers=count_registers(fitted)
+        )
     kernel = resample_patch_embed(fitted[KERNEL], [settings.patch_size, settings.patch_size])
     fitted[KERNEL], fitted[BIAS] = convert_channels(
         kernel, fitted[BIAS], source.normalization, settings.in_channels
     )
     _require_shapes(fitted, wanted)
     model.load_state_dict(fitted, strict=False)  # all but the head: the names were compared above
-    rows = [_describe(name, fitted[name], found.get(name), source) for name in fitted]
+    rows = [_describe(name, fitted[name], arranged, source) for name in fitted]
+    rows += [TensorOutcome(name, "left out", why) for name, why in arranged.left_out.items()]
     if logit_shift is not None:
         return rows + keep_head(model, source, logit_shift)
     rows += [TensorOutcome(name, "left out", "head") for name in source.tensors if name.startswith(HEAD)]
@@ -129,18 +139,19 @@ def rename_last_norm(found: Tensors, wanted: Tensors) -> Tensors:
     return {new + name.removeprefix(old) if name.startswith(old) else name: found[name] for name in found}
 
 
-def resize_positions(positions_1TD: Tensor, grid_size: int) -> Tensor:
-    """Returns position embeddings for another grid of patches, the class token's as it was.
+def resize_positions(positions_1TD: Tensor, grid_size: int, *, num_registers: int = 0) -> Tensor:
+    """Returns position embeddings for another grid of patches, those of the tokens before as they were.
 
     Raises:
-        ValueError: if they are not those of a square grid and a class token.
+        ValueError: if they are not those of a class token, the registers and a square grid.
     """
-    num_patches = positions_1TD.shape[1] - 1
-    if math.isqrt(num_patches + 1) ** 2 == num_patches + 1:
-        raise ValueError(f"its {num_patches + 1} position embeddings are a square grid and no class token")
-    if math.isqrt(num_patches) ** 2 != num_patches:
-        raise ValueError(f"its {num_patches + 1} position embeddings are not a square grid and a class token")
-    return resample_abs_pos_embed(positions_1TD, [grid_size, grid_size], num_prefix_tokens=1)
+    num_positions, num_prefix = positions_1TD.shape[1], 1 + num_registers
+    if math.isqrt(max(0, num_positions - num_prefix)) ** 2 != num_positions - num_prefix:
+        registers = f", {num_registers} registers" if num_registers else ""
+        raise ValueError(
+            f"its {num_positions} position embeddings are not a square grid and a class token{registers}"
+        )
+    return resample_abs_pos_embed(positions_1TD, [grid_size, grid_size], num_prefix_tokens=num_prefix)
 
 
 def convert_channels(
@@ -181,6 +192,8 @@ def _require_fit(model: VisionTransformer, found: Tensors, wanted: set[str], num
     theirs = {"depth": len(layers), "num_heads": num_heads or settings.num_heads}
     if BIAS in found:
         theirs["width"] = len(found[BIAS]) if found[BIAS].ndim else 0
+    if num_heads is None and BIAS in found and Q_NORM in found and found[Q_NORM].numel():
+        theirs["num_heads"] = theirs["width"] // found[Q_NORM].numel()  # it is as wide as a head
     problems = [
         f"its {name} is {value}, model.{name} is {getattr(settings, name)}"
         for name, value in theirs.items()
@@ -195,6 +208,9 @@ def _require_fit(model: VisionTransformer, found: Tensors, wanted: set[str], num
 
 def _describe_names(found: Tensors, wanted: set[str]) -> str:
     """Says in what the names are not timm's: in a part before them, or altogether."""
+    theirs = next((name for name in sorted(found) if re.search(r"encoder\.layer\.\d+\.", name)), None)
+    if theirs is not None:
+        return f"its tensors have Hugging Face's names, such as {theirs}: take timm's file of the same model"
     inner = next((name for name in sorted(found) if re.search(r"\.blocks\.\d+\.", name)), None)
     if inner is not None:
         prefix = inner[: inner.index(".blocks.") + 1]
@@ -231,7 +247,13 @@ def _require_shapes(fitted: Tensors, wanted: Tensors) -> None:
 
 
 def _shorten(names: list[str]) -> str:
-    return names[0] + (f" and {len(names) - 1} tensors more" if len(names) > 1 else "")
+    """Names all tensors, those of the same place in several layers once."""
+    places: dict[str, list[str]] = {}
+    for name in names:
+        places.setdefault(re.sub(r"\.\d+\.", ".N.", name), []).append(name)
+    return ", ".join(
+        each[0] + (f" (in {len(each)} layers)" if len(each) > 1 else "") for each in places.values()
+    )
 
 
 def _raise_if_any(problems: list[str], settings: dict[str, str] = SETTINGS_OF) -> None:
@@ -247,8 +269,9 @@ def _raise_if_any(problems: list[str], settings: dict[str, str] = SETTINGS_OF) -
     )
 
 
-def _describe(name: str, fitted: Tensor, found: Tensor | None, source: PretrainedWeights) -> TensorOutcome:
+def _describe(name: str, fitted: Tensor, arranged: Arranged, source: PretrainedWeights) -> TensorOutcome:
     """Returns the row of a tensor of the encoder."""
+    found, note = arranged.tensors.get(name), arranged.notes.get(name, "")
     if found is None:
         return TensorOutcome(name, "loaded", "the last LayerNorm, under the name for model.pool")
     sizes = f"{list(found.shape)} to {list(fitted.shape)}"
@@ -256,5 +279,5 @@ def _describe(name: str, fitted: Tensor, found: Tensor | None, source: Pretraine
         mean, std = source.normalization
         return TensorOutcome(name, "converted", f"{sizes}, from mean {mean}, std {std}")
     if fitted.shape != found.shape:
-        return TensorOutcome(name, "resized", sizes)
-    return TensorOutcome(name, "loaded")
+        return TensorOutcome(name, "resized", f"{sizes}, {note}" if note else sizes)
+    return TensorOutcome(name, "loaded", note)

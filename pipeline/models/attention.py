@@ -3,8 +3,8 @@
 Shape suffixes are those of `vit`; besides, g is the number of patches along a side, N of components.
 
 A map says how much each patch weighs in what the head sees: the class token's vector or, with pool "gap", the
-mean of the patches' vectors. The class token's own weight is left out, and patches that the model does not
-keep weigh nothing. Maps are not normalised.
+mean of the patches' vectors. The weights of the class token and of registers are left out, and patches that
+the model does not keep weigh nothing. Maps are not normalised.
 """
 
 from collections.abc import Callable, Iterator
@@ -149,7 +149,7 @@ def find_places(model: VisionTransformer, images_BCHW: Tensor) -> Tensor:
     """Returns the places of the patches that the model keeps of each image, [B, k], in reading order."""
     settings = model.settings
     pixels_BPn = cut_into_patches(images_BCHW, settings.patch_size)
-    return choose_patches(pixels_BPn, settings.num_tokens - 1)
+    return choose_patches(pixels_BPn, settings.num_tokens - settings.num_prefix_tokens)
 
 
 def find_patch_distances(places_Bk: Tensor, settings: ModelSettings) -> Tensor:
@@ -163,7 +163,8 @@ def find_distances(A_BhTT: Tensor, distance_Bkk: Tensor) -> Tensor:
 
     Weighted by the attention among patches; mean over patches and images.
     """
-    patches_Bhkk = A_BhTT[:, :, 1:, 1:]
+    k = distance_Bkk.shape[-1]
+    patches_Bhkk = A_BhTT[:, :, -k:, -k:]
     shares_Bhkk = patches_Bhkk / patches_Bhkk.sum(dim=-1, keepdim=True)
     return (shares_Bhkk * distance_Bkk.to(A_BhTT).unsqueeze(1)).sum(dim=-1).mean(dim=(0, 2))
 
@@ -176,7 +177,8 @@ def find_even_distance(grid_size: int, patch_size: int) -> float:
 def find_position_similarity(model: VisionTransformer) -> Array:
     """Returns the cosine of each two patches' position embeddings, [g, g, g, g] (figure 7, centre)."""
     with torch.no_grad():
-        positions_PD = nn.functional.normalize(model.pos_embed[0, 1:].double(), dim=-1)
+        positions_PD = model.pos_embed[0, model.settings.num_prefix_tokens :].double()
+        positions_PD = nn.functional.normalize(positions_PD, dim=-1)
         cosines_PP = positions_PD @ positions_PD.T
     return cosines_PP.cpu().numpy().reshape(4 * [model.settings.grid_size])
 
@@ -233,7 +235,8 @@ def _find_seen_tokens(model: VisionTransformer, num_images: int) -> Tensor:
     if model.settings.pool == "cls":
         seen_T[0] = 1.0
     else:
-        seen_T[1:] = 1.0 / (model.num_tokens - 1)
+        num_prefix = model.settings.num_prefix_tokens
+        seen_T[num_prefix:] = 1.0 / (model.num_tokens - num_prefix)
     return seen_T.expand(num_images, -1)
 
 
@@ -243,8 +246,9 @@ def _follow(row_BT: Tensor, A_BTT: Tensor) -> Tensor:
 
 
 def _to_grid(row_BT: Tensor, places_Bk: Tensor, grid_size: int) -> Tensor:
-    """Returns a row without the class token as [B, g, g], 0 where a patch was not kept."""
-    patches_BP = row_BT.new_zeros(len(row_BT), grid_size**2).scatter(1, places_Bk, row_BT[:, 1:])
+    """Returns the patches' part of a row as [B, g, g], 0 where a patch was not kept."""
+    kept_Bk = row_BT[:, -places_Bk.shape[1] :]
+    patches_BP = row_BT.new_zeros(len(row_BT), grid_size**2).scatter(1, places_Bk, kept_Bk)
     return patches_BP.reshape(-1, grid_size, grid_size)
 
 

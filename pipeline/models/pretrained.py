@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors.torch
-from safetensors import safe_open
+import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from data_prep.errors import UserError
 from data_prep.storage.files import open_input, parse_json, require_input
 from pipeline.models.normalization import MEAN, STD
 from pipeline.models.torch_file import UnreadableWeights, load_tensors
+from pipeline.models.vit import LAYER_NORM_EPS
 from pipeline.models.weights_file import WEIGHTS_ENTRY
 from pipeline.runs.ancestry import TIMM
 from pipeline.runtime.torchvision_compat import allow_torchvision_import
@@ -22,9 +24,11 @@ allow_torchvision_import()
 
 import timm  # noqa: E402  after the line above
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # noqa: E402
+from timm.models.vision_transformer import Block as TimmBlock  # noqa: E402
 from timm.models.vision_transformer import VisionTransformer as TimmTransformer  # noqa: E402
 
 MODULES = ("vision_transformer", "deit")  # of timm, with plain Vision Transformers
+ROTARY = ("dinov3", "_rope_")  # in the names of other models of timm's
 WEIGHTS_SUFFIXES = (".safetensors", ".pth")
 CHECKPOINT_KEYS = ("state_dict", "model")
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
@@ -89,12 +93,7 @@ def read_timm(name: str) -> PretrainedWeights:
     Raises:
         UserError: if timm has no such model or cannot fetch it, or it is another kind of model.
     """
-    tagged = [model for module in MODULES for model in timm.list_models(module=module, pretrained=True)]
-    known = {*tagged, *(model.split(".")[0] for model in tagged)}
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"timm has no pretrained Vision Transformer {name!r}{hint}")
+    _require_timms(name)
     hub = logging.getLogger("huggingface_hub")
     level = hub.level
     hub.setLevel(logging.ERROR)  # else a missing network is told twelve times before it is told once
@@ -107,19 +106,71 @@ def read_timm(name: str) -> PretrainedWeights:
         ) from error
     finally:
         hub.setLevel(level)
-    if not isinstance(model, TimmTransformer) or not _has_exact_gelu(model):
-        raise UserError(
-            f"timm's {name} is not a plain Vision Transformer with GELU: choose another train.init"
-        )
+    _require_plain(model, name)
     normalization = Normalization(model.pretrained_cfg["mean"], model.pretrained_cfg["std"])
     return PretrainedWeights(
         f"timm's {name}", model.state_dict(), normalization, model.blocks[0].attn.num_heads
     )
 
 
-def _has_exact_gelu(model: TimmTransformer) -> bool:
-    activation = getattr(getattr(model.blocks[0], "mlp", None), "act", None)
-    return isinstance(activation, nn.GELU) and activation.approximate == "none"
+def _require_timms(name: str) -> None:
+    """Makes sure that timm has such a Vision Transformer, without asking the network."""
+    tagged = [model for module in MODULES for model in timm.list_models(module=module, pretrained=True)]
+    known = {*tagged, *(model.split(".")[0] for model in tagged)}
+    if name in known:
+        return
+    if any(part in name for part in ROTARY) and timm.is_model(name):
+        raise UserError(
+            f"timm's {name} turns queries and keys by rotary positions (RoPE), and this model adds learned "
+            "ones to the patches: choose DINOv2, MAE or a supervised ViT for train.init"
+        )
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise UserError(f"timm has no pretrained Vision Transformer {name!r}{hint}")
+
+
+def _require_plain(model: nn.Module, name: str) -> None:
+    """Refuses models that compute something else with tensors of the same names."""
+    if not isinstance(model, TimmTransformer) or not _is_plain(model.blocks[0]):
+        raise UserError(
+            f"timm's {name} is not a plain Vision Transformer with GELU: choose another train.init"
+        )
+
+
+def _is_plain(block: nn.Module) -> bool:
+    if type(block) is not TimmBlock:
+        return False
+    activation, norm = getattr(block.mlp, "act", None), block.norm1
+    has_gelu = isinstance(activation, nn.GELU) and activation.approximate == "none"
+    return has_gelu and isinstance(norm, nn.LayerNorm) and norm.eps == LAYER_NORM_EPS
+
+
+def read_shapes(init: str) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the tensors that `train.init` names, without their values where that is faster.
+
+    Empty where a file is missing, of which `read_pretrained` tells, as of all else that is wrong with it.
+
+    Raises:
+        UserError: if timm has no such model, or a `.pth` file cannot be read.
+    """
+    if init.startswith(TIMM):
+        name = init.removeprefix(TIMM)
+        _require_timms(name)
+        with torch.device("meta"):  # its architecture alone: no memory, no network
+            tensors = timm.create_model(name, pretrained=False).state_dict()
+        return {each: tuple(tensor.shape) for each, tensor in tensors.items()}
+    path = Path(init)
+    if not path.is_file():
+        return {}
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(require_input(path), framework="pt") as file:
+                shapes = {each: tuple(file.get_slice(each).get_shape()) for each in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError):
+            return {}
+        return {strip_wrapper(each): shape for each, shape in shapes.items()}
+    tensors = read_file(path, OURS).tensors
+    return {each: tuple(tensor.shape) for each, tensor in tensors.items()}
 
 
 def read_file(path: Path, normalization: Normalization) -> PretrainedWeights:
@@ -176,13 +227,18 @@ def _unwrap(content: Any) -> Tensors:
     return {str(name): tensor for name, tensor in content.items()}
 
 
+def strip_wrapper(name: str) -> str:
+    """Returns a name without what torch's wrappers add to it."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
 def strip_wrappers(tensors: Tensors) -> Tensors:
     """Returns the tensors without what torch's wrappers add to their names, at any place in them.
 
     Raises:
         UnreadableWeights: if two tensors then have one name.
     """
-    names = {name: ".".join(part for part in name.split(".") if part not in WRAPPERS) for name in tensors}
+    names = {name: strip_wrapper(name) for name in tensors}
     if len(set(names.values())) < len(names):
         raise UnreadableWeights("two of its tensors have one name without module. and _orig_mod.")
     return {names[name]: tensor for name, tensor in tensors.items()}

@@ -1,5 +1,6 @@
 """Files that `torch.save` wrote, read without running or inflating what they hold."""
 
+import argparse
 import zipfile
 from typing import Any, BinaryIO
 
@@ -27,4 +28,5 @@ def load_tensors(stream: BinaryIO) -> Any:
     if not is_stored or sum(entry.file_size for entry in entries) > size:
         raise UnreadableWeights("its entries are compressed")
     stream.seek(0)
-    return torch.load(stream, "cpu", weights_only=True)
+    with torch.serialization.safe_globals([argparse.Namespace]):  # a trainer's options, as MAE keeps them
+        return torch.load(stream, "cpu", weights_only=True)

@@ -3,8 +3,8 @@
 Equations are cited on their lines. Module and parameter names are timm's, so that weights travel both ways.
 Knows no files, no labels and no medical images.
 
-Shape suffixes: B images, C channels, H and W pixels, P patches, k kept patches, T tokens (k + 1), D width,
-h heads of width d, K outputs.
+Shape suffixes: B images, C channels, H and W pixels, P patches, k kept patches, T tokens ([CLS], registers,
+k patches), D width, h heads of width d, K outputs.
 """
 
 from typing import Any
@@ -51,7 +51,7 @@ class PatchEmbed(nn.Module):
             settings.in_channels, settings.width, kernel_size=settings.patch_size, stride=settings.patch_size
         )
         self.image_shape = (settings.in_channels, settings.image_size, settings.image_size)
-        self.num_kept = settings.num_tokens - 1
+        self.num_kept = settings.num_tokens - settings.num_prefix_tokens
         self.keeps_all = self.num_kept == settings.grid_size**2
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -100,6 +100,12 @@ class Attention(nn.Module):
         self.num_heads = settings.num_heads
         self.kind = settings.attention
         self.qkv = nn.Linear(settings.width, 3 * settings.width, bias=settings.qkv_bias)
+
+        def make_norm() -> nn.Module:
+            width = settings.width // settings.num_heads
+            return nn.LayerNorm(width, eps=LAYER_NORM_EPS) if settings.qk_norm else nn.Identity()
+
+        self.q_norm, self.k_norm = make_norm(), make_norm()
         self.softmax = nn.Softmax(dim=-1)
         self.proj = nn.Linear(settings.width, settings.width)
         self.dropout = nn.Dropout(settings.dropout)
@@ -109,6 +115,8 @@ class Attention(nn.Module):
         B, T, D = x_BTD.shape
         qkv_3BhTd = self.qkv(x_BTD).view(B, T, 3, self.num_heads, D // self.num_heads).permute(2, 0, 3, 1, 4)
         q_BhTd, k_BhTd, v_BhTd = qkv_3BhTd.unbind(0)  # eq. 5, all heads in parallel
+        # Dehghani et al. 2023, arXiv:2302.05442; autocast computes a LayerNorm in float32.
+        q_BhTd, k_BhTd = self.q_norm(q_BhTd).to(v_BhTd.dtype), self.k_norm(k_BhTd).to(v_BhTd.dtype)
         if self.kind == "explicit" or (self.kind == "auto" and is_bf16_on_cpu(q_BhTd)):
             scale = (D // self.num_heads) ** -0.5
             A_BhTT = self.softmax((q_BhTd * scale) @ k_BhTd.transpose(-2, -1))  # eq. 6
@@ -199,11 +207,14 @@ class VisionTransformer(nn.Module):
         self.settings = settings
         self.patch_embed = PatchEmbed(settings)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, settings.width))
+        num_prefix, num_registers = settings.num_prefix_tokens, settings.register_tokens
+        registers_1RD = torch.zeros(1, num_registers, settings.width)
+        self.reg_token = nn.Parameter(registers_1RD) if num_registers else None
         if settings.pos_embed == "learned":
-            self.pos_embed = nn.Parameter(torch.zeros(1, settings.grid_size**2 + 1, settings.width))
+            self.pos_embed = nn.Parameter(torch.zeros(1, num_prefix + settings.grid_size**2, settings.width))
         else:
             waves_1PD = make_sincos2d(settings.grid_size, settings.width).unsqueeze(0)
-            self.register_buffer("pos_embed", F.pad(waves_1PD, (0, 0, 1, 0)), persistent=False)
+            self.register_buffer("pos_embed", F.pad(waves_1PD, (0, 0, num_prefix, 0)), persistent=False)
         self.pos_drop = nn.Dropout(settings.dropout)
         shares = [settings.drop_path * layer / max(1, settings.depth - 1) for layer in range(settings.depth)]
         self.blocks = nn.ModuleList(Block(settings, drop_path=share) for share in shares)
@@ -219,7 +230,7 @@ class VisionTransformer(nn.Module):
 
     @property
     def num_tokens(self) -> int:
-        """Patches and the class token: 1,025 for 512 px and 16x16 patches, all of them kept."""
+        """Class token, registers and patches: 1,025 for 512 px, 16x16 patches, all kept, and no registers."""
         return self.settings.num_tokens
 
     def init_weights(self) -> None:
@@ -235,13 +246,19 @@ class VisionTransformer(nn.Module):
         if self.settings.pos_embed == "learned":
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.normal_(self.cls_token, std=1e-6)
+        if self.reg_token is not None:
+            nn.init.normal_(self.reg_token, std=1e-6)
         nn.init.zeros_(self.head.weight)  # every image starts with the same logit
 
     def forward_features(self, images_BCHW: Tensor) -> Tensor:
-        """Returns all tokens after the last layer, and with pool "cls" its LayerNorm: x_BTD, [CLS] first."""
+        """Returns all tokens after the last layer, and with pool "cls" its LayerNorm.
+
+        They are x_BTD: [CLS], the registers, the patches.
+        """
         patches_BkD, places_Bk = self.patch_embed(images_BCHW)
-        cls_B1D = self.cls_token.expand(patches_BkD.shape[0], -1, -1)
-        x_BTD = torch.cat([cls_B1D, patches_BkD], dim=1)
+        learned = [token for token in (self.cls_token, self.reg_token) if token is not None]
+        prefix = [token_1nD.expand(patches_BkD.shape[0], -1, -1) for token_1nD in learned]
+        x_BTD = torch.cat([*prefix, patches_BkD], dim=1)
         x_BTD = self.pos_drop(x_BTD + self._find_positions(places_Bk))  # eq. 1
         for block in self.blocks:
             if self.settings.gradient_checkpointing and self.training:
@@ -251,10 +268,13 @@ class VisionTransformer(nn.Module):
         return self.norm(x_BTD)
 
     def _find_positions(self, places_Bk: Tensor | None) -> Tensor:
-        """Returns the position embeddings of the class token and of these patches, [B or 1, T, D]."""
+        """Returns the position embeddings of the tokens before the patches and of these, [B or 1, T, D]."""
         if places_Bk is None:
             return self.pos_embed
-        tokens_BT = F.pad(places_Bk + 1, (1, 0))  # token 0 is the class token
+        num_prefix = self.settings.num_prefix_tokens
+        prefix_n = torch.arange(num_prefix, device=places_Bk.device)
+        prefix_Bn = prefix_n.expand(places_Bk.shape[0], -1)
+        tokens_BT = torch.cat([prefix_Bn, places_Bk + num_prefix], dim=1)
         return F.embedding(tokens_BT, self.pos_embed[0])
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
@@ -269,7 +289,7 @@ class VisionTransformer(nn.Module):
         """Returns one vector per image, y_BD."""
         if self.settings.pool == "cls":
             return x_BTD[:, 0]  # eq. 4, with the LayerNorm of `forward_features`
-        return self.fc_norm(x_BTD[:, 1:].mean(dim=1))
+        return self.fc_norm(x_BTD[:, self.settings.num_prefix_tokens :].mean(dim=1))
 
 
 def make_sincos2d(grid_size: int, width: int) -> Tensor:

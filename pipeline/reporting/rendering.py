@@ -1,4 +1,4 @@
-"""Templates to pages and Markdown, with the settings and the environment of the run."""
+"""Templates to pages and Markdown, with settings, first weights and environment of the run."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 
 from data_prep.storage.files import read_own
+from pipeline.reporting.sections.first_weights_text import describe_first_weights
 from pipeline.runs.records import CACHE_FROM_RUN, read_environment
 from pipeline.runs.run_folder import RunFolder
 
@@ -33,7 +34,7 @@ class Verbatim(str):
 def render_page(
     template: str, run: RunFolder, *, filters: Filters, package: str = OWN_PACKAGE, **values: Any
 ) -> str:
-    """Returns a page that extends `page.html.j2`; the run's name, settings and environment are added.
+    """Returns a page that extends `page.html.j2`; the run's name, settings and so on are added.
 
     A `run_name` among the values stands for the run's own. The template lies in the folder `templates` of
     `package`.
@@ -81,5 +82,6 @@ def _describe(run: RunFolder) -> dict[str, Any]:
     return {
         "run_name": run.name,
         "settings": read_own(run.settings).decode("utf-8", "replace") if run.settings.exists() else "",
+        "first_weights": describe_first_weights(run),
         "machine": machine,
     }

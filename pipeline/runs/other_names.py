@@ -16,6 +16,8 @@ MODEL = {
     "pool": "global_pool pooling",
     "pos_embed": "position_embedding",
     "layer_scale": "init_values",
+    "register_tokens": "reg_tokens num_register_tokens",
+    "qk_norm": "qk_normalization",
     "gradient_checkpointing": "grad_checkpointing checkpointing",
 }
 AUGMENT = {

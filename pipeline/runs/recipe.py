@@ -9,8 +9,9 @@ from pydantic import Field, model_validator
 
 from data_prep.preprocessing.settings import PrepareSettings
 from data_prep.settings import StrictSettings, load_settings
+from pipeline.runs.augment_settings import AugmentSettings
 from pipeline.runs.image_size import SIDE, link_sizes
-from pipeline.runs.other_names import AUGMENT, MODEL, TRAIN
+from pipeline.runs.other_names import MODEL, TRAIN
 from pipeline.runs.setting_types import Inputs, Workers
 from pipeline.runs.shipped_recipes import find_recipe
 
@@ -48,7 +49,11 @@ class ModelSettings(StrictSettings):
     """Width of the MLP's hidden layer, in multiples of `width`."""
 
     qkv_bias: bool = True
-    """Whether queries, keys and values have biases."""
+    """Whether queries, keys and values have biases; `true` follows the weights of `train.init`."""
+
+    qk_norm: bool = False
+    """Whether each head's queries and keys go through a LayerNorm; `false` follows the weights of
+    `train.init`."""
 
     attention: Literal["auto", "sdpa", "explicit"] = "auto"
     """`sdpa` is torch's fused kernel, `explicit` the paper's formula; the results are equal to rounding.
@@ -82,7 +87,12 @@ class ModelSettings(StrictSettings):
     evaluated again."""
 
     layer_scale: float = Field(default=0.0, ge=0.0, le=1.0)
-    """LayerScale: first value of a learned factor per channel of each branch; 0 turns it off."""
+    """LayerScale: first value of a learned factor per channel of each branch; 0 turns it off, or follows the
+    weights of `train.init`."""
+
+    register_tokens: int = Field(default=0, ge=0, le=64)
+    """Learned tokens beside the class token that see all, and are left out of every mean and picture
+    (arXiv:2309.16588); 0 follows the weights of `train.init`."""
 
     gradient_checkpointing: bool = False
     """Compute each layer again in the backward pass instead of keeping it: less memory, a third more time. A
@@ -113,39 +123,14 @@ class ModelSettings(StrictSettings):
         return self.image_size // self.patch_size
 
     @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the patches: the class token and the registers."""
+        return 1 + self.register_tokens
+
+    @property
     def num_tokens(self) -> int:
-        """Patches that the layers see, and the class token: 1,025 for all of 512 px in patches of 16."""
-        return 1 + (self.kept_patches or self.grid_size**2)
-
-
-class AugmentSettings(StrictSettings):
-    """`[augment]`: random changes of training images; a probability of 0 leaves a change out."""
-
-    other_names: ClassVar[Mapping[str, str]] = AUGMENT
-    vertical_flip: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Probability of a flip upside down; the chest wall stays at the left."""
-
-    horizontal_flip: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Probability of a flip from left to right; not for mammograms, whose chest wall is at the left."""
-
-    affine: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Probability of a shift, a change of scale and a rotation, all together."""
-
-    shift: float = Field(default=0.05, ge=0.0, le=0.5)
-    """Largest shift along each axis, as a part of the side."""
-
-    scale: float = Field(default=0.1, ge=0.0, le=0.5)
-    """Largest change of scale: 0.1 draws from 0.9 to 1.1."""
-
-    rotate_degrees: float = Field(default=10.0, ge=0.0, le=180.0)
-    """Largest rotation, in degrees."""
-
-    tone: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Probability of a change of brightness, contrast and gamma."""
-
-    coarse_dropout: float = Field(default=0.25, ge=0.0, le=1.0)
-    """Probability of up to four black rectangles, their sides about a tenth of the image's. With
-    `kept_patches`, patches that lie in one whole have no contrast and are left out like background."""
+        """Patches that the layers see and the tokens before: 1,025 for all of 512 px in patches of 16."""
+        return self.num_prefix_tokens + (self.kept_patches or self.grid_size**2)
 
 
 class TrainSettings(StrictSettings):
@@ -156,9 +141,9 @@ class TrainSettings(StrictSettings):
     """Draws folds, first weights, order and augmentation."""
 
     init: str = ""
-    """First weights: `timm:<model>`, the path of a `.safetensors` or `.pth` file with timm's names, or an
-    earlier run, whose patients keep their folds; empty draws them. In a path, `{fold}` stands for the fold's
-    number."""
+    """First weights: `timm:<model>`, the path of a `.safetensors` or `.pth` file with timm's names (or
+    DINOv2's and MAE's own), or an earlier run, whose patients keep their folds; empty draws them. In a path,
+    `{fold}` stands for the fold's number."""
 
     keep_head: bool = False
     """Take the head from `init` too, which must be mammo's own weights: the first probabilities are then
@@ -166,8 +151,8 @@ class TrainSettings(StrictSettings):
 
     init_normalization: Literal["half", "imagenet", "mammo"] = "half"
     """How the images of a file's model were normalised: `half` is mean and deviation 0.5 (Google's ViTs),
-    `imagenet` ImageNet's (DeiT, DINO), `mammo` its own. Models from timm and mammo's `model.safetensors` say
-    it themselves."""
+    `imagenet` ImageNet's (DeiT, DINO, MAE), `mammo` its own. Models from timm and mammo's `model.safetensors`
+    say it themselves."""
 
     num_folds: int = Field(default=5, ge=2, le=100)
     """Folds of the cross-validation, drawn by patient and stratified by label."""
@@ -230,7 +215,7 @@ class TrainSettings(StrictSettings):
     """Epochs in which the learning rate rises from 0; then it falls to 0 along a cosine."""
 
     weight_decay: float = Field(default=0.05, ge=0.0, le=1.0)
-    """Decay of matrices; biases, norms, position and class tokens have none."""
+    """Decay of matrices; biases, norms, positions, class token and registers have none."""
 
     clip_norm: float = Field(default=1.0, gt=0.0)
     """Gradients with a larger norm are scaled down to it."""

@@ -32,6 +32,7 @@ from pipeline.training.run_setup import (
     require_space_for,
     resolve,
     say_if_split_otherwise,
+    say_what_follows,
     start_run,
 )
 from pipeline.training.throughput import say_if_peak_unknown
@@ -82,6 +83,7 @@ def cross_validate(
         plan = begin(recipe, cache, run, folds=folds, group=group)
         if group.is_main:
             say_if_split_otherwise(run, plan.recipe, group, reporter)
+            say_what_follows(recipe, plan.recipe, reporter)
             say_who_takes_part(cache, plan.fold_table, reporter)
             say_if_peak_unknown(plan.recipe.train.precision, plan.recipe.train.device, reporter)
     with StopRequest() as stop:
@@ -102,7 +104,7 @@ def begin(
     Raises:
         UserError: if recipe, cache and run folder do not fit together, or folds cannot be made.
     """
-    recipe = resolve(recipe)
+    recipe = resolve(recipe, run)
     exams = _read_exams(recipe, cache)
     fold_table = _tabulate_folds(exams, recipe, cache)
     wanted = _check_folds(folds, recipe.train.num_folds)

@@ -18,7 +18,7 @@ from pipeline.runtime.gpu_memory import explain_full_training
 from pipeline.runtime.progress import Reporter
 from pipeline.training.cross_validate import make_fold_tasks
 from pipeline.training.fold_task import FoldTask
-from pipeline.training.run_setup import resolve
+from pipeline.training.run_setup import resolve, say_what_follows
 from pipeline.training.task import Task
 from pipeline.training.throughput import Meter, say_if_peak_unknown
 from pipeline.training.trainer import Trainer
@@ -32,7 +32,7 @@ class DryRun:
         table: one row per training. Of a cross-validation: fold, images, positives, steps_per_epoch,
             held_out, held_out_positives.
         num_parameters: of the model.
-        num_tokens: of an image, with the class token.
+        num_tokens: of an image, with the class token and registers.
         device: "cpu" or "cuda".
         precision: of the forward pass.
         seconds: an estimate for all these trainings, from a few steps of the first.
@@ -66,7 +66,8 @@ def make_dry_run(
         UserError: if recipe and cache do not fit together, or folds cannot be made.
         GpuMemoryFull: with what takes less.
     """
-    recipe = resolve(recipe)
+    asked, recipe = recipe, resolve(recipe)
+    say_what_follows(asked, recipe, reporter)
     tasks = list(make_fold_tasks(recipe, cache, reporter=reporter, folds=folds))
     table = pd.DataFrame([_describe_fold(task) for task in tasks])
     on_table(table)

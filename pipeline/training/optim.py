@@ -16,7 +16,7 @@ allow_torchvision_import()
 from timm.optim import create_optimizer_v2  # noqa: E402  after the line above
 
 FUSED = {"adamw", "sgd"}
-TOKENS = ("cls_token", "pos_embed")
+TOKENS = ("cls_token", "reg_token", "pos_embed")
 EMBEDDING = ("patch_embed.", *TOKENS)
 
 
@@ -39,9 +39,9 @@ def make_optimizer(model: VisionTransformer, settings: TrainSettings) -> torch.o
 def group_parameters(model: VisionTransformer, settings: TrainSettings) -> list[dict[str, Any]]:
     """Returns parameters that share decay and learning rate; frozen ones are left out.
 
-    Biases, norms, position and class tokens are not decayed. A layer's learning rate is `lr_scale` times the
-    model's: `layer_decay` to the power of the layers above it (Clark et al. 2020, arXiv:2003.10555). What is
-    no matrix inside the encoder is left to Muon's AdamW.
+    Biases, norms, positions, class token and registers are not decayed. A layer's learning rate is `lr_scale`
+    times the model's: `layer_decay` to the power of the layers above it (Clark et al. 2020,
+    arXiv:2003.10555). What is no matrix inside the encoder is left to Muon's AdamW.
     """
     groups: dict[tuple[float, bool, bool], dict[str, Any]] = {}
     top = model.settings.depth + 1

@@ -26,7 +26,7 @@ from pipeline.runtime.progress import Reporter
 from pipeline.runtime.signals import Interrupted, StopRequest
 from pipeline.runtime.workers import MOST_BESIDE_A_GPU
 from pipeline.training.cross_validate import Plan, begin, say_who_takes_part, train_fold
-from pipeline.training.run_setup import say_if_split_otherwise, with_absolute_init
+from pipeline.training.run_setup import say_if_split_otherwise, say_what_follows, with_absolute_init
 
 Result = TypeVar("Result")
 
@@ -63,6 +63,7 @@ def cross_validate_on_ray(
         plan = _take(*cluster.map_whole(beginning, [folds], needs=needs, on_wait=stop.raise_if_made))
         require_seen(run)
         say_if_split_otherwise(run, plan.recipe, SINGLE_PROCESS, reporter)
+        say_what_follows(recipe, plan.recipe, reporter)
         say_who_takes_part(cache, plan.fold_table, reporter)
         for fold in plan.folds:
             require_unlocked(run.fold(fold).folder)

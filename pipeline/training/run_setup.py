@@ -23,6 +23,8 @@ from data_prep.storage.atomic import (
 )
 from data_prep.storage.files import parse_json, read_own
 from data_prep.storage.locks import locked, require_unlocked
+from pipeline.models.follow_weights import describe_followed, follow_settings, follow_weights
+from pipeline.models.pretrained import read_shapes
 from pipeline.models.vit import VisionTransformer
 from pipeline.runs.ancestry import TIMM
 from pipeline.runs.recipe import Recipe, load_recipe
@@ -31,6 +33,7 @@ from pipeline.runs.run_folder import START_TABLES, FoldFolder, Run, RunFolder, T
 from pipeline.runtime.distributed import ProcessGroup
 from pipeline.runtime.precision import ComputeSettings
 from pipeline.runtime.progress import Reporter
+from pipeline.training.fold_task import locate_init
 from pipeline.training.tensorboard import require_tensorboard
 
 WEIGHTS_KEPT = 7
@@ -56,17 +59,45 @@ RECORDED_PACKAGES = [
 ]
 
 
-def resolve(recipe: Recipe) -> Recipe:
-    """Returns the recipe with device, precision and path of first weights as a run keeps them.
+def resolve(recipe: Recipe, run: RunFolder | None = None) -> Recipe:
+    """Returns the recipe with device, precision, and path and structure of first weights as a run keeps them.
+
+    A run that has begun tells the structure itself, as its first weights may be gone.
 
     Raises:
-        UserError: if it lacks a GPU or a package that the recipe asks for by name.
+        UserError: if it lacks a GPU or a package that the recipe asks for by name, or a setting contradicts
+            the first weights.
     """
     if recipe.train.tensorboard:
         require_tensorboard()
     chosen = ComputeSettings.choose(recipe.train.device, recipe.train.precision)
     train = recipe.train.model_copy(update={"device": chosen.device, "precision": chosen.precision})
-    return with_absolute_init(recipe.model_copy(update={"train": train}))
+    return with_structure(with_absolute_init(recipe.model_copy(update={"train": train})), run)
+
+
+def with_structure(recipe: Recipe, run: RunFolder | None) -> Recipe:
+    """Returns the recipe with the settings of the model that its first weights decide."""
+    if not recipe.train.init:
+        return recipe
+    if run is not None and run.settings.exists() and has_begun(run.folder):
+        model = follow_settings(recipe.model, load_recipe(run.settings).model)
+    else:
+        init = _find_first_weights(recipe)
+        model = follow_weights(recipe.model, read_shapes(init), init)
+    return recipe.model_copy(update={"model": model})
+
+
+def _find_first_weights(recipe: Recipe) -> str:
+    """Returns what the first fold that has any starts from; of several folds all have one structure."""
+    init = recipe.train.init
+    places = [locate_init(init, fold) for fold in range(recipe.train.num_folds if "{fold}" in init else 1)]
+    return next((place for place in places if Path(place).is_file()), places[0])
+
+
+def say_what_follows(before: Recipe, after: Recipe, reporter: Reporter) -> None:
+    """Says which settings of the model the first weights have decided."""
+    if sentence := describe_followed(before.model, after.model, after.train.init):
+        reporter.say(sentence)
 
 
 def with_absolute_init(recipe: Recipe) -> Recipe:

@@ -60,7 +60,7 @@ def count_flops(model: ModelSettings) -> float:
     T, D = model.num_tokens, model.width
     dense = 2 * T * D * (4 * D + 2 * int(model.mlp_ratio * D))  # qkv and projection, both layers of the MLP
     attention = 2 * 2 * T * T * D
-    patches = 2 * (T - 1) * D * model.in_channels * model.patch_size**2
+    patches = 2 * (T - model.num_prefix_tokens) * D * model.in_channels * model.patch_size**2
     return 3.0 * (model.depth * (dense + attention) + patches)
 
 

@@ -32,6 +32,11 @@ def test_enough_are_a_multiple_of_a_tile_with_the_class_token(
     assert (found + 1) % 128 == 0 or found == num_patches
 
 
+def test_registers_count_among_the_tokens_of_a_tile() -> None:
+    said = describe_kept_patches(ModelSettings(register_tokens=4), make_manifest([200, 300]))
+    assert "model.kept_patches = 379 would be enough" in said
+
+
 def test_images_that_have_more_are_counted() -> None:
     said = describe_kept_patches(ModelSettings(kept_patches=300), make_manifest([200, 299, 300, 301, 400]))
     assert said.startswith("the model sees 300 of 1,024 patches; 2 of 5 images show something in more")

@@ -67,8 +67,10 @@ def test_the_files_give_the_probabilities_of_the_folds(unbroken: Run, tmp_path: 
         {"pool": "gap", "head": "mlp", "layer_scale": 0.1},
         {"pos_embed": "sincos2d", "attention": "explicit", "drop_path": 0.1, "gradient_checkpointing": True},
         {"kept_patches": 7},
+        {"kept_patches": 7, "register_tokens": 4, "qk_norm": True, "layer_scale": 0.1},
+        {"register_tokens": 4, "pool": "gap"},
     ],
-    ids=["gap", "explicit", "kept patches"],
+    ids=["gap", "explicit", "kept patches", "registers and kept patches", "registers and gap"],
 )
 def test_every_kind_of_model_can_be_exported(changes: dict[str, object]) -> None:
     runtime = pytest.importorskip("onnxruntime")

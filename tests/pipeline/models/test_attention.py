@@ -57,12 +57,12 @@ def observe(model: VisionTransformer, images: Tensor) -> list[Tensor]:
 
 
 def to_map(row: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return row[:, 1:].reshape(-1, GRID, GRID)
+    return row[:, -(GRID**2) :].reshape(-1, GRID, GRID)
 
 
-def seen_tokens(pool: str) -> np.ndarray[Any, Any]:
-    seen = np.zeros(GRID**2 + 1)
-    seen[0 if pool == "cls" else slice(1, None)] = 1 if pool == "cls" else 1 / GRID**2
+def seen_tokens(pool: str, num_registers: int = 0) -> np.ndarray[Any, Any]:
+    seen = np.zeros(1 + num_registers + GRID**2)
+    seen[0 if pool == "cls" else slice(-(GRID**2), None)] = 1 if pool == "cls" else 1 / GRID**2
     return seen
 
 
@@ -128,32 +128,34 @@ def test_maps_can_be_made_where_gradients_are_off() -> None:
 
 
 @pytest.mark.parametrize("pool", ["cls", "gap"])
-def test_last_layer_and_rollout_follow_their_formulas(pool: str) -> None:
+@pytest.mark.parametrize("num_registers", [0, 3])
+def test_last_layer_and_rollout_follow_their_formulas(pool: str, num_registers: int) -> None:
     """The rollout as a product of whole matrices, first layer rightmost."""
-    model, images = make_model(pool=pool), make_images()
+    model, images = make_model(pool=pool, register_tokens=num_registers), make_images()
     heads_mean = [weights.mean(dim=1).numpy() for weights in observe(model, images)]
-    product = np.eye(GRID**2 + 1)
+    product = itself = np.eye(model.num_tokens)
     for weights in heads_mean:
-        product = (0.5 * weights + 0.5 * np.eye(GRID**2 + 1)) @ product
-    maps, seen = find_maps(model, images), seen_tokens(pool)
+        product = (0.5 * weights + 0.5 * itself) @ product
+    maps, seen = find_maps(model, images), seen_tokens(pool, num_registers)
     np.testing.assert_allclose(maps.last_layer.numpy(), to_map(seen @ heads_mean[-1]))
     np.testing.assert_allclose(maps.rollout.numpy(), to_map(seen @ product))
 
 
 @pytest.mark.parametrize("pool", ["cls", "gap"])
-@pytest.mark.parametrize("output", [0, 1])
-def test_the_gradient_rollout_follows_its_formula(pool: str, output: int) -> None:
+@pytest.mark.parametrize(("output", "num_registers"), [(0, 0), (1, 0), (0, 3)])
+def test_the_gradient_rollout_follows_its_formula(pool: str, output: int, num_registers: int) -> None:
     """With one backward pass through the whole graph, which keeps all layers' weights."""
-    model, images = make_model(pool=pool, head="mlp"), make_images()
+    model = make_model(pool=pool, head="mlp", register_tokens=num_registers, qk_norm=num_registers > 0)
+    images = make_images()
     weights: list[Tensor] = []
     with observe_attention(model, weights.append):
         logits = model(images)
     gradients = torch.autograd.grad(logits[:, output].sum(), weights)
-    relevance = np.eye(GRID**2 + 1)
+    relevance = np.eye(model.num_tokens)
     for A, dA in zip(weights, gradients, strict=True):
         relevant = (dA * A).clamp(min=0).mean(dim=1).detach().numpy()
         relevance = relevance + relevant @ relevance
-    expected = to_map(seen_tokens(pool) @ relevance)
+    expected = to_map(seen_tokens(pool, num_registers) @ relevance)
     found = find_maps(model, images, output=output).gradient_rollout.numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-15)
 
@@ -207,8 +209,12 @@ def test_an_image_has_the_same_maps_alone_and_in_a_batch() -> None:
 
 
 @pytest.mark.parametrize("pool", ["cls", "gap"])
-def test_patches_that_are_not_kept_weigh_nothing_and_the_others_lie_in_their_places(pool: str) -> None:
-    model, images = make_model(kept_patches=5, pool=pool), make_images() * 0.01
+@pytest.mark.parametrize("num_registers", [0, 4])
+def test_patches_that_are_not_kept_weigh_nothing_and_the_others_lie_in_their_places(
+    pool: str, num_registers: int
+) -> None:
+    model = make_model(kept_patches=5, pool=pool, register_tokens=num_registers)
+    images = make_images() * 0.01
     for place in range(5):  # along a diagonal of the first image, backwards in the second
         row, column = divmod(3 * place + 1, 4)
         images[0, :, 8 * row, 8 * column] = 3.0 + place
@@ -256,8 +262,20 @@ def test_the_distance_is_counted_in_pixels_among_patches_only() -> None:
     assert find_distances(itself, all_distances(4, 8)).item() == 0.0
 
 
-def test_the_table_of_distances_has_a_row_per_head_and_the_mean_of_the_images() -> None:
-    model, images = make_model(), make_images(3)
+def test_what_registers_see_and_are_seen_by_is_no_distance() -> None:
+    """Half of each patch's attention goes to four registers, which look at one far patch."""
+    patches = torch.rand(1, 2, 16, 16, dtype=torch.float64)
+    with_registers = torch.zeros(1, 2, 21, 21, dtype=torch.float64)
+    with_registers[..., 5:, 5:], with_registers[..., 5:, 1:5] = patches, 1.0
+    with_registers[..., :5, 20] = 1.0
+    with_class_token = torch.nn.functional.pad(patches, (1, 0, 1, 0))
+    expected = find_distances(with_class_token, all_distances(4, 8))
+    torch.testing.assert_close(find_distances(with_registers, all_distances(4, 8)), expected)
+
+
+@pytest.mark.parametrize("num_registers", [0, 2])
+def test_the_table_of_distances_has_a_row_per_head_and_the_mean_of_the_images(num_registers: int) -> None:
+    model, images = make_model(register_tokens=num_registers), make_images(3)
     table = measure_attention(model, images)
     assert list(table) == ATTENTION_COLUMNS
     assert list(zip(table["layer"], table["head"], strict=True)) == [
@@ -268,11 +286,12 @@ def test_the_table_of_distances_has_a_row_per_head_and_the_mean_of_the_images() 
     assert table["distance_px"].nunique() == 6
 
 
-def test_position_similarity_is_the_cosine_of_two_embeddings() -> None:
-    model = make_model()
+@pytest.mark.parametrize("num_registers", [0, 3])
+def test_position_similarity_is_the_cosine_of_two_embeddings(num_registers: int) -> None:
+    model = make_model(register_tokens=num_registers)
     similarity = find_position_similarity(model)
     assert similarity.shape == (GRID, GRID, GRID, GRID)
-    embeddings = model.pos_embed.detach().numpy()[0, 1:].reshape(GRID, GRID, -1)
+    embeddings = model.pos_embed.detach().numpy()[0, 1 + num_registers :].reshape(GRID, GRID, -1)
     a, b = embeddings[1, 2], embeddings[3, 0]
     cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
     assert similarity[1, 2, 3, 0] == pytest.approx(cosine)

@@ -35,6 +35,9 @@ SHAPES = {
     "no qkv bias": SMALL | {"qkv_bias": False},
     "mean of patches": SMALL | {"pool": "gap"},
     "layer scale": SMALL | {"layer_scale": 0.1},
+    "registers": SMALL | {"register_tokens": 2},
+    "registers, mean of patches": SMALL | {"register_tokens": 4, "pool": "gap"},
+    "qk norm": SMALL | {"qk_norm": True},
     "explicit": SMALL | {"attention": "explicit"},
     "checkpointed": SMALL | {"gradient_checkpointing": True},
     "dropout": SMALL | {"dropout": 0.2, "drop_path": 0.3},
@@ -43,6 +46,8 @@ SHAPES = {
         "pool": "gap",
         "qkv_bias": False,
         "layer_scale": 0.1,
+        "register_tokens": 3,
+        "qk_norm": True,
         "dropout": 0.2,
         "drop_path": 0.3,
         "num_classes": 3,
@@ -61,6 +66,8 @@ CHANGES = {
     "gradient_checkpointing": True,
     "num_classes": 3,
     "kept_patches": 3,
+    "register_tokens": 2,
+    "qk_norm": True,
 }
 KINDS_OF_TIMMS = [("cls", True), ("cls", False), ("gap", True)]
 """Of pooling, and of biases in the attention."""
@@ -89,6 +96,8 @@ def make_theirs(settings: ModelSettings) -> TimmTransformer:
         mlp_ratio=settings.mlp_ratio,
         qkv_bias=settings.qkv_bias,
         init_values=settings.layer_scale or None,
+        qk_norm=settings.qk_norm,
+        reg_tokens=settings.register_tokens,
         pos_drop_rate=settings.dropout,
         proj_drop_rate=settings.dropout,
         drop_path_rate=settings.drop_path,
@@ -144,6 +153,18 @@ def test_logits_and_gradients_are_timms_with_timms_weights(shape: dict) -> None:
     scatter_weights(theirs)
     ours.load_state_dict(theirs.state_dict(), strict=True)
     assert_same_run(ours, theirs, draw_images(ours))
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_features_are_timms_to_the_last_digits_in_float64(shape: dict) -> None:
+    ours = make(**shape).eval().double()
+    theirs = make_theirs(ours.settings).eval().double()
+    scatter_weights(theirs)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    images_BCHW = draw_images(ours).double()
+    with torch.inference_mode():
+        actual, expected = ours.forward_features(images_BCHW), theirs.forward_features(images_BCHW)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -267,9 +288,12 @@ def test_explicit_attention_equals_the_fused_kernel(shape: dict) -> None:
     assert_same_run(explicit, fused, draw_images(fused))
 
 
+@pytest.mark.parametrize("qk_norm", [False, True])
 @pytest.mark.parametrize(("dtype", "is_explicit"), [(torch.float32, False), (torch.bfloat16, True)])
-def test_attention_is_explicit_by_default_where_that_is_faster(dtype: torch.dtype, is_explicit: bool) -> None:
-    model, computed = make(**SHAPES["small"]), []
+def test_attention_is_explicit_by_default_where_that_is_faster(
+    dtype: torch.dtype, is_explicit: bool, qk_norm: bool
+) -> None:
+    model, computed = make(**SHAPES["small"], qk_norm=qk_norm), []
     model.blocks[0].attn.softmax.register_forward_hook(lambda *_: computed.append(True))
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         model(draw_images(model))
@@ -450,24 +474,26 @@ def test_keeping_all_patches_is_the_model_without_the_setting_bit_for_bit() -> N
 
 @pytest.mark.parametrize("num_kept", [1, 6, 15])
 @pytest.mark.parametrize("pool", ["cls", "gap"])
+@pytest.mark.parametrize("num_registers", [0, 3])
 @pytest.mark.parametrize("attention", ["sdpa", "explicit"])
 def test_kept_patches_equal_the_full_model_with_the_other_tokens_masked_as_keys(
-    monkeypatch: pytest.MonkeyPatch, attention: str, pool: str, num_kept: int
+    monkeypatch: pytest.MonkeyPatch, attention: str, num_registers: int, pool: str, num_kept: int
 ) -> None:
-    shape = {"image_size": 32, "patch_size": 8, "width": 24, "depth": 3, "num_heads": 3, "pool": pool}
+    shape = SMALL | {"pool": pool, "register_tokens": num_registers}
     full, keeping = make(**shape).double(), make(**shape, attention=attention, kept_patches=num_kept).double()
     scatter_weights(full)
     assert keeping.load_state_dict(full.state_dict(), strict=True)
     images_BCHW = draw_sparse_images()
     actual, gradients = run(keeping, images_BCHW)
     places_Bk = choose_patches(cut_into_patches(images_BCHW, 8), num_kept)
-    seen_BT = F.pad(torch.zeros(3, 16, dtype=torch.bool).scatter(1, places_Bk, True), (1, 0), value=True)
+    num_prefix = 1 + num_registers
+    seen_BP = torch.zeros(3, 16, dtype=torch.bool).scatter(1, places_Bk, True)
+    seen_BT = F.pad(seen_BP, (num_prefix, 0), value=True)
 
     def pool_kept(x_BTD: Tensor) -> Tensor:
         if pool == "cls":
             return x_BTD[:, 0]
-        kept_BP1 = seen_BT[:, 1:, None]
-        return full.fc_norm((x_BTD[:, 1:] * kept_BP1).sum(dim=1) / num_kept)
+        return full.fc_norm((x_BTD[:, num_prefix:] * seen_BP[..., None]).sum(dim=1) / num_kept)
 
     attend = F.scaled_dot_product_attention
     mask_B11T = seen_BT[:, None, None, :]
@@ -481,7 +507,13 @@ def test_kept_patches_equal_the_full_model_with_the_other_tokens_masked_as_keys(
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"kept_patches": 5}, {"kept_patches": 5, "gradient_checkpointing": True}]
+    "changes",
+    [
+        {},
+        {"kept_patches": 5},
+        {"kept_patches": 5, "gradient_checkpointing": True},
+        {"kept_patches": 5, "register_tokens": 2, "qk_norm": True},
+    ],
 )
 def test_it_compiles_to_one_graph_for_each_of_training_and_evaluation(changes: dict) -> None:
     counter = CompileCounter()

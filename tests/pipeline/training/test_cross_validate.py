@@ -207,7 +207,7 @@ def test_a_run_that_was_begun_with_the_leak_does_not_go_on(
 # An attempt that failed at its start
 
 
-@pytest.mark.parametrize("wrong", [{"init": "absent.safetensors"}, {"init": "timm:absent", "num_folds": 4}])
+@pytest.mark.parametrize("wrong", [{"init": "absent.safetensors"}, {"init": "absent.pth", "num_folds": 4}])
 def test_an_attempt_that_failed_at_its_start_does_not_stand_in_the_way(
     cache: Cache, unbroken: Run, tmp_path: Path, wrong: dict[str, Any]
 ) -> None:

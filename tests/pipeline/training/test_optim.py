@@ -17,8 +17,9 @@ allow_torchvision_import()
 from timm.utils import ModelEmaV3  # noqa: E402  after the line above
 
 
-def test_only_matrices_are_decayed() -> None:
-    model = VisionTransformer(MODEL)
+@pytest.mark.parametrize("changes", [{}, {"register_tokens": 2, "qk_norm": True, "layer_scale": 0.1}])
+def test_only_matrices_are_decayed(changes: dict) -> None:
+    model = VisionTransformer(MODEL.model_copy(update=changes))
     groups = make_optimizer(model, TRAIN.model_copy(update={"weight_decay": 0.3})).param_groups
     decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
     names = {name: decay[id(parameter)] for name, parameter in model.named_parameters()}
@@ -40,7 +41,7 @@ def test_a_learning_rate_is_set_in_all_groups() -> None:
 
 
 def test_each_layer_learns_slower_than_the_one_above() -> None:
-    model = VisionTransformer(MODEL)
+    model = VisionTransformer(MODEL.model_copy(update={"register_tokens": 2}))
     optimizer = make_optimizer(model, TRAIN.model_copy(update={"layer_decay": 0.5}))
     set_learning_rate(optimizer, 1.0)
     rate = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
@@ -49,7 +50,8 @@ def test_each_layer_learns_slower_than_the_one_above() -> None:
     assert rates["head.weight"] == rates["norm.bias"] == 1.0
     assert {value for name, value in rates.items() if name.startswith("blocks.1.")} == {0.5}
     assert {value for name, value in rates.items() if name.startswith("blocks.0.")} == {0.25}
-    assert {rates[name] for name in ("cls_token", "pos_embed", "patch_embed.proj.bias")} == {0.125}
+    embedding = ("cls_token", "reg_token", "pos_embed", "patch_embed.proj.bias")
+    assert {rates[name] for name in embedding} == {0.125}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,14 @@ from tests.pipeline.tiny import heard, make_recipe, quiet
 
 @pytest.mark.parametrize(
     "change",
-    [{}, {"in_channels": 3}, {"mlp_ratio": 2.5}, {"attention": "explicit"}, {"patch_size": 8}],
+    [
+        {},
+        {"in_channels": 3},
+        {"mlp_ratio": 2.5},
+        {"attention": "explicit"},
+        {"patch_size": 8},
+        {"register_tokens": 4},
+    ],
     ids=str,
 )
 def test_operations_are_those_that_torch_counts_in_a_forward_pass(change: dict) -> None:
