@@ -14,12 +14,12 @@ from pipeline.evaluation.artifacts import evaluate_run
 from pipeline.evaluation.bootstrap import NUM_REPLICATES
 from pipeline.evaluation.evaluate_oof import Evaluation
 from pipeline.reporting.report import write_report
-from pipeline.runs.ancestry import find_earlier_run
+from pipeline.runs.ancestry import belongs_to_one_split
 from pipeline.runs.recipe import Recipe
 from pipeline.runs.run_folder import Run
 from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from pipeline.runtime.progress import Reporter
-from pipeline.training.cross_validate import cross_validate, require_folds
+from pipeline.training.cross_validate import cross_validate, draw_folds
 from pipeline.training.run_setup import take_inputs
 
 if TYPE_CHECKING:
@@ -106,13 +106,13 @@ def _require_repeatable(recipes: Sequence[Recipe], cache: Cache) -> None:
         UserError: if first weights belong to one split, or a repeat's folds cannot be made.
     """
     first, *others = recipes
-    if others and ("{fold}" in first.train.init or find_earlier_run(first.train.init)):
+    if others and belongs_to_one_split(first.train.init):
         raise UserError(
             f"--repeats draws other splits, and train.init {first.train.init} belongs to one: its models "
             "have learned from patients whom a repeat holds out; leave --repeats out, or take other weights"
         )
     for recipe in others:
-        require_folds(recipe, cache)
+        draw_folds(recipe, cache)
 
 
 def evaluate_and_report(run: Run, *, reporter: Reporter, cache: Cache | None = None) -> Evaluation:

@@ -45,8 +45,10 @@ SMALLER = {"200": "20"}  # patients: as many as there are phantoms
 SMALL = ["--set", "prepare.side=64"]
 FINER = ["--set", "train.precision=float32", "--set", "train.learning_rate=0.01"]
 """Of so small a model all answers are equal in bf16, and by a threshold; `check` finds fault with that."""
-TINIER = [*TINY, *FINER, *SMALL, "--set", "model.image_size=64", "--set", "train.num_folds=2"]
-MORE = {"prepare": SMALL, "train": TINIER, "predict": ["--probabilities"]}
+ALL_PATCHES = ["--set", "model.image_size=64", "--set", "model.kept_patches=0"]
+TINIER = [*TINY, *FINER, *SMALL, *ALL_PATCHES, "--set", "train.num_folds=2"]
+PRETRAIN = [*TINIER, "--set", "pretrain.decoder_width=32", "--set", "pretrain.probe_every=1"]
+MORE = {"prepare": SMALL, "train": TINIER, "pretrain": PRETRAIN, "predict": ["--probabilities"]}
 ALONE = {name: ["--workers", "0"] for name in ("prepare", "verify", "pack", "predict")}
 
 
@@ -190,6 +192,7 @@ def test_the_documents_show_the_whole_way() -> None:
         "inspect",
         "verify",
         "pack",
+        "pretrain",
         "train",
         "evaluate",
         "predict",

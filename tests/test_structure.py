@@ -89,11 +89,12 @@ def _tests_of(package: str) -> Iterator[Path]:
     return (ROOT / "tests" / package).rglob("test_*.py")
 
 
-def test_classification_can_be_deleted_and_the_rest_loads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("deleted", [("classification", "classes.py"), ("pretraining",)])
+def test_what_can_be_deleted_leaves_a_rest_that_loads(tmp_path: Path, deleted: tuple[str, ...]) -> None:
     for name in PACKAGES:
-        ignored = shutil.ignore_patterns("classification", "classes.py", "__pycache__")
+        ignored = shutil.ignore_patterns(*deleted, "__pycache__")
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
-    rest = [name_of(path) for path in MODULES if not {"classification", "classes.py"} & {*path.parts}]
+    rest = [name_of(path) for path in MODULES if not {*deleted} & {*path.parts}]
     program = f"import importlib\nfor name in {rest}: importlib.import_module(name)"
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True, timeout=300)

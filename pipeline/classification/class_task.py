@@ -13,11 +13,12 @@ from pipeline.classification.metrics import compute_cross_entropy, number_labels
 from pipeline.data.augmentation import Augmentation
 from pipeline.data.loader import ImageDataset
 from pipeline.data.sampler import Rows, plan_natural
+from pipeline.runs.ancestry import find_pretraining
 from pipeline.runs.recipe import Recipe
-from pipeline.training.task import Judgement
+from pipeline.training.task import Classifier, Judgement
 
 
-class ClassTask:
+class ClassTask(Classifier):
     """Learns a folder's classes; `Task` says what each part is for."""
 
     logit_shift = 0.0
@@ -26,7 +27,8 @@ class ClassTask:
         self.settings = recipe.train
         self.name = name
         self.seed = recipe.train.seed
-        self.init = recipe.train.init
+        pretraining = find_pretraining(recipe.train.init)
+        self.init = recipe.train.init if pretraining is None else str(pretraining.training_for(None).weights)
         self.model = recipe.model
         self.labels = folder.labels
         self.training, self.test = folder.split(TRAIN), folder.split(TEST)

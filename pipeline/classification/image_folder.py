@@ -15,7 +15,7 @@ import pandas as pd
 from data_prep.errors import UserError
 from data_prep.storage.files import read_input
 from pipeline.classification.class_run import IMAGES_COLUMNS
-from pipeline.classification.square_images import SquareImages
+from pipeline.data.square_images import SquareImages
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 TRAIN, TEST = "train", "test"

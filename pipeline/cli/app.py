@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from data_prep.errors import UserError
-from pipeline.cli import data, doctor, evaluate, predict, recipes, train
+from pipeline.cli import data, doctor, evaluate, predict, pretrain, recipes, train
 from pipeline.cli.console import console, error_console, say
 from pipeline.cli.help_pages import PlainCommand, PlainGroup
 from pipeline.cli.stopped import describe_stop
@@ -28,6 +28,7 @@ COMMANDS: list[Callable[..., None]] = [
     data.verify,
     data.pack,
     recipes.recipes,
+    pretrain.pretrain,
     train.train,
     evaluate.evaluate,
     evaluate.compare,

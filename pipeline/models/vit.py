@@ -7,6 +7,7 @@ Shape suffixes: B images, C channels, H and W pixels, P patches, k kept patches,
 k patches), D width, h heads of width d, K outputs.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -85,11 +86,15 @@ def choose_patches(pixels_BPn: Tensor, num_kept: int) -> Tensor:
     that rounding, and with it the device, decides as little as it can. An image with fewer patches that show
     something is filled up with background: no mask is needed, and all shapes stay the same.
     """
-    contrast_BP = (pixels_BPn.amax(dim=-1) - pixels_BPn.amin(dim=-1)).float()
-    steps_BP = (contrast_BP / CONTRAST_STEP).round().clamp(max=2**30).long()
     P = pixels_BPn.shape[1]
-    keys_BP = steps_BP * P - torch.arange(P, device=pixels_BPn.device)  # all different
+    keys_BP = count_contrast(pixels_BPn) * P - torch.arange(P, device=pixels_BPn.device)  # all different
     return keys_BP.topk(num_kept, dim=1, sorted=False).indices.sort(dim=1).values
+
+
+def count_contrast(pixels_BPn: Tensor) -> Tensor:
+    """Returns the contrast of each patch in steps of `CONTRAST_STEP`, [B, P]; 0 is a patch that is empty."""
+    contrast_BP = (pixels_BPn.amax(dim=-1) - pixels_BPn.amin(dim=-1)).float()
+    return (contrast_BP / CONTRAST_STEP).round().clamp(max=2**30).long()
 
 
 class Attention(nn.Module):
@@ -110,19 +115,23 @@ class Attention(nn.Module):
         self.proj = nn.Linear(settings.width, settings.width)
         self.dropout = nn.Dropout(settings.dropout)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """Returns the tokens mixed with one another, [B, T, D]."""
+    def forward(self, x_BTD: Tensor, is_key_BT: Tensor | None = None) -> Tensor:
+        """Returns the tokens mixed with one another, [B, T, D]; those that are no key are seen by none."""
         B, T, D = x_BTD.shape
         qkv_3BhTd = self.qkv(x_BTD).view(B, T, 3, self.num_heads, D // self.num_heads).permute(2, 0, 3, 1, 4)
         q_BhTd, k_BhTd, v_BhTd = qkv_3BhTd.unbind(0)  # eq. 5, all heads in parallel
         # Dehghani et al. 2023, arXiv:2302.05442; autocast computes a LayerNorm in float32.
         q_BhTd, k_BhTd = self.q_norm(q_BhTd).to(v_BhTd.dtype), self.k_norm(k_BhTd).to(v_BhTd.dtype)
+        mask_B11T = None if is_key_BT is None else is_key_BT[:, None, None]
         if self.kind == "explicit" or (self.kind == "auto" and is_bf16_on_cpu(q_BhTd)):
             scale = (D // self.num_heads) ** -0.5
-            A_BhTT = self.softmax((q_BhTd * scale) @ k_BhTd.transpose(-2, -1))  # eq. 6
+            scores_BhTT = (q_BhTd * scale) @ k_BhTd.transpose(-2, -1)
+            if mask_B11T is not None:
+                scores_BhTT = scores_BhTT.masked_fill(~mask_B11T, -math.inf)
+            A_BhTT = self.softmax(scores_BhTT)  # eq. 6
             heads_BhTd = A_BhTT @ v_BhTd  # eq. 7
-        else:
-            heads_BhTd = F.scaled_dot_product_attention(q_BhTd, k_BhTd, v_BhTd)  # eq. 6 and 7 in one kernel
+        else:  # eq. 6 and 7 in one kernel
+            heads_BhTd = F.scaled_dot_product_attention(q_BhTd, k_BhTd, v_BhTd, attn_mask=mask_B11T)
         concatenated_BTD = heads_BhTd.transpose(1, 2).reshape(B, T, D)
         return self.dropout(self.proj(concatenated_BTD))  # eq. 8
 
@@ -190,9 +199,9 @@ class Block(nn.Module):
         self.ls2 = make_scale()
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """Returns [B, T, D]."""
-        x_BTD = x_BTD + self.drop_path(self.ls1(self.attn(self.norm1(x_BTD))))  # eq. 2
+    def forward(self, x_BTD: Tensor, is_key_BT: Tensor | None = None) -> Tensor:
+        """Returns [B, T, D]; `Attention` says what a key is."""
+        x_BTD = x_BTD + self.drop_path(self.ls1(self.attn(self.norm1(x_BTD), is_key_BT)))  # eq. 2
         return x_BTD + self.drop_path(self.ls2(self.mlp(self.norm2(x_BTD))))  # eq. 3
 
 
@@ -251,21 +260,25 @@ class VisionTransformer(nn.Module):
         nn.init.zeros_(self.head.weight)  # every image starts with the same logit
 
     def forward_features(self, images_BCHW: Tensor) -> Tensor:
-        """Returns all tokens after the last layer, and with pool "cls" its LayerNorm.
-
-        They are x_BTD: [CLS], the registers, the patches.
-        """
+        """Returns x_BTD, all tokens after the last layer, and with pool "cls" its LayerNorm."""
         patches_BkD, places_Bk = self.patch_embed(images_BCHW)
+        return self.norm(self.run_blocks(self.add_tokens(patches_BkD, places_Bk)))
+
+    def add_tokens(self, patches_BkD: Tensor, places_Bk: Tensor | None) -> Tensor:
+        """Returns x_BTD, what the layers take: [CLS], registers and these patches, with their positions."""
         learned = [token for token in (self.cls_token, self.reg_token) if token is not None]
         prefix = [token_1nD.expand(patches_BkD.shape[0], -1, -1) for token_1nD in learned]
         x_BTD = torch.cat([*prefix, patches_BkD], dim=1)
-        x_BTD = self.pos_drop(x_BTD + self._find_positions(places_Bk))  # eq. 1
+        return self.pos_drop(x_BTD + self._find_positions(places_Bk))  # eq. 1
+
+    def run_blocks(self, x_BTD: Tensor, is_key_BT: Tensor | None = None) -> Tensor:
+        """Returns the tokens after the last layer, without its LayerNorm; `Attention` says what a key is."""
         for block in self.blocks:
             if self.settings.gradient_checkpointing and self.training:
-                x_BTD = checkpoint(block, x_BTD, use_reentrant=False)
+                x_BTD = checkpoint(block, x_BTD, is_key_BT, use_reentrant=False)
             else:
-                x_BTD = block(x_BTD)
-        return self.norm(x_BTD)
+                x_BTD = block(x_BTD, is_key_BT)
+        return x_BTD
 
     def _find_positions(self, places_Bk: Tensor | None) -> Tensor:
         """Returns the position embeddings of the tokens before the patches and of these, [B or 1, T, D]."""

@@ -2,6 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -9,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from data_prep.errors import UserError
 from data_prep.storage.atomic import write_bytes
-from data_prep.storage.files import parse_json, require_own
+from data_prep.storage.files import parse_json, require_input, require_own
 from pipeline.models.vit import VisionTransformer
 from pipeline.runs.recipe import ModelSettings
 from pipeline.runs.run_folder import TrainingFolder
@@ -19,18 +22,41 @@ WEIGHTS_ENTRY = "mammo"
 
 
 def save_weights(
-    folder: TrainingFolder, model: VisionTransformer, *, logit_shift: float, num_classes: int
+    folder: TrainingFolder,
+    model: VisionTransformer,
+    *,
+    logit_shift: float,
+    num_classes: int,
+    about: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Writes the model that predicts, with the shift that undoes the sampler's prior.
 
-    Only the first `num_classes` outputs are kept: the others helped to learn and predict nothing.
+    Only the first `num_classes` outputs are kept: the others helped to learn and predict nothing. `about` is
+    what the file says of the weights besides.
     """
     weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
     for name in ("head.weight", "head.bias"):
         weights[name] = weights[name][:num_classes].contiguous()
-    about = {"logit_shift": logit_shift, "num_heads": model.settings.num_heads}
+    about = {"logit_shift": logit_shift, "num_heads": model.settings.num_heads, **about}
     # One entry alone: several come in another order each time, and equal weights would be unequal bytes.
     write_bytes(folder.weights, safetensors.torch.save(weights, {WEIGHTS_ENTRY: json.dumps(about)}))
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """Returns what a file of mammo's own weights says of them; empty for any other file."""
+    try:
+        with safe_open(require_input(path), framework="pt") as file:
+            return dict(parse_json((file.metadata() or {})[WEIGHTS_ENTRY].encode()))
+    except (OSError, SafetensorError, UserError, KeyError, TypeError, ValueError):
+        return {}
+
+
+def read_seen(path: Path) -> dict[str, list[str]]:
+    """Returns hashes of `patients` and `pictures` that an encoder was pretrained on; empty if it was not."""
+    seen = read_about(path).get("seen")
+    if not isinstance(seen, dict) or not all(isinstance(hashes, list) for hashes in seen.values()):
+        return {}
+    return {str(kind): [str(each) for each in hashes] for kind, hashes in seen.items()}
 
 
 def make_without_values(settings: ModelSettings, shapes: Mapping[str, Sequence[int]]) -> VisionTransformer:

@@ -18,11 +18,13 @@ from pipeline.reporting.formatting import (
     format_threshold,
 )
 from pipeline.reporting.sections.calibration_text import describe_offset
+from pipeline.reporting.sections.init_text import describe_transductive
 from pipeline.reporting.sections.shortcut_text import describe_shortcuts
 from pipeline.reporting.standard_tables import describe_lost_cancers
 from pipeline.reporting.wording import wording_of
 from pipeline.runs.recipe import load_recipe
-from pipeline.runs.run_folder import Run, describe_groups
+from pipeline.runs.records import describe_groups
+from pipeline.runs.run_folder import Run
 
 LARGEST_POOLED_DIFFERENCE = 0.01
 """Between the AUC within folds and that of all folds in one ranking; above it a report warns."""
@@ -182,10 +184,11 @@ def describe_thresholds(evaluation: Evaluation) -> str:
 
 def list_warnings(run: Run, evaluation: Evaluation, histories: dict[int, pd.DataFrame]) -> list[str]:
     """Says what stands between these figures and what they seem to promise."""
+    is_out_of_fold = evaluation.external is None
     sentences = [
         *describe_shortcuts(evaluation.audit),
         describe_lost_cancers(evaluation.flow),
-        describe_selection(run, histories) if evaluation.external is None else "",
+        *([describe_selection(run, histories), describe_transductive(run)] if is_out_of_fold else []),
         describe_pooling(evaluation.breasts.pooled),
         describe_ties(evaluation),
         *describe_prevalence(evaluation.breasts.pooled, wording_of(evaluation).names["pf1_transferred"]),
@@ -227,8 +230,7 @@ def describe_prevalence(pooled: Estimate, transferred: str = FIGURE_NAMES["pf1_t
     )
     chosen = (
         f"The best threshold was chosen on the very predictions that it is judged by, so "
-        f"{FIGURE_NAMES['pf1_best']} is a little too high, on a single fold more so; "
-        f"{transferred} is not."
+        f"{FIGURE_NAMES['pf1_best']} is a little too high, on a single fold more so; {transferred} is not."
     )
     return [few if pooled.num_cancers < FEW_CANCERS else "", common, chosen]
 

@@ -1,4 +1,4 @@
-"""The settings of a recipe: `[prepare]`, `[model]`, `[augment]`, `[train]`."""
+"""The settings of a recipe, in the tables `[prepare]`, `[model]`, `[augment]`, `[train]`, `[pretrain]`."""
 
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -12,6 +12,7 @@ from data_prep.settings import StrictSettings, load_settings
 from pipeline.runs.augment_settings import AugmentSettings
 from pipeline.runs.image_size import SIDE, link_sizes
 from pipeline.runs.other_names import MODEL, TRAIN
+from pipeline.runs.pretrain_settings import PretrainSettings
 from pipeline.runs.setting_types import Inputs, Workers
 from pipeline.runs.shipped_recipes import find_recipe
 
@@ -142,12 +143,16 @@ class TrainSettings(StrictSettings):
 
     init: str = ""
     """First weights: `timm:<model>`, the path of a `.safetensors` or `.pth` file with timm's names (or
-    DINOv2's and MAE's own), or an earlier run, whose patients keep their folds; empty draws them. In a path,
-    `{fold}` stands for the fold's number."""
+    DINOv2's and MAE's own), or an earlier run of `train` or `pretrain`, whose patients keep their folds;
+    empty draws them. In a path, `{fold}` stands for the fold's number."""
 
     keep_head: bool = False
     """Take the head from `init` too, which must be mammo's own weights: the first probabilities are then
     those of the earlier run. Else the head is new."""
+
+    transductive: bool = False
+    """Whether `init` may be an encoder of `mammo pretrain` that has seen, without labels, patients whom a
+    fold holds out. The figures may then be too good, which the report says."""
 
     init_normalization: Literal["half", "imagenet", "mammo"] = "half"
     """How the images of a file's model were normalised: `half` is mean and deviation 0.5 (Google's ViTs),
@@ -269,6 +274,7 @@ class Recipe(StrictSettings):
     model: ModelSettings = ModelSettings()
     augment: AugmentSettings = AugmentSettings()
     train: TrainSettings = TrainSettings()
+    pretrain: PretrainSettings = PretrainSettings()
 
     @model_validator(mode="after")
     def _check_frozen_layers(self) -> "Recipe":
@@ -279,9 +285,9 @@ class Recipe(StrictSettings):
 
 
 def load_recipe(path: Path | None, overrides: Iterable[str] = ()) -> Recipe:
-    """Reads a recipe, by path or by the name of one that comes with mammo, and applies overrides.
+    """Reads a recipe, by path or by name, or without one takes the defaults; then applies overrides.
 
-    Without a path all settings have their defaults. One of `prepare.side` and `model.image_size` sets both.
+    One of `prepare.side` and `model.image_size` sets both.
 
     Raises:
         UserError: naming every problem at once.
@@ -290,10 +296,6 @@ def load_recipe(path: Path | None, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def load_prepare_settings(path: Path | None, overrides: Iterable[str] = ()) -> PrepareSettings:
-    """Reads the `[prepare]` of a recipe; `prepare.side` may be one that suits no model.
-
-    Raises:
-        UserError: naming every problem at once.
-    """
+    """Reads the `[prepare]` of a recipe, as `load_recipe` does; `prepare.side` need suit no model."""
     link = partial(link_sizes, following=SIDE)
     return load_settings(Recipe, path and find_recipe(path), overrides, link=link).prepare

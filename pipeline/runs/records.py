@@ -12,7 +12,7 @@ import pandas as pd
 from data_prep.cache.folder import Cache
 from data_prep.errors import UserError
 from data_prep.storage.files import parse_json, read_own
-from pipeline.runs.run_folder import RunFolder
+from pipeline.runs.run_folder import GROUP, RunFolder
 
 CACHE_FROM_RUN = "cache_from_run"
 
@@ -25,6 +25,7 @@ FIGURES_OF_AN_EPOCH = {
     "val_auc": "AUC",
     "val_pf1": "pF1",
     "test_accuracy": "accuracy",
+    "probe_auc": "probe AUC",
 }
 """What is said of an epoch once it has ended, by the columns of `history.csv`."""
 
@@ -89,6 +90,16 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         else:
             rows.append((f"{prefix}{name}", str(value)))
     return rows
+
+
+def describe_groups(folds: pd.DataFrame) -> str | None:
+    """Says how many patients are kept together because they share pictures; None if none."""
+    if GROUP not in folds:
+        return None
+    sizes = folds[GROUP].value_counts()
+    sizes = sizes[sizes > 1]
+    groups = "1 group, kept in one fold" if len(sizes) == 1 else f"{len(sizes)} groups, each kept in one fold"
+    return f"{sizes.sum():,} patients share a picture with another one: {groups}"
 
 
 def read_numbers(path: Path, columns: list[str], *, newer: Sequence[str] = ()) -> pd.DataFrame:

@@ -21,8 +21,12 @@ OOF_COLUMNS = ["fold", "image_id", "patient_id", "laterality", "cancer", "probab
 OOF_EXAM_COLUMNS = ["view", "site_id", "machine_id", "age", "density", "implant"]
 """What `oof.csv` has besides, where the exam table has it: the slices of an evaluation. Before them stands
 `exam_id`, where exams are told apart."""
-Kind = Literal["cross_validation", "classification"]
-START_TABLES: dict[Kind, str] = {"cross_validation": "folds.csv", "classification": "images.csv"}
+Kind = Literal["cross_validation", "classification", "pretraining"]
+START_TABLES: dict[Kind, str] = {
+    "cross_validation": "folds.csv",
+    "classification": "images.csv",
+    "pretraining": "seen.csv",
+}
 """What a run of each kind was started with; a run has one of these tables."""
 ID_TYPES = {"patient_id": "str", EXAM_ID: "str", "image_id": "str", GROUP: "str"}
 OOF_TYPES = ID_TYPES | {name: "str" for name in OOF_EXAM_COLUMNS if name != "age"}
@@ -272,16 +276,6 @@ class Run(RunFolder, EvaluationFolder):
 def name_folds(folds: list[int]) -> str:
     """Names folds in words, such as "folds 0, 2"."""
     return f"{'fold' if len(folds) == 1 else 'folds'} {', '.join(map(str, folds))}"
-
-
-def describe_groups(folds: pd.DataFrame) -> str | None:
-    """Says how many patients are kept together because they share pictures; None if none."""
-    if GROUP not in folds:
-        return None
-    sizes = folds[GROUP].value_counts()
-    sizes = sizes[sizes > 1]
-    groups = "1 group, kept in one fold" if len(sizes) == 1 else f"{len(sizes)} groups, each kept in one fold"
-    return f"{sizes.sum():,} patients share a picture with another one: {groups}"
 
 
 def select_oof(table: pd.DataFrame) -> pd.DataFrame:

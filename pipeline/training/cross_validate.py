@@ -17,10 +17,11 @@ from data_prep.storage.locks import require_unlocked
 from pipeline.data.kept_patches import describe_kept_patches
 from pipeline.evaluation.age.age_regression import AGE, knows_no_age
 from pipeline.evaluation.external.seen import tabulate_pictures
-from pipeline.runs.ancestry import find_earlier_run, list_ancestors
+from pipeline.runs.ancestry import find_earlier_run, find_pretraining, list_ancestors
+from pipeline.runs.pretrain_run import PretrainRun
 from pipeline.runs.recipe import Recipe
-from pipeline.runs.records import describe_cache
-from pipeline.runs.run_folder import FOLDS_COLUMNS, GROUP, Run, describe_groups
+from pipeline.runs.records import describe_cache, describe_groups
+from pipeline.runs.run_folder import FOLDS_COLUMNS, GROUP, Run
 from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from pipeline.runtime.gpu_memory import explain_full_training
 from pipeline.runtime.progress import Reporter
@@ -108,6 +109,9 @@ def begin(
     exams = _read_exams(recipe, cache)
     fold_table = _tabulate_folds(exams, recipe, cache)
     wanted = _check_folds(folds, recipe.train.num_folds)
+    if recipe.train.init:
+        for fold in wanted:  # weights that a later fold refuses show before the first one is trained
+            FoldTask(recipe, FoldImages.split(exams, fold_table, fold, cache), fold=fold)
     if group.is_main:
         _start(recipe, cache, run, fold_table, world_size=group.world_size)
         require_space_for(recipe, run.folder, [run.fold(fold) for fold in wanted])
@@ -147,13 +151,13 @@ def say_who_takes_part(cache: Cache, fold_table: pd.DataFrame, reporter: Reporte
         reporter.say(f"{grouped}; `mammo verify` names them")
 
 
-def require_folds(recipe: Recipe, cache: Cache) -> None:
-    """Makes sure that the folds of a recipe can be made, before anything else is trained.
+def draw_folds(recipe: Recipe, cache: Cache) -> pd.DataFrame:
+    """Returns the folds of a recipe as `folds.csv` holds them, and trains nothing.
 
     Raises:
         UserError: if recipe and cache do not fit together, or folds cannot be made.
     """
-    _tabulate_folds(_read_exams(recipe, cache), recipe, cache)
+    return _tabulate_folds(_read_exams(recipe, cache), recipe, cache)
 
 
 def make_fold_tasks(
@@ -172,20 +176,10 @@ def make_fold_tasks(
 
 
 def _read_exams(recipe: Recipe, cache: Cache) -> pd.DataFrame:
-    made_with = cache.settings()
-    if made_with.split != TRAIN:
-        raise UserError(f"{cache.folder} holds the {made_with.split} split, which has no labels to train on")
-    made, asked = made_with.prepare, recipe.prepare
-    if changed := differences(made, asked):
-        raise UserError(
-            f"{cache.folder} was made with other settings than the recipe's (prepare: {'; '.join(changed)}): "
-            + _name_ways_out(
-                cache,
-                write_overrides(made, asked, table="prepare"),
-                write_overrides(asked, made, table="prepare"),
-            )
-        )
-    _require_mammogram_model(recipe, cache)
+    split = cache.settings().split
+    if split != TRAIN:
+        raise UserError(f"{cache.folder} holds the {split} split, which has no labels to train on")
+    require_same_images(recipe, cache)
     exams = cache.read_exams()
     if AGE in recipe.model.inputs and knows_no_age(exams):
         raise UserError(
@@ -194,12 +188,36 @@ def _read_exams(recipe: Recipe, cache: Cache) -> pd.DataFrame:
     return exams
 
 
-def _require_mammogram_model(recipe: Recipe, cache: Cache) -> None:
+def require_same_images(recipe: Recipe, cache: Cache, command: str = "train") -> None:
+    """Makes sure that a cache holds the images that a recipe asks for, and that its model is one for them.
+
+    The command is that which is to be typed again.
+
+    Raises:
+        UserError: with two commands of which one helps.
+    """
+    made, asked = cache.settings().prepare, recipe.prepare
+    if changed := differences(made, asked):
+        raise UserError(
+            f"{cache.folder} was made with other settings than the recipe's (prepare: {'; '.join(changed)}): "
+            + _name_ways_out(
+                command,
+                cache,
+                write_overrides(made, asked, table="prepare"),
+                write_overrides(asked, made, table="prepare"),
+            )
+        )
+    _require_mammogram_model(recipe, cache, command)
+
+
+def _require_mammogram_model(recipe: Recipe, cache: Cache, command: str) -> None:
     model, side = recipe.model, recipe.prepare.side
     if model.image_size != side:
         raise UserError(
             f"model.image_size {model.image_size} and prepare.side {side} must be equal, and one sets both: "
-            + _name_ways_out(cache, f"--set prepare.side={side}", f"--set prepare.side={model.image_size}")
+            + _name_ways_out(
+                command, cache, f"--set prepare.side={side}", f"--set prepare.side={model.image_size}"
+            )
         )
     for name, value in {"in_channels": model.in_channels, "num_classes": model.num_classes}.items():
         if value != 1:
@@ -209,10 +227,10 @@ def _require_mammogram_model(recipe: Recipe, cache: Cache) -> None:
             )
 
 
-def _name_ways_out(cache: Cache, as_cache: str, as_recipe: str) -> str:
+def _name_ways_out(command: str, cache: Cache, as_cache: str, as_recipe: str) -> str:
     """Returns the two commands of which one helps, each with its options."""
     return (
-        f"`mammo train CONFIG --cache {cache.folder} {as_cache}` takes the cache's, "
+        f"`mammo {command} CONFIG --cache {cache.folder} {as_cache}` takes the cache's, "
         f"`mammo prepare DATA --cache ANOTHER {as_recipe}` makes one that fits"
     )
 
@@ -241,17 +259,17 @@ def _read_earlier_folds(recipe: Recipe) -> dict[str, int]:
 
     Those of the runs before it, too; of one fold number in all. Empty where `train.init` names no run.
     """
-    run = find_earlier_run(recipe.train.init)
-    if run is None:
+    init = recipe.train.init
+    run = find_pretraining(init) or find_earlier_run(init)
+    if run is None or not (folds := run.list_folds()):
         return {}
-    num_folds = len(run.list_folds())
-    if num_folds != recipe.train.num_folds:
+    if len(folds) != recipe.train.num_folds:
         raise UserError(
-            f"train.init {run.folder} has {num_folds} folds, and this recipe has {recipe.train.num_folds}: "
-            f"set train.num_folds to {num_folds}"
+            f"train.init {run.folder} has {len(folds)} folds, and this recipe has {recipe.train.num_folds}: "
+            f"set train.num_folds to {len(folds)}"
         )
-    known: dict[str, int] = {}
-    for earlier in reversed(list_ancestors(recipe.train.init)[0]):  # the nearest has the last word
+    known = run.map_folds() if isinstance(run, PretrainRun) else {}
+    for earlier in reversed(list_ancestors(init)[0]):  # the nearest has the last word
         table = earlier.read_folds()
         known |= dict(zip(table["patient_id"], table["fold"], strict=True))
     return known

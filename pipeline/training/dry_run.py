@@ -102,11 +102,10 @@ def estimate(recipe: Recipe, task: Task, table: pd.DataFrame, *, reporter: Repor
         trainer = Trainer(recipe, task, FoldFolder(Path(folder)), reporter=reporter)
         step = time_steps(trainer)
     predicting = step.seconds / step.num_images / 3
-    model = trainer.state.model
     return DryRun(
         table=table,
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        num_tokens=model.num_tokens,
+        num_parameters=sum(parameter.numel() for parameter in trainer.state.model.parameters()),
+        num_tokens=task.model.num_tokens,
         device=trainer.compute.device,
         precision=trainer.compute.precision,
         seconds=recipe.train.epochs

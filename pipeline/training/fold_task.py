@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,18 +15,21 @@ from torch import Tensor
 
 from data_prep.cache.folder import Cache
 from data_prep.cache.images import PreparedImages, open_images
-from data_prep.errors import UserError
+from data_prep.errors import UserError, count
 from pipeline.data.augmentation import Augmentation
 from pipeline.data.loader import ImageDataset
 from pipeline.data.sampler import ALL, Rows, log_odds, plan_balanced, plan_natural, plan_weighted
 from pipeline.evaluation.estimates import measure_levels
+from pipeline.evaluation.external.seen import tabulate_pictures
 from pipeline.evaluation.formulas import clip_probabilities
-from pipeline.runs.ancestry import find_earlier_run
+from pipeline.models.weights_file import read_seen
+from pipeline.runs.ancestry import find_earlier_run, find_pretraining
+from pipeline.runs.pretrain_run import hash_ids, hash_pictures
 from pipeline.runs.recipe import Recipe
 from pipeline.runs.records import HISTORY_FIGURES
 from pipeline.runs.run_folder import Run, select_oof
 from pipeline.training.losses import auxiliary_loss, binary_loss, count_logits, encode_auxiliaries
-from pipeline.training.task import Judgement
+from pipeline.training.task import Classifier, Judgement
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,14 @@ class FoldImages:
     Attributes:
         training, validation: exam tables.
         training_images, validation_images: each row's image.
+        held_out_pictures: hashes of the latter.
     """
 
     training: pd.DataFrame
     validation: pd.DataFrame
     training_images: PreparedImages
     validation_images: PreparedImages
+    held_out_pictures: frozenset[str] = frozenset()
 
     @classmethod
     def split(cls, exams: pd.DataFrame, folds: pd.DataFrame, fold: int, cache: Cache) -> "FoldImages":
@@ -48,10 +54,13 @@ class FoldImages:
         held_out = set(folds.loc[folds["fold"] == fold, "patient_id"])
         is_held_out = exams["patient_id"].isin(held_out)
         training, validation = (exams[rows].reset_index(drop=True) for rows in (~is_held_out, is_held_out))
-        return cls(training, validation, open_images(cache, training), open_images(cache, validation))
+        images = (open_images(cache, training), open_images(cache, validation))
+        pictures = tabulate_pictures(cache.read_manifest())
+        held_out_pictures = hash_pictures(pictures[pictures["patient_id"].isin(held_out)])
+        return cls(training, validation, *images, frozenset(held_out_pictures))
 
 
-class FoldTask:
+class FoldTask(Classifier):
     """Learns cancer from the other folds' patients; `Task` says what each part is for."""
 
     def __init__(self, recipe: Recipe, images: FoldImages, *, fold: int) -> None:
@@ -64,6 +73,10 @@ class FoldTask:
         self.labels = images.training["cancer"].to_numpy()
         self.init = locate_init(recipe.train.init, fold)
         require_unseen(self.init, images.validation, fold=fold)
+        seen = read_seen(Path(self.init))
+        self.about = {"seen": seen} if seen else {}  # of an encoder before, also in what comes of it
+        if not recipe.train.transductive:
+            require_unseen_without_labels(seen, images, init=self.init, fold=fold)
         self.dataset = ImageDataset(
             images.training_images, augmentation=Augmentation(recipe.augment), seed=recipe.train.seed
         )
@@ -140,8 +153,10 @@ class FoldTask:
 
 
 def locate_init(init: str, fold: int) -> str:
-    """Returns what `train.init` means for a fold: of an earlier run, the fold's own weights."""
-    run = find_earlier_run(init)
+    """Returns what `train.init` means for a fold: of an earlier run or pretraining, the fold's own."""
+    pretraining, run = find_pretraining(init), find_earlier_run(init)
+    if pretraining is not None:
+        return str(pretraining.training_for(fold).weights)
     return init.replace("{fold}", str(fold)) if run is None else str(run.fold(fold).weights)
 
 
@@ -163,4 +178,28 @@ def require_unseen(init: str, held_out: pd.DataFrame, *, fold: int) -> None:
         raise UserError(
             f"train.init {init} was trained on {len(seen)} of the patients that fold {fold} holds out: write "
             "{fold} for the fold's number in its path, and give both runs the same images and train.seed"
+        )
+
+
+def require_unseen_without_labels(
+    seen: Mapping[str, list[str]], images: FoldImages, *, init: str, fold: int
+) -> None:
+    """Makes sure that first weights were pretrained on nobody whom a fold holds out.
+
+    Args:
+        seen: hashes of `patients` and `pictures`, as the file of the weights has them.
+        images: of the fold.
+        init: where the weights are.
+        fold: for the error.
+
+    Raises:
+        UserError: if they have seen a patient or a picture of the fold's.
+    """
+    patients = hash_ids(images.validation["patient_id"].unique()) & set(seen.get("patients", []))
+    pictures = images.held_out_pictures & set(seen.get("pictures", []))
+    if patients or pictures:
+        what = count(len(patients), "patient") if patients else count(len(pictures), "picture")
+        raise UserError(
+            f"train.init {init} was pretrained on {what} that fold {fold} holds out: pretrain an encoder for "
+            "each fold with `mammo pretrain --for`, or set train.transductive to true, and the report says so"
         )

@@ -1,13 +1,13 @@
 """Optimizer, frozen layers, learning rate and averaged weights."""
 
 import math
+from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pipeline.models.vit import VisionTransformer
 from pipeline.runs.recipe import TrainSettings
 from pipeline.runtime.torchvision_compat import allow_torchvision_import
 
@@ -18,9 +18,11 @@ from timm.optim import create_optimizer_v2  # noqa: E402  after the line above
 FUSED = {"adamw", "sgd"}
 TOKENS = ("cls_token", "reg_token", "pos_embed")
 EMBEDDING = ("patch_embed.", *TOKENS)
+WITHIN = "encoder."
+"""Before the names of a Vision Transformer that is a part of what is trained."""
 
 
-def make_optimizer(model: VisionTransformer, settings: TrainSettings) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
     """Returns the optimizer of the settings over all parameters that are to be trained.
 
     Fused where torch has it: one kernel for all tensors, which also skips a step that overflowed in fp16
@@ -36,7 +38,7 @@ def make_optimizer(model: VisionTransformer, settings: TrainSettings) -> torch.o
     )
 
 
-def group_parameters(model: VisionTransformer, settings: TrainSettings) -> list[dict[str, Any]]:
+def group_parameters(model: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]:
     """Returns parameters that share decay and learning rate; frozen ones are left out.
 
     Biases, norms, positions, class token and registers are not decayed. A layer's learning rate is `lr_scale`
@@ -44,8 +46,9 @@ def group_parameters(model: VisionTransformer, settings: TrainSettings) -> list[
     arXiv:2003.10555). What is no matrix inside the encoder is left to Muon's AdamW.
     """
     groups: dict[tuple[float, bool, bool], dict[str, Any]] = {}
-    top = model.settings.depth + 1
-    for name, parameter in model.named_parameters():
+    parameters = name_parameters(model)
+    top = find_top(parameters)
+    for name, parameter in parameters.items():
         if not parameter.requires_grad:
             continue
         is_decayed = parameter.ndim > 1 and name not in TOKENS
@@ -64,6 +67,16 @@ def group_parameters(model: VisionTransformer, settings: TrainSettings) -> list[
     return list(groups.values())
 
 
+def name_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Returns all parameters, those of a Vision Transformer within the model by the names it has alone."""
+    return {name.removeprefix(WITHIN): parameter for name, parameter in model.named_parameters()}
+
+
+def find_top(names: Iterable[str]) -> int:
+    """Returns the number of the layer above the encoder's, which is the head's."""
+    return 1 + len({name.split(".")[1] for name in names if name.startswith("blocks.")})
+
+
 def find_layer(name: str, top: int) -> int:
     """Returns 0 for a parameter of the embedding, 1 and up for the encoder's layers, `top` for the head."""
     if name.startswith(EMBEDDING):
@@ -71,10 +84,11 @@ def find_layer(name: str, top: int) -> int:
     return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else top
 
 
-def freeze(model: VisionTransformer, settings: TrainSettings) -> None:
+def freeze(model: nn.Module, settings: TrainSettings) -> None:
     """Makes parameters constant: the embedding and the first layers, or all but the head."""
-    top = model.settings.depth + 1
-    for name, parameter in model.named_parameters():
+    parameters = name_parameters(model)
+    top = find_top(parameters)
+    for name, parameter in parameters.items():
         if settings.linear_probe:
             parameter.requires_grad = name.startswith(("head.", "pre_logits."))
         else:
@@ -107,7 +121,7 @@ class Average:
         module: the model with the averaged weights.
     """
 
-    def __init__(self, model: VisionTransformer, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float) -> None:
         self.module = deepcopy(model).eval().requires_grad_(requires_grad=False)
         self._decay = decay
         self._averages: list[Tensor] = list(self.module.parameters())

@@ -27,6 +27,7 @@ from pipeline.models.follow_weights import describe_followed, follow_settings, f
 from pipeline.models.pretrained import read_shapes
 from pipeline.models.vit import VisionTransformer
 from pipeline.runs.ancestry import TIMM
+from pipeline.runs.pretrain_settings import PretrainSettings
 from pipeline.runs.recipe import Recipe, load_recipe
 from pipeline.runs.records import read_environment
 from pipeline.runs.run_folder import START_TABLES, FoldFolder, Run, RunFolder, TrainingFolder
@@ -45,6 +46,8 @@ COUNTS_LATER = "model.inputs"
 """The setting that no training looks at: `take_inputs` has a run follow it."""
 ANOTHER_NAME = ("prepare.side",)
 """Of `model.image_size` with mammograms; with classes it does not count, and runs of before keep another."""
+FOR_PRETRAINING = tuple(f"pretrain.{name}" for name in PretrainSettings.model_fields)
+"""What no other run looks at."""
 SPLIT_OTHERWISE = "batches_in_other_parts"
 RECORDED_PACKAGES = [
     "torch",
@@ -129,7 +132,9 @@ def start_run(
         write_text(run.settings, dump_settings(recipe))
         return
     before = with_absolute_init(load_recipe(run.settings))
-    changed = differences(before, recipe, ignored=(*MAY_CHANGE, *ANOTHER_NAME, COUNTS_LATER))
+    unused = () if path.name == START_TABLES["pretraining"] else FOR_PRETRAINING
+    ignored = (*MAY_CHANGE, *ANOTHER_NAME, COUNTS_LATER, *unused)
+    changed = differences(before, recipe, ignored=ignored)
     if changed:
         raise UserError(
             f"{run.folder} was started with other settings ({'; '.join(changed)}): "

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from data_prep.storage.atomic import write_csv
 from pipeline.models.adapt_weights import load_initial_weights
-from pipeline.models.vit import VisionTransformer
 from pipeline.runs.recipe import TrainSettings
 from pipeline.runs.run_folder import TrainingFolder
 from pipeline.runtime.distributed import ProcessGroup
@@ -23,7 +23,7 @@ from pipeline.training.task import Task
 class TrainingState:
     """All that changes during a training, and so all that a checkpoint holds."""
 
-    model: VisionTransformer
+    model: nn.Module
     average: Average
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -89,7 +89,7 @@ def load_state(
     if checkpoint is None:
         torch.manual_seed(task.seed)
         return _make_state(_make_first_model(task, settings, folder, reporter, group), settings, compute)
-    state = _make_state(VisionTransformer(task.model), settings, compute)
+    state = _make_state(task.make_model(), settings, compute)
     state.restore(checkpoint)
     reporter.say(f"{task.name}: goes on after epoch {state.epoch}, batch {state.batch}")
     return state
@@ -97,23 +97,24 @@ def load_state(
 
 def _make_first_model(
     task: Task, settings: TrainSettings, folder: TrainingFolder, reporter: Reporter, group: ProcessGroup
-) -> VisionTransformer:
+) -> nn.Module:
     """Returns the model as it is before the first step; a training that goes on does not ask for it."""
-    model = VisionTransformer(task.model)
+    model = task.make_model()
+    encoder = task.pick_encoder(model)
     if task.init:
         shift = task.logit_shift if settings.keep_head else None
-        rows = load_initial_weights(model, task.init, settings.init_normalization, logit_shift=shift)
+        rows = load_initial_weights(encoder, task.init, settings.init_normalization, logit_shift=shift)
         if group.is_main:
             write_csv(folder.initial_weights, rows)
         counts = ", ".join(f"{count} {outcome}" for outcome, count in rows["outcome"].value_counts().items())
         reporter.say(f"{task.name}: starts from {task.init}: tensors {counts}")
     if not settings.keep_head:
         with torch.no_grad():
-            model.head.bias.copy_(torch.from_numpy(task.first_logits))
+            encoder.head.bias.copy_(torch.from_numpy(task.first_logits))
     return model
 
 
-def _make_state(model: VisionTransformer, settings: TrainSettings, compute: ComputeSettings) -> TrainingState:
+def _make_state(model: nn.Module, settings: TrainSettings, compute: ComputeSettings) -> TrainingState:
     model.to(compute.device)
     freeze(model, settings)
     return TrainingState(

@@ -1,16 +1,20 @@
 """What the trainer asks of a task: what is learned, from which images, and how it is judged."""
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_prep.cache.images import PreparedImages
 from pipeline.data.loader import ImageDataset
 from pipeline.data.sampler import Rows
+from pipeline.models.vit import VisionTransformer
 from pipeline.runs.recipe import ModelSettings
+from pipeline.runtime.precision import ComputeSettings
 
 
 class Judgement(NamedTuple):
@@ -23,6 +27,29 @@ class Judgement(NamedTuple):
 
     predictions: pd.DataFrame
     figures: dict[str, float]
+
+
+class Classifier:
+    """What tasks share that train a Vision Transformer alone."""
+
+    model: ModelSettings
+    about: Mapping[str, Any] = MappingProxyType({})
+
+    def make_model(self) -> nn.Module:
+        """Returns the Vision Transformer."""
+        return VisionTransformer(self.model)
+
+    def pick_encoder(self, model: nn.Module) -> VisionTransformer:
+        """Returns the whole of it."""
+        assert isinstance(model, VisionTransformer)
+        return model
+
+    def measure(
+        self, model: nn.Module, epoch: int, compute: ComputeSettings, on_batch: Callable[[int], None]
+    ) -> dict[str, float]:
+        """Returns nothing: the held-out images tell all."""
+        del model, epoch, compute, on_batch
+        return {}
 
 
 class Task(Protocol):
@@ -50,7 +77,7 @@ class Task(Protocol):
 
     @property
     def model(self) -> ModelSettings:
-        """What is trained; outputs beyond those of the recipe's model are dropped at the end."""
+        """The Vision Transformer; outputs beyond those of the recipe's model are dropped at the end."""
 
     @property
     def first_logits(self) -> NDArray[np.float64]:
@@ -61,8 +88,18 @@ class Task(Protocol):
         """What is added to the trained model's logits, and kept beside its weights."""
 
     @property
+    def about(self) -> Mapping[str, Any]:
+        """What the file of the weights says of them besides."""
+
+    @property
     def held_out(self) -> PreparedImages:
         """The images that the model is judged by."""
+
+    def make_model(self) -> nn.Module:
+        """Returns what is trained, drawn by torch's global stream; it gives logits_BK for images_BCHW."""
+
+    def pick_encoder(self, model: nn.Module) -> VisionTransformer:
+        """Returns the part that first weights come into, and that is kept in the end."""
 
     def plan(self, epoch: int) -> list[Rows]:
         """Returns the rows of each batch of an epoch, the same number of batches in each."""
@@ -78,3 +115,11 @@ class Task(Protocol):
 
     def judge(self, probabilities_MN: NDArray[np.float64]) -> Judgement:
         """Returns table and figures, given the probabilities of all M held-out images in their order."""
+
+    def measure(
+        self, model: nn.Module, epoch: int, compute: ComputeSettings, on_batch: Callable[[int], None]
+    ) -> dict[str, float]:
+        """Returns more figures for `history.csv`, given the averaged model after epoch `epoch`, from 1.
+
+        `on_batch` is called with 0 now and then, and may end it by an exception.
+        """

@@ -137,14 +137,16 @@ class Trainer:
             self._finish(judged.predictions)
 
     def _finish(self, predictions: pd.DataFrame) -> None:
+        encoder = self.task.pick_encoder(self.state.average.module)
         save_weights(
             self.folder,
-            self.state.average.module,
+            encoder,
             logit_shift=self.task.logit_shift,
             num_classes=self.recipe.model.num_classes,
+            about=self.task.about,
         )
         images_BCHW = pick_held_out(self.task, NUM_IMAGES_OBSERVED)
-        write_csv(self.folder.attention, measure_attention(self.state.average.module, images_BCHW))
+        write_csv(self.folder.attention, measure_attention(encoder, images_BCHW))
         write_csv(self.folder.predictions, predictions)
 
     def _rehearse(self) -> None:
@@ -262,14 +264,10 @@ class Trainer:
                 self._save()
                 self._stop(stop)
 
-        return validate(
-            self.task,
-            self._judged_model,
-            held_out,
-            self.compute,
-            group=self.group,
-            on_batch=on_batch,
-        )
+        task, compute, model = self.task, self.compute, self._judged_model
+        judged = validate(task, model, held_out, compute, group=self.group, on_batch=on_batch)
+        more = task.measure(self.state.average.module, self.state.epoch + 1, compute, on_batch)
+        return judged._replace(figures=judged.figures | more)
 
     def _stop(self, stop: StopRequest) -> NoReturn:
         """Ends the training once its checkpoint is written."""

@@ -195,7 +195,7 @@ def test_a_repeat_whose_folds_cannot_be_made_is_refused_before_anything_is_train
     def refuse(recipe, cache):
         raise UserError(f"no folds with seed {recipe.train.seed}")
 
-    monkeypatch.setattr(experiment, "require_folds", refuse)
+    monkeypatch.setattr(experiment, "draw_folds", refuse)
     cache, reporter = write_cache(tmp_path / "cache", make_exams(4, 2)), quiet()
     with pytest.raises(UserError, match=f"seed {make_repeat(RECIPE, 1).train.seed}"):
         train_and_evaluate(RECIPE, cache, Run(tmp_path / "run"), reporter=reporter, num_repeats=2)

@@ -12,7 +12,7 @@ from data_prep.cache.shared_pictures import CHECKSUMS
 from data_prep.cache.tables import select_prepared
 from data_prep.errors import UserError, count
 from data_prep.rsna.exam_table import sort_by_id
-from pipeline.runs.ancestry import list_ancestors
+from pipeline.runs.ancestry import find_first_pretraining, list_ancestors
 from pipeline.runs.recipe import load_recipe
 from pipeline.runs.records import find_cache
 from pipeline.runs.run_folder import Run, read_table
@@ -56,12 +56,18 @@ def read_learned(run: Run, oof: pd.DataFrame) -> Learned:
         UserError: if a table of one of the runs is damaged.
     """
     try:
-        ancestors, unknown = list_ancestors(load_recipe(run.settings).train.init)
+        init = load_recipe(run.settings).train.init
+        ancestors, unknown = list_ancestors(init)
+        pretraining = find_first_pretraining(init)
     except UserError as error:
-        ancestors, unknown = [], str(error)
+        ancestors, unknown, pretraining = [], str(error), None
     patients = set(oof["patient_id"]).union(*(each.read_folds()["patient_id"] for each in ancestors))
     found = [_read_pictures(run, oof["image_id"]), *(_read_pictures(each) for each in ancestors)]
     reasons = dict.fromkeys(reason for reason in (unknown, *(reason for _, reason in found)) if reason)
+    if pretraining is not None:
+        seen = pretraining.read_seen()
+        patients |= set(seen["patient_id"])
+        found.append((seen.loc[(seen[CHECKSUMS] != "").all(axis=1), PICTURE_COLUMNS], ""))
     pictures = pd.concat([table for table, _ in found], ignore_index=True)
     return Learned(sorted(patients), pictures, "; ".join(reasons))
 

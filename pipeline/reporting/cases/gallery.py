@@ -70,8 +70,8 @@ class Crop:
         scale = min(1.0, side / self.side)
         height, width = (max(1, round(length * scale)) for length in self.pixels.shape)
         resized = cv2.resize(self.pixels, (width, height), interpolation=cv2.INTER_AREA)
-        overlay = "" if self.overlay is None else _to_address(self.overlay, "png")
-        return Tile(_to_address(np.asarray(resized, np.uint8), "jpeg"), overlay, width, height)
+        overlay = "" if self.overlay is None else to_address(self.overlay, "png")
+        return Tile(to_address(np.asarray(resized, np.uint8), "jpeg"), overlay, width, height)
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def _times(cut: slice, factor: int) -> slice:
     return slice(cut.start * factor, cut.stop * factor)
 
 
-def _to_address(pixels: NDArray[np.uint8], kind: Literal["jpeg", "png"]) -> str:
+def to_address(pixels: NDArray[np.uint8], kind: Literal["jpeg", "png"]) -> str:
     """Returns a data address: a grey JPEG, or a PNG with opacity."""
     stream = io.BytesIO()
     Pillow.fromarray(pixels).save(stream, format=kind, optimize=True)

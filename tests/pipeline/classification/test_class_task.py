@@ -19,8 +19,8 @@ from pipeline.classification import class_task
 from pipeline.classification.class_run import ClassRun
 from pipeline.classification.class_task import ClassTask
 from pipeline.classification.image_folder import read_image_folder
-from pipeline.classification.square_images import read_square
 from pipeline.classification.train_classes import train_classes
+from pipeline.data.square_images import read_square
 from pipeline.models.normalization import to_tensor
 from pipeline.models.weights_file import load_weights
 from pipeline.runs.recipe import Recipe, load_recipe

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from data_prep.errors import UserError
 from pipeline.classification.image_folder import read_image_folder
-from pipeline.classification.square_images import read_square
+from pipeline.data.square_images import read_square
 from tests.pipeline.tiny import COLOURS, coloured, write_class_folder, write_pets
 
 SIDE = 32

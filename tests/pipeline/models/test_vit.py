@@ -498,7 +498,7 @@ def test_kept_patches_equal_the_full_model_with_the_other_tokens_masked_as_keys(
     attend = F.scaled_dot_product_attention
     mask_B11T = seen_BT[:, None, None, :]
     monkeypatch.setattr(full, "pool", pool_kept)
-    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, v: attend(q, k, v, mask_B11T))
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, v, **_: attend(q, k, v, mask_B11T))
     expected, others = run(full, images_BCHW)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
     for name, gradient in others.items():

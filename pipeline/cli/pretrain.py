@@ -1,0 +1,83 @@
+"""The command that trains without labels: `pretrain`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data_prep.errors import UserError
+from pipeline.cli.console import Overrides, in_process_group, say
+from pipeline.cli.log_file import keep_log
+from pipeline.cli.recipes import complete_recipe
+
+
+def pretrain(
+    config: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONFIG",
+            help="Recipe: a file, or a name that `mammo recipes` lists.",
+            autocompletion=complete_recipe,
+        ),
+    ],
+    cache: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="CACHE", help="Cache that `mammo prepare` made, of any split; may be repeated."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Instead of --cache: PNG or JPEG files at any depth."),
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Run folder.", show_default="reports/<name of CONFIG>")
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            "--for",
+            metavar="RUN",
+            help="Make an encoder for each fold: of this run of `train`, of this folds.csv, or of a run that "
+            "will be trained on this cache.",
+        ),
+    ] = None,
+    fold: Annotated[
+        list[int] | None, typer.Option(metavar="K", help="With --for: only this fold; may be repeated.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Pretrain the Vision Transformer without labels.
+
+    A masked autoencoder: the encoder sees a part of each mammogram's patches, and a small decoder predicts
+    the others. `mammo train` starts from it by train.init=RUN. Goes on where it was stopped, on CPUs to the
+    same weights. Under torchrun, the processes train each encoder together.
+
+    With --for, each fold's encoder sees nobody whom the fold holds out; folds of a cache are drawn by
+    train.seed and train.num_folds, as `mammo train` will draw them. Without it there is one encoder of all
+    images, for other patients than these. Labels are looked at to draw these folds and for
+    pretrain.probe_every, and for nothing else.
+    """
+    from data_prep.cache.folder import Cache
+    from pipeline.pretraining.images import Sources
+    from pipeline.pretraining.pretrain import pretrain as pretrain_all
+    from pipeline.pretraining.report import write_pretrain_report
+    from pipeline.runs.pretrain_run import PretrainRun
+    from pipeline.runs.recipe import load_recipe
+    from pipeline.runs.run_folder import name_folds
+
+    if bool(cache) == (data is not None):
+        raise UserError("give either --cache CACHE or --data FOLDER: one of them says what to learn from")
+    if data is not None and like is not None:
+        raise UserError("--for goes with --cache: a folder of pictures names no patients")
+    to = PretrainRun(run or Path("reports") / config.stem)
+    with in_process_group() as group:
+        reporter = keep_log(to.folder)
+        with group.main_process_first():
+            recipe = load_recipe(config, overrides or ())
+        sources = Sources([Cache(each) for each in cache or ()], data, recipe.model)
+        plan = pretrain_all(recipe, sources, to, reporter=reporter, like=like, folds=fold, group=group)
+        if group.is_main:
+            if missing := write_pretrain_report(plan):
+                say(f"{to.folder}: {name_folds(missing)} still to be trained")
+            else:
+                say(f"loss and reconstructions: {to.report}")
+                say(f"to start from it: mammo train CONFIG --cache CACHE --set train.init={to.folder}")

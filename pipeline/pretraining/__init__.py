@@ -1,0 +1,1 @@
+"""Encoders that have learned from mammograms without labels: a masked autoencoder."""
