@@ -1,14 +1,26 @@
 """The command that trains without labels: `pretrain`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from data_prep.errors import UserError
 from pipeline.cli.console import Overrides, in_process_group, say
 from pipeline.cli.log_file import keep_log
+from pipeline.cli.ray_options import (
+    Address,
+    EngineName,
+    GpusPerFold,
+    open_cluster,
+    refuse_spreading_with,
+)
 from pipeline.cli.recipes import complete_recipe
+from pipeline.runtime.torchrun import is_under_torchrun
+
+if TYPE_CHECKING:
+    from pipeline.pretraining.pretrain import Plan
+    from pipeline.runs.pretrain_run import PretrainRun
 
 
 def pretrain(
@@ -44,6 +56,9 @@ def pretrain(
         list[int] | None, typer.Option(metavar="K", help="With --for: only this fold; may be repeated.")
     ] = None,
     overrides: Overrides = None,
+    engine: EngineName = "local",
+    address: Address = None,
+    gpus_per_fold: GpusPerFold = None,
 ) -> None:
     """Pretrain the Vision Transformer without labels.
 
@@ -55,29 +70,54 @@ def pretrain(
     train.seed and train.num_folds, as `mammo train` will draw them. Without it there is one encoder of all
     images, for other patients than these. Labels are looked at to draw these folds and for
     pretrain.probe_every, and for nothing else.
+
+    With --engine ray, the machines of a Ray cluster train several encoders of --for at once, as `mammo train`
+    does its folds.
     """
     from data_prep.cache.folder import Cache
     from pipeline.pretraining.images import Sources
-    from pipeline.pretraining.pretrain import pretrain as pretrain_all
-    from pipeline.pretraining.report import write_pretrain_report
+    from pipeline.pretraining.pretrain import pretrain as pretrain_here
+    from pipeline.pretraining.pretrain import pretrain_on_ray
     from pipeline.runs.pretrain_run import PretrainRun
     from pipeline.runs.recipe import load_recipe
-    from pipeline.runs.run_folder import name_folds
 
-    if bool(cache) == (data is not None):
-        raise UserError("give either --cache CACHE or --data FOLDER: one of them says what to learn from")
-    if data is not None and like is not None:
-        raise UserError("--for goes with --cache: a folder of pictures names no patients")
+    _require_one_way(cache, data, like)
+    others = {"a single encoder, which has no --for": like is None, "torchrun": is_under_torchrun()}
+    refuse_spreading_with(engine, gpus_per_fold, others, spread="the encoders of --for")
     to = PretrainRun(run or Path("reports") / config.stem)
-    with in_process_group() as group:
+    with in_process_group() as group, open_cluster(engine, address) as cluster:
         reporter = keep_log(to.folder)
         with group.main_process_first():
             recipe = load_recipe(config, overrides or ())
         sources = Sources([Cache(each) for each in cache or ()], data, recipe.model)
-        plan = pretrain_all(recipe, sources, to, reporter=reporter, like=like, folds=fold, group=group)
+        if cluster is None or like is None:
+            plan = pretrain_here(recipe, sources, to, reporter=reporter, like=like, folds=fold, group=group)
+        else:
+            plan = pretrain_on_ray(
+                cluster, recipe, sources, to, reporter=reporter, like=like, folds=fold, gpus=gpus_per_fold
+            )
         if group.is_main:
-            if missing := write_pretrain_report(plan):
-                say(f"{to.folder}: {name_folds(missing)} still to be trained")
-            else:
-                say(f"loss and reconstructions: {to.report}")
-                say(f"to start from it: mammo train CONFIG --cache CACHE --set train.init={to.folder}")
+            _show_result(plan, to)
+
+
+def _require_one_way(cache: list[Path] | None, data: Path | None, like: Path | None) -> None:
+    """Refuses options that do not go together.
+
+    Raises:
+        UserError: naming those that contradict each other.
+    """
+    if bool(cache) == (data is not None):
+        raise UserError("give either --cache CACHE or --data FOLDER: one of them says what to learn from")
+    if data is not None and like is not None:
+        raise UserError("--for goes with --cache: a folder of pictures names no patients")
+
+
+def _show_result(plan: "Plan", run: "PretrainRun") -> None:
+    from pipeline.pretraining.report import write_pretrain_report
+    from pipeline.runs.run_folder import name_folds
+
+    if missing := write_pretrain_report(plan):
+        say(f"{run.folder}: {name_folds(missing)} still to be trained")
+        return
+    say(f"loss and reconstructions: {run.report}")
+    say(f"to start from it: mammo train CONFIG --cache CACHE --set train.init={run.folder}")

@@ -1,7 +1,7 @@
 """The options that say where a command's work runs: on this machine or on a Ray cluster."""
 
 import importlib.util
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,17 @@ Address = Annotated[
     ),
 ]
 
+GpusPerFold = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        metavar="N",
+        help="With --engine ray; 0.5 puts two folds on one, 0 all on CPUs.",
+        show_default="1 where there are any",
+    ),
+]
+
 
 def as_seen_elsewhere(place: Place) -> Place:
     """Returns the place by a name that does not depend on this machine's working folder."""
@@ -49,6 +60,30 @@ def refuse_workers_on_ray(workers: int | None, engine: str) -> None:
     """
     if engine == "ray" and workers is not None:
         raise UserError("--workers goes with --engine local: on a cluster each batch brings its own")
+
+
+def refuse_spreading_with(
+    engine: str, gpus_per_fold: float | None, others: Mapping[str, bool], *, spread: str
+) -> None:
+    """Refuses what does not go with folds on the machines of a cluster, or goes with these alone.
+
+    Args:
+        engine: as it is asked for.
+        gpus_per_fold: as they are asked for.
+        others: by its name, whether something is asked for that does not go with a cluster.
+        spread: what a cluster spreads.
+
+    Raises:
+        UserError: naming those that contradict each other.
+    """
+    if engine != "ray":
+        if gpus_per_fold is not None:
+            raise UserError(
+                "--gpus-per-fold goes with --engine ray: under torchrun each process has a GPU of its own"
+            )
+        return
+    for what in (name for name, is_there in others.items() if is_there):
+        raise UserError(f"--engine ray spreads {spread} and does not go with {what}: leave one out")
 
 
 def choose_workers(workers: int | None, cluster: "Cluster | None") -> int:

@@ -13,7 +13,13 @@ from pipeline.cli.console import Overrides, Seed, console, in_process_group, say
 from pipeline.cli.dry_run import show_dry_run
 from pipeline.cli.evaluate import show_evaluation
 from pipeline.cli.log_file import keep_log
-from pipeline.cli.ray_options import Address, EngineName, open_cluster
+from pipeline.cli.ray_options import (
+    Address,
+    EngineName,
+    GpusPerFold,
+    open_cluster,
+    refuse_spreading_with,
+)
 from pipeline.cli.recipes import complete_recipe
 from pipeline.runtime.progress import Reporter
 from pipeline.runtime.torchrun import is_under_torchrun
@@ -72,16 +78,7 @@ def train(
     overrides: Overrides = None,
     engine: EngineName = "local",
     address: Address = None,
-    gpus_per_fold: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            metavar="N",
-            help="With --engine ray; 0.5 puts two folds on one, 0 all on CPUs.",
-            show_default="1 where there are any",
-        ),
-    ] = None,
+    gpus_per_fold: GpusPerFold = None,
     repeats: Annotated[
         int,
         typer.Option(
@@ -175,17 +172,8 @@ def _require_one_way(
     if data is not None and (folds or repeats > 1):
         name = "--fold" if folds else "--repeats"
         raise UserError(f"{name} goes with --cache: a folder of classes has one test split and no folds")
-    if engine != "ray":
-        if gpus_per_fold is not None:
-            raise UserError(
-                "--gpus-per-fold goes with --engine ray: under torchrun each process has a GPU of its own"
-            )
-        return
-    if cache is None or dry_run or is_under_torchrun():
-        what = "--data" if cache is None else "--dry-run" if dry_run else "torchrun"
-        raise UserError(
-            f"--engine ray spreads the folds of a --cache and does not go with {what}: leave one out"
-        )
+    others = {"--data": cache is None, "--dry-run": dry_run, "torchrun": is_under_torchrun()}
+    refuse_spreading_with(engine, gpus_per_fold, others, spread="the folds of a --cache")
 
 
 def _train_classes(

@@ -4,12 +4,15 @@ Of `[train]` everything counts but what is about labels; `[pretrain]` says the r
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
+from data_prep.cache.folder import Cache
 from data_prep.errors import UserError, count
+from data_prep.parallel.ray_cluster import Cluster
 from data_prep.storage.locks import require_unlocked
 from pipeline.models.weights_file import read_about
 from pipeline.pretraining.images import (
@@ -24,11 +27,13 @@ from pipeline.pretraining.pretrain_task import PretrainTask
 from pipeline.pretraining.probe import Probe
 from pipeline.runs.pretrain_run import PretrainRun
 from pipeline.runs.recipe import Recipe, TrainSettings
+from pipeline.runs.run_folder import TrainingFolder
 from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from pipeline.runtime.gpu_memory import explain_full_training
 from pipeline.runtime.progress import Reporter
 from pipeline.runtime.signals import StopRequest
 from pipeline.training.cross_validate import require_same_images
+from pipeline.training.ray_folds import train_on_ray
 from pipeline.training.run_setup import (
     locked_by_group,
     require_space_for,
@@ -70,6 +75,14 @@ class Plan:
     run: PretrainRun
     images: pd.DataFrame
     folds: list[int | None]
+
+    def training(self, fold: int | None) -> TrainingFolder:
+        """Returns what the training of one encoder leaves."""
+        return self.run.training(fold)
+
+    def train(self, fold: int | None, *, stop: StopRequest, reporter: Reporter) -> None:
+        """Trains one encoder by this process alone."""
+        _train(self, fold, stop=stop, reporter=reporter, group=SINGLE_PROCESS)
 
     def split(self, fold: int | None) -> Split:
         """Returns the images of one encoder."""
@@ -120,6 +133,34 @@ def pretrain(
         for fold in plan.folds:
             _train(plan, fold, stop=stop, reporter=reporter, group=group)
     return plan
+
+
+def pretrain_on_ray(
+    cluster: Cluster,
+    recipe: Recipe,
+    sources: Sources,
+    run: PretrainRun,
+    *,
+    reporter: Reporter,
+    like: Path,
+    folds: Sequence[int] | None = None,
+    gpus: float | None = None,
+) -> Plan:
+    """Trains the encoders of `like` on the machines of a cluster, to the same files as `pretrain`.
+
+    Raises:
+        UserError: as `train_on_ray` does, or if recipe, images, folds and run folder do not fit together.
+        Interrupted: after a signal; each encoder has saved a checkpoint.
+        TrainingStopped: if a loss is not finite, no checkpoint can be read, or a process dies twice.
+    """
+    # Machines have other working folders.
+    caches, run = (
+        [Cache(each.folder.absolute()) for each in sources.caches],
+        PretrainRun(run.folder.absolute()),
+    )
+    sources = replace(sources, caches=caches)
+    begin_there = partial(begin, sources=sources, run=run, like=like.absolute(), folds=folds)
+    return train_on_ray(cluster, begin_there, recipe, run, reporter=reporter, gpus=gpus)
 
 
 def begin(

@@ -84,6 +84,11 @@ class TrainingFolder:
         return self.folder / "predictions.csv"
 
     @property
+    def log(self) -> Path:
+        """What it said on a machine of a cluster."""
+        return self.folder / "log.txt"
+
+    @property
     def is_finished(self) -> bool:
         """Whether this training has ended."""
         return self.predictions.exists()
@@ -102,11 +107,6 @@ class FoldFolder(TrainingFolder):
     def predictions(self) -> Path:
         """The same, by the name that every training has for it."""
         return self.oof
-
-    @property
-    def log(self) -> Path:
-        """What its training said on a machine of a cluster."""
-        return self.folder / "log.txt"
 
 
 @dataclass(frozen=True)

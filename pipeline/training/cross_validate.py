@@ -21,7 +21,7 @@ from pipeline.runs.ancestry import find_earlier_run, find_pretraining, list_ance
 from pipeline.runs.pretrain_run import PretrainRun
 from pipeline.runs.recipe import Recipe
 from pipeline.runs.records import describe_cache, describe_groups
-from pipeline.runs.run_folder import FOLDS_COLUMNS, GROUP, Run
+from pipeline.runs.run_folder import FOLDS_COLUMNS, GROUP, FoldFolder, Run
 from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from pipeline.runtime.gpu_memory import explain_full_training
 from pipeline.runtime.progress import Reporter
@@ -59,6 +59,14 @@ class Plan:
     exams: pd.DataFrame
     fold_table: pd.DataFrame
     folds: list[int]
+
+    def training(self, fold: int) -> FoldFolder:
+        """Returns what a fold's training leaves."""
+        return self.run.fold(fold)
+
+    def train(self, fold: int, *, stop: StopRequest, reporter: Reporter) -> None:
+        """Trains a fold by this process alone; see `train_fold`."""
+        train_fold(self, fold, stop=stop, reporter=reporter)
 
 
 def cross_validate(

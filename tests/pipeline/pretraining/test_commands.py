@@ -81,6 +81,10 @@ def test_options_that_contradict_each_other_are_refused(config: Path, cache: Cac
         assert "give either --cache CACHE or --data" in str(mammo("pretrain", config, *options).exception)
     for_pictures = mammo("pretrain", config, "--data", tmp_path, "--for", cache.folder)
     assert "a folder of pictures names no patients" in str(for_pictures.exception)
+    alone = mammo("pretrain", config, "--cache", cache.folder, "--engine", "ray")
+    assert "spreads the encoders of --for and does not go with a single encoder" in str(alone.exception)
+    gpus = mammo("pretrain", config, "--cache", cache.folder, "--gpus-per-fold", 1)
+    assert "--gpus-per-fold goes with --engine ray" in str(gpus.exception)
 
 
 # Reconstructions
