@@ -145,7 +145,7 @@ def write_pets(folder: Path) -> Path:
 
 def quiet() -> Reporter:
     """A reporter that nobody hears."""
-    return Reporter(Console(file=io.StringIO(), width=200))
+    return Reporter(Console(file=io.StringIO(), width=1000))
 
 
 def heard(reporter: Reporter) -> str:
