@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 from data_prep.phantom.dataset import write_phantoms
 from data_prep.rsna.exam_table import select_patients
 from data_prep.rsna.folds import make_folds
+from data_prep.settings import StrictSettings
 from pipeline.cli.app import app
 from pipeline.runs.recipe import Recipe
 from tests import forked
@@ -299,14 +300,18 @@ def find_tables(kind: type[BaseModel], name: str = "") -> dict[str, type[BaseMod
 
 def describe_settings(kind: type[BaseModel]) -> dict[str, tuple[str, str]]:
     """Returns default and meaning of each setting: its TOML value, and the docstring below it in one line."""
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    assert isinstance(definition, ast.ClassDef)
     described = {}
-    for line, below in itertools.pairwise(definition.body):
-        if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr):
-            name = ast.unparse(line.target)
-            default = json.dumps(kind.model_fields[name].default)
-            described[name] = default, " ".join(ast.literal_eval(below.value).split())
+    for part in kind.__mro__:  # a table's settings may stand in several classes
+        if not issubclass(part, StrictSettings):
+            break
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(part))).body
+        assert isinstance(definition, ast.ClassDef)
+        for line, below in itertools.pairwise(definition.body):
+            if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr):
+                name = ast.unparse(line.target)
+                if name in kind.model_fields:
+                    default = json.dumps(kind.model_fields[name].default)
+                    described[name] = default, " ".join(ast.literal_eval(below.value).split())
     return described
 
 

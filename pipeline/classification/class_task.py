@@ -31,6 +31,7 @@ class ClassTask(Classifier):
         self.init = recipe.train.init if pretraining is None else str(pretraining.training_for(None).weights)
         self.model = recipe.model
         self.labels = folder.labels
+        self.num_probabilities = len(folder.labels)
         self.training, self.test = folder.split(TRAIN), folder.split(TEST)
         shape = {"side": recipe.model.image_size, "channels": recipe.model.in_channels}
         self.held_out = folder.open_images(self.test, **shape)

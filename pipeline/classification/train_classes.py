@@ -97,6 +97,8 @@ def _require_settings_count(recipe: Recipe) -> None:
     settings = recipe.train
     if recipe.model.inputs:
         raise UserError("model.inputs is for mammograms alone: set it to [] for a folder of classes")
+    if recipe.model.fusion != "none":
+        raise UserError("model.fusion is for mammograms alone: set it to none for a folder of classes")
     if settings.select != "last":
         raise UserError('train.select "best" would choose the epoch by the test split: set it to "last"')
     for name in FOR_MAMMOGRAMS:

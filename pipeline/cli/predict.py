@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from data_prep.errors import UserError, count
+from data_prep.errors import UserError, count, printable
 from data_prep.storage.places import to_image_path, to_place
 from pipeline.cli.console import (
     NOT_CLEAN,
@@ -37,6 +37,8 @@ from pipeline.runtime.progress import Reporter
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from pipeline.reporting.breast_views import Companion
 
 
 def predict(
@@ -177,11 +179,22 @@ def explain(
         float | None,
         typer.Option(metavar="YEARS", min=0, max=150, help="The woman's age, for a run that takes it."),
     ] = None,
+    view: Annotated[
+        str, typer.Option(metavar="VIEW", help="IMAGE's view, for a run that judges breasts: CC, MLO, ...")
+    ] = "",
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(metavar="VIEW=IMAGE", help="Another image of the breast; may be repeated."),
+    ] = None,
+    other: Annotated[
+        list[str] | None, typer.Option(metavar="VIEW=IMAGE", help="One of the other breast; may be repeated.")
+    ] = None,
 ) -> None:
     """Show where a run's models look in one mammogram.
 
     Prints each fold's probability and writes a picture of the mammogram with what the models attend to laid
-    over it. A file that cannot be used ends with the reason and exit code 1.
+    over it. A run that judges breasts by all their images is told the others; it prints how much each of them
+    counts. A file that cannot be used ends with the reason and exit code 1.
     """
     from data_prep.storage.atomic import write_bytes
     from pipeline.reporting.explain import draw_explanation
@@ -192,15 +205,36 @@ def explain(
     target = choose_picture(path, out, "explain")
     if age is not None and "age" not in Run(run).read_inputs():
         raise UserError(f"{run} judges by the pixels alone: leave --age out")
+    companions = [to_companion(text, is_of_other_breast=False) for text in beside or []]
+    companions += [to_companion(text, is_of_other_breast=True) for text in other or []]
     with reporting_unusable(path):
-        explanation = explain_image(Run(run), path, age=age)
+        explanation = explain_image(Run(run), path, age=age, view=view, companions=companions)
     table = Table("fold", "probability")
     for fold, probability in explanation.probabilities.items():
         table.add_row(str(fold), f"{probability:.4f}")
     table.add_row("mean", f"{explanation.probability:.4f}", style="bold")
     console.print(table)
+    if explanation.shares:
+        counted = Table("image", "share of the breast's attention")
+        for name, share in explanation.shares.items():
+            counted.add_row(printable(name), f"{share:.1%}")
+        console.print(counted)
     write_bytes(target, draw_explanation(explanation))
     say(f"picture: {target}")
+
+
+def to_companion(text: str, *, is_of_other_breast: bool) -> "Companion":
+    """Reads VIEW=IMAGE.
+
+    Raises:
+        UserError: if it is not written so.
+    """
+    from pipeline.reporting.breast_views import Companion
+
+    view, equals, image = text.partition("=")
+    if not equals or not view or not image:
+        raise UserError(f"{text}: write another image as VIEW=IMAGE, such as MLO=left_mlo.dcm")
+    return Companion(to_image_path(image), view, is_of_other_breast)
 
 
 def export(

@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from functools import cache
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
+from typing import Any, Protocol, cast
 from weakref import WeakSet
 
 import cv2
@@ -20,13 +21,32 @@ from data_prep.imageio.frame import Image
 from data_prep.parallel.process_pool import end_with_parent
 from pipeline.data.augmentation import Augmentation
 from pipeline.data.sampler import SampleKey
+from pipeline.models.breast_transformer import BreastInputs, Places
 from pipeline.models.normalization import normalise
 from pipeline.runtime.transfers import send
 
 Sample = tuple[Image, int]
 """An image and its row."""
-Batch = tuple[Tensor, Tensor]
-"""images_BCHW and rows_B."""
+Inputs = Tensor | BreastInputs
+"""What a model takes: images_BCHW, or images_NCHW with the breasts that they are of."""
+Batch = tuple[Inputs, Tensor]
+"""Inputs, and the row of each image."""
+
+
+class TrainingImages(Protocol):
+    """What batches are made of, by keys of (draw, unit): a unit is an image, or breasts with all theirs."""
+
+    def __len__(self) -> int:
+        """Returns the number of units."""
+
+    def __getitem__(self, key: SampleKey, /) -> Any:
+        """Returns a unit's sample, or the error for which it cannot be read."""
+
+    def collate(self, samples: list[Any]) -> Batch | UserError:
+        """Returns samples as a batch of pixels as they are, or the first of the errors."""
+
+    def count_images(self, units: Iterable[int]) -> int:
+        """Returns how many images these units have."""
 
 
 class ImageDataset(Dataset[Sample | UserError]):
@@ -56,11 +76,25 @@ class ImageDataset(Dataset[Sample | UserError]):
             image = self._augmentation(image, seed=self._seed, draw=draw)
         return image, row
 
+    def collate(self, samples: list[Sample | UserError]) -> Batch | UserError:
+        """Returns pixels as they are, [B, H, W] or [B, H, W, 3], and rows_B; or the first of the errors."""
+        images, rows = [], []
+        for sample in samples:
+            if isinstance(sample, UserError):
+                return sample
+            images.append(sample[0])
+            rows.append(sample[1])
+        return torch.from_numpy(np.stack(images)), torch.tensor(rows)
+
+    def count_images(self, units: Iterable[int]) -> int:
+        """Returns the number of units: each is an image."""
+        return len([*units])
+
 
 def load_batches(
-    images: ImageDataset, batches: Iterable[list[SampleKey]], *, workers: int, device: str = "cpu"
+    images: TrainingImages, batches: Iterable[list[SampleKey]], *, workers: int, device: str = "cpu"
 ) -> Generator[Batch, None, None]:
-    """Yields (images_BCHW, rows_B) for each batch of keys, in order: images on the device, rows here.
+    """Yields inputs and rows for each batch of keys, in order: inputs on the device, rows here.
 
     The workers begin at once, and end with the batches or with the generator. They send integers, a quarter
     of what floats would take; the device makes floats of them. `batches` may be endless.
@@ -68,12 +102,12 @@ def load_batches(
     Raises:
         UserError: if an image is missing or damaged.
     """
-    loader: DataLoader[Sample | UserError] = DataLoader(
-        images,
+    loader: DataLoader[Any] = DataLoader(
+        cast("Dataset[Any]", images),
         batch_sampler=batches,
         num_workers=workers,
         pin_memory=device == "cuda",
-        collate_fn=_collate,
+        collate_fn=images.collate,
         worker_init_fn=_begin_worker,
         generator=torch.Generator(),  # else it draws from the stream of dropout, once more for every resume
     )
@@ -84,8 +118,12 @@ def _send_all(batches: Iterator[Batch | UserError], device: str) -> Generator[Ba
     for batch in batches:
         if isinstance(batch, UserError):
             raise batch
-        pixels, rows_B = batch
-        yield normalise(send(pixels, device)), rows_B
+        inputs, rows_B = batch
+        if isinstance(inputs, Tensor):
+            yield normalise(send(inputs, device)), rows_B
+        else:
+            places = Places(*(send(part, device) for part in inputs.places))
+            yield BreastInputs(normalise(send(inputs.images, device)), places), rows_B
 
 
 def in_order(rows: Sequence[int], batch_size: int) -> list[list[SampleKey]]:
@@ -94,18 +132,7 @@ def in_order(rows: Sequence[int], batch_size: int) -> list[list[SampleKey]]:
     return [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
 
 
-def _collate(samples: list[Sample | UserError]) -> Batch | UserError:
-    """Returns pixels as they are, [B, H, W] or [B, H, W, 3], and rows_B; or the first of the errors."""
-    images, rows = [], []
-    for sample in samples:
-        if isinstance(sample, UserError):
-            return sample
-        images.append(sample[0])
-        rows.append(sample[1])
-    return torch.from_numpy(np.stack(images)), torch.tensor(rows)
-
-
-def _begin(loader: DataLoader[Sample | UserError]) -> Iterator[Batch | UserError]:
+def _begin(loader: DataLoader[Any]) -> Iterator[Batch | UserError]:
     """Starts the workers, each with a single thread of OpenCV's.
 
     Set here, not in the worker: a fork has the pool's locks without its threads, and would wait for them.

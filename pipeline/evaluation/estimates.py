@@ -19,6 +19,7 @@ from pipeline.evaluation.metrics import Metrics, Unit, apply_thresholds, measure
 from pipeline.evaluation.patient_stats import ROUNDING, Floats, Integers, PatientSums
 from pipeline.evaluation.uncertainty.auc_variance import AucEstimate, estimate_auc
 from pipeline.evaluation.uncertainty.intervals import find_intervals
+from pipeline.runs.run_folder import IMAGE_PROBABILITY
 
 AUC_WEIGHTED = "auc_weighted"
 """The AUC per image where each counts as one over the number of its breast's images (Williamson, Datta,
@@ -144,9 +145,11 @@ def measure_levels(oof: pd.DataFrame) -> tuple[Metrics, Metrics]:
     """Returns the figures of breasts and of images without intervals: what an epoch's validation needs.
 
     Args:
-        oof: one row per image: patient_id, laterality, cancer, probability.
+        oof: one row per image: patient_id, laterality, cancer, probability, and `image_probability` where
+            that is its breast's; images are then judged by it.
     """
-    tables = to_breasts(oof), oof
+    own = oof.assign(probability=oof[IMAGE_PROBABILITY]) if IMAGE_PROBABILITY in oof else oof
+    tables = to_breasts(oof), own
     of_breasts, of_images = (
         measure(table["cancer"], table["probability"], patients=table["patient_id"], unit=_find_unit(table))
         for table in tables

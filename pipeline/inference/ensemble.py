@@ -2,50 +2,57 @@
 
 from collections.abc import Callable, Sequence
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.data.loader import Inputs
+from pipeline.models.breast_transformer import BreastLogits
 from pipeline.runtime.precision import ComputeSettings, autocast
 
 Probabilities = NDArray[np.float64]
+Logits = TypeVar("Logits", Tensor, BreastLogits)
 
 BATCH_SIZE = 32
 """Images that are predicted together, and lost together when the process is killed."""
 
 
 @torch.inference_mode()
-def compute_logits(
-    model: Callable[[Tensor], Tensor], images_BCHW: Tensor, compute: ComputeSettings
-) -> Tensor:
-    """Returns logits_BK, float64, on the model's device."""
+def compute_logits(model: Callable[[Any], Logits], inputs: Inputs, compute: ComputeSettings) -> Logits:
+    """Returns the model's logits, float64, on its device."""
     with autocast(compute.precision, compute.device):
-        logits_BK = model(images_BCHW.to(compute.device, non_blocking=True))
-    return logits_BK.double()
+        logits = model(inputs.to(compute.device, non_blocking=True))
+    return logits.double()
 
 
 @torch.inference_mode()
 def predict_batch(
-    model: nn.Module, images_BCHW: Tensor, *, logit_shift: float, compute: ComputeSettings
+    model: nn.Module, inputs: Inputs, *, logit_shift: float, compute: ComputeSettings
 ) -> Tensor:
-    """Returns probability_B of cancer, on the model's device; `logit_shift` undoes the sampler's prior."""
-    logits_B = compute_logits(model, images_BCHW, compute)[:, 0]
-    return torch.sigmoid(logits_B + logit_shift)
+    """Returns probability_B of cancer, on the model's device; `logit_shift` undoes the sampler's prior.
+
+    Of whole breasts it is [2, B]: for each image that of its breast, and its own.
+    """
+    logits: Tensor | BreastLogits = compute_logits(model, inputs, compute)
+    of_cancer = logits.by_image.T if isinstance(logits, BreastLogits) else logits[:, 0]
+    return torch.sigmoid(of_cancer + logit_shift)
 
 
 class Prediction(NamedTuple):
     """What several models say of a batch.
 
     Attributes:
-        mean: of all, [B].
+        mean: of all, [B]; of whole breasts, for each image that of its breast.
         each: of each model, [K, B].
+        alone: of whole breasts, the mean that each image has by itself, [B]; else None.
     """
 
     mean: Probabilities
     each: Probabilities
+    alone: Probabilities | None = None
 
 
 class Ensemble:
@@ -67,24 +74,26 @@ class Ensemble:
         """Where the models are."""
         return self._compute.device
 
-    def predict(self, images_BCHW: Tensor) -> Probabilities:
+    def predict(self, inputs: Inputs) -> Probabilities:
         """Returns one probability per image, the mean of all models."""
-        return self.predict_each(images_BCHW).mean
+        return self.predict_each(inputs).mean
 
-    def predict_each(self, images_BCHW: Tensor) -> Prediction:
+    def predict_each(self, inputs: Inputs) -> Prediction:
         """Returns what the models say together and one by one; of several threads one computes at a time.
 
         Those of all models are copied from the device together, since every copy waits for it. The mean is
         numpy's: torch adds in another order, and a journal goes on to the last bit.
         """
         with self._lock:
-            images_BCHW = images_BCHW.to(self._compute.device)
-            seen = [images_BCHW, images_BCHW.flip(-2)] if self._flip else [images_BCHW]
+            inputs = inputs.to(self._compute.device)
+            seen = [inputs, inputs.flip(-2)] if self._flip else [inputs]
             said = [
-                predict_batch(model, view_BCHW, logit_shift=shift, compute=self._compute)
+                predict_batch(model, view, logit_shift=shift, compute=self._compute)
                 for model, shift in self._models
-                for view_BCHW in seen
+                for view in seen
             ]
-            all_NB = torch.stack(said).cpu().numpy()
+            everything = torch.stack(said).cpu().numpy()  # [models x seen, B] or [models x seen, 2, B]
+        all_NB, alone_NB = (everything, None) if everything.ndim == 2 else everything.transpose(1, 0, 2)
         each_KB = all_NB.reshape(len(self._models), len(seen), -1).mean(axis=1)
-        return Prediction(np.mean(all_NB, axis=0), each_KB)
+        alone = None if alone_NB is None else np.mean(alone_NB, axis=0)
+        return Prediction(np.mean(all_NB, axis=0), each_KB, alone)

@@ -190,6 +190,7 @@ class CacheSource:
         keys: list[list[SampleKey]] = [[(0, next(places)) for _ in group] for group in groups]
         batches = load_batches(images, keys, workers=self._workers, device=device)
         for group, (images_BCHW, _) in zip(groups, batches, strict=True):
+            assert isinstance(images_BCHW, Tensor), "an ImageDataset knows no breasts"
             yield SourceBatch(group, images_BCHW, {}, {})
 
 

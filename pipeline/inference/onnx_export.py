@@ -2,7 +2,8 @@
 
 A file takes grey images as `mammo prepare` makes them, and holds all that `mammo predict` does with them:
 brightness to the model's range, the model, and the shift that undoes the sampler's prior. Of a run that takes
-age it takes `age` too, in years, NaN where unknown.
+age it takes `age` too, in years, NaN where unknown. Of a run that judges whole breasts it takes a fixed
+number of slots for a breast's images, and which of them hold one.
 """
 
 import logging
@@ -19,14 +20,23 @@ from data_prep.errors import UserError
 from data_prep.storage.atomic import make_folder, write_bytes
 from pipeline.evaluation.age.age_regression import AGE, DECADE, MIDDLE, AgeRegression, fit_folds
 from pipeline.evaluation.oof import collect_oof
+from pipeline.models.breast_transformer import (
+    EMPTY,
+    NUM_VIEWS,
+    OTHER_BREAST,
+    OWN,
+    BreastInputs,
+    Places,
+)
 from pipeline.models.normalization import MEAN, STD
 from pipeline.models.weights_file import load_weights
-from pipeline.runs.recipe import load_recipe
+from pipeline.runs.recipe import ModelSettings, load_recipe
 from pipeline.runs.run_folder import Run
 
-INPUTS = ["images", "age"]
 OUTPUTS = ["probability", "pixel_probability"]
 """Of a run that takes age both; of others the first one alone."""
+SLOTS = {"views": 4, "exam": 8}
+"""How many images of a breast, or of both, a file takes, by `model.fusion`."""
 TOLERANCE = 1e-4
 LARGEST_BYTES = 2**31 - 1  # of a protobuf message
 SMALLEST_BATCH = 2  # of the example: torch takes a dimension of 1 for a constant
@@ -45,8 +55,11 @@ class Exported:
     difference: float
 
 
-class Portable(nn.Module):
-    """Pixels, and with a `regression` ages, to probabilities: what an ONNX file computes."""
+class PortableModel(nn.Module):
+    """What an ONNX file computes: pixels, and with a `regression` ages, to probabilities."""
+
+    beside: tuple[str, ...] = ()
+    """What it takes besides images and ages."""
 
     def __init__(
         self,
@@ -63,20 +76,68 @@ class Portable(nn.Module):
         self.regression = regression
 
     @property
+    def inputs(self) -> list[str]:
+        """Names of what it takes, in order."""
+        return ["images", *self.beside, *([] if self.regression is None else ["age"])]
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of what it returns, in order."""
+        return OUTPUTS[: 1 if self.regression is None else 2]
+
+    @property
     def steepness(self) -> float:
         """By how much age's part may let a difference of the pixels' log-odds grow."""
         if self.regression is None or not self.regression.slope:
             return 1.0
         return self.regression.scores.steepness * self.regression.scores_of_both.steepness
 
-    def forward(self, images_B1HW: Tensor, ages_B: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Returns probability_B of images from 0 to `brightest`; with ages in years also that by pixels."""
-        logits_BK = self.model((images_B1HW / self.brightest - MEAN) / STD)
-        log_odds_B = logits_BK[:, 0] + self.logit_shift
+    def to_probabilities(self, log_odds_B: Tensor, ages_B: Tensor | None) -> tuple[Tensor, ...]:
+        """Returns probability_B, and with ages also that by pixels."""
         if self.regression is None or ages_B is None:
             return (torch.sigmoid(log_odds_B),)
         both_B = _count_age(self.regression, log_odds_B.double(), ages_B.double())
         return both_B.float(), torch.sigmoid(log_odds_B)
+
+
+class Portable(PortableModel):
+    """That of a model that judges each image by itself."""
+
+    def forward(self, images_B1HW: Tensor, ages_B: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Returns probability_B of images from 0 to `brightest`; with ages in years also that by pixels."""
+        logits_BK = self.model((images_B1HW / self.brightest - MEAN) / STD)
+        return self.to_probabilities(logits_BK[:, 0] + self.logit_shift, ages_B)
+
+
+class PortableBreast(PortableModel):
+    """That of a model of whole breasts: a breast's images in V slots, of which some are empty."""
+
+    beside = ("present", "view_class", "other_breast")
+
+    def forward(
+        self,
+        images_BV1HW: Tensor,
+        present_BV: Tensor,
+        views_BV: Tensor,
+        others_BV: Tensor,
+        ages_B: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Returns probability_B; it means nothing where no slot holds an image of the breast itself.
+
+        Args:
+            images_BV1HW: from 0 to `brightest`; of empty slots any finite number.
+            present_BV: 1 where a slot holds an image, else 0.
+            views_BV: 0 CC-like, 1 MLO-like, 2 other.
+            others_BV: 1 where a slot's image is of the other breast, else 0.
+            ages_B: in years.
+        """
+        B, V = images_BV1HW.shape[:2]
+        numbers_BV = torch.arange(B * V, device=images_BV1HW.device).view(B, V)
+        slots_BV = torch.where(present_BV > 0, numbers_BV, EMPTY)
+        sides_BV = torch.where(others_BV > 0, OTHER_BREAST, OWN)
+        images_NCHW = (images_BV1HW.flatten(0, 1) / self.brightest - MEAN) / STD
+        logits = self.model(BreastInputs(images_NCHW, Places(slots_BV, views_BV, sides_BV)))
+        return self.to_probabilities(logits.breasts + self.logit_shift, ages_B)
 
 
 def _count_age(learned: AgeRegression, log_odds_B: Tensor, ages_B: Tensor) -> Tensor:
@@ -119,8 +180,9 @@ def export_onnx(run: Run, folder: Path) -> list[Exported]:
     for fold, (model, shift) in models.items():
         brightest = float(2**recipe.prepare.bit_depth - 1)
         regression = learned[fold].both if fold in learned else None
-        portable = Portable(model, logit_shift=shift, brightest=brightest, regression=regression).eval()
-        examples = _make_examples(recipe.model.image_size, brightest, with_ages=regression is not None)
+        kind = Portable if recipe.model.fusion == "none" else PortableBreast
+        portable = kind(model, logit_shift=shift, brightest=brightest, regression=regression).eval()
+        examples = _make_examples(recipe.model, brightest, with_ages=regression is not None)
         content = to_onnx(portable, examples)
         difference = measure_difference(runtime, content, portable, examples)
         if difference > TOLERANCE:
@@ -134,7 +196,7 @@ def export_onnx(run: Run, folder: Path) -> list[Exported]:
     return exported
 
 
-def to_onnx(portable: Portable, examples: tuple[Tensor, ...]) -> bytes:
+def to_onnx(portable: PortableModel, examples: tuple[Tensor, ...]) -> bytes:
     """Returns the model as the content of an ONNX file that takes batches of any size.
 
     Raises:
@@ -154,8 +216,8 @@ def to_onnx(portable: Portable, examples: tuple[Tensor, ...]) -> bytes:
                 examples,
                 dynamo=True,
                 dynamic_shapes=tuple({0: torch.export.Dim("batch")} for _ in examples),
-                input_names=INPUTS[: len(examples)],
-                output_names=OUTPUTS[: len(examples)],
+                input_names=portable.inputs,
+                output_names=portable.outputs,
                 verbose=False,
             )
     finally:
@@ -166,15 +228,15 @@ def to_onnx(portable: Portable, examples: tuple[Tensor, ...]) -> bytes:
 
 
 def measure_difference(
-    runtime: ModuleType, content: bytes, portable: Portable, examples: tuple[Tensor, ...]
+    runtime: ModuleType, content: bytes, portable: PortableModel, examples: tuple[Tensor, ...]
 ) -> float:
     """Returns the largest difference between onnxruntime's probabilities and torch's.
 
     What age adds may make more of a difference of the pixels, and is measured in proportion.
     """
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    asked = {name: example.numpy() for name, example in zip(INPUTS, examples, strict=False)}
-    theirs = session.run(OUTPUTS[: len(examples)], asked)
+    asked = {name: example.numpy() for name, example in zip(portable.inputs, examples, strict=True)}
+    theirs = session.run(portable.outputs, asked)
     with torch.inference_mode():
         ours = portable(*examples)
     by_both, *by_pixels = (
@@ -183,10 +245,20 @@ def measure_difference(
     return max([by_both / portable.steepness, *by_pixels])
 
 
-def _make_examples(side: int, brightest: float, *, with_ages: bool) -> tuple[Tensor, ...]:
-    noise = torch.rand((SMALLEST_BATCH, 1, side, side), generator=torch.Generator().manual_seed(NOISE_SEED))
-    images_B1HW, ages_B = (noise * brightest).round(), torch.tensor([MIDDLE + DECADE, torch.nan])
-    return (images_B1HW, ages_B) if with_ages else (images_B1HW,)
+def _make_examples(model: ModelSettings, brightest: float, *, with_ages: bool) -> tuple[Tensor, ...]:
+    """Returns noise, and of whole breasts a full one and one with an empty slot."""
+    num_slots = 1 if model.views_per_breast else SLOTS.get(model.fusion, 1)
+    slots = () if model.fusion == "none" else (num_slots,)
+    shape = (SMALLEST_BATCH, *slots, 1, model.image_size, model.image_size)
+    noise = torch.rand(shape, generator=torch.Generator().manual_seed(NOISE_SEED))
+    ages = (torch.tensor([MIDDLE + DECADE, torch.nan]),) if with_ages else ()
+    if model.fusion == "none":
+        return (noise * brightest).round(), *ages
+    present_BV = torch.ones(SMALLEST_BATCH, num_slots, dtype=torch.int64)
+    present_BV[1, 1:2] = 0
+    views_BV = torch.arange(num_slots).expand(SMALLEST_BATCH, -1) % NUM_VIEWS
+    others_BV = (torch.arange(num_slots) >= SLOTS["views"]).long().expand(SMALLEST_BATCH, -1)
+    return (noise * brightest).round(), present_BV, views_BV.contiguous(), others_BV.contiguous(), *ages
 
 
 def _import_runtime() -> ModuleType:

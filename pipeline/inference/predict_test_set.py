@@ -13,6 +13,7 @@ from data_prep.parallel.executor import Executor, map_unordered
 from data_prep.rsna.exam_table import EXAM_ID
 from data_prep.storage.atomic import Journal
 from data_prep.storage.places import Place
+from pipeline.data.breasts import BreastTable
 from pipeline.evaluation.age.age_regression import BY_PIXELS
 from pipeline.evaluation.evaluate_oof import require_breasts
 from pipeline.evaluation.external.case_tables import FOLD_PROBABILITY
@@ -28,9 +29,10 @@ from pipeline.inference.image_sources import (
 )
 from pipeline.inference.journal import EVALUATE, PREDICT, BatchRecord, JournalOwner, hash_run, recall, rewrite
 from pipeline.inference.run_predictions import FAILURES_COLUMNS, FILE, RunPredictions, count_age
+from pipeline.models.breast_transformer import BreastInputs
 from pipeline.models.weights_file import load_weights
 from pipeline.runs.recipe import load_recipe
-from pipeline.runs.run_folder import OOF_EXAM_COLUMNS, Run
+from pipeline.runs.run_folder import IMAGE_PROBABILITY, OOF_EXAM_COLUMNS, Run
 from pipeline.runtime.precision import ComputeSettings
 from pipeline.runtime.progress import Reporter
 
@@ -56,11 +58,12 @@ def predict_locally(run: Run, source: ImageSource, *, flip: bool, device: str = 
     """
     ensemble = load_ensemble(run, flip=flip, device=device)
     image_ids = source.exams["image_id"].tolist()
+    table = _find_breasts(run, source)
 
     def predict(groups: Sequence[RowGroup]) -> Generator[BatchRecord, None, None]:
         with closing(source.load(groups, device=ensemble.device)) as batches:
             for batch in batches:
-                yield _predict_batch(ensemble, batch, image_ids)
+                yield _predict_batch(ensemble, batch, image_ids, table)
 
     return predict
 
@@ -182,7 +185,7 @@ def _predict(
     predict = predictor(run, source, flip=flip)
     header = {"run": hash_run(run), "exams": hash_exams(source.exams), "flip": flip}
     image_ids = source.exams["image_id"].tolist()
-    groups = {source.fingerprint(rows): rows for rows in _group(source)}
+    groups = {source.fingerprint(rows): rows for rows in _group(source, _find_breasts(run, source))}
     names = {frozenset(image_ids[row] for row in rows): name for name, rows in groups.items()}
     records = [record for record in recall(journal, header, owner) if record["batch"] in groups]
     known = {record["batch"] for record in records}
@@ -205,21 +208,38 @@ def _predict(
     return count_age(found, oof, reporter) if BY_PIXELS in oof else found
 
 
-def _group(source: ImageSource) -> Iterator[list[int]]:
+def _find_breasts(run: Run, source: ImageSource) -> BreastTable | None:
+    """Returns which images the run judges together; None where it judges each by itself."""
+    model = load_recipe(run.settings).model
+    return None if model.fusion == "none" else BreastTable.of(source.exams, model, judges_images=True)
+
+
+def _group(source: ImageSource, table: BreastTable | None) -> Iterator[list[int]]:
     """Yields the rows of each batch: an image that comes or goes changes no batch but its own."""
-    for start in range(0, len(source.exams), BATCH_SIZE):
-        rows = range(start, min(start + BATCH_SIZE, len(source.exams)))
+    for rows in _cut(len(source.exams)) if table is None else table.pack_units(BATCH_SIZE):
         if present := [row for row in rows if row not in source.absent]:
             yield present
 
 
-def _predict_batch(ensemble: Ensemble, batch: SourceBatch, image_ids: list[str]) -> BatchRecord:
+def _cut(num_rows: int) -> list[list[int]]:
+    rows = [*range(num_rows)]
+    return [rows[start : start + BATCH_SIZE] for start in range(0, num_rows, BATCH_SIZE)]
+
+
+def _predict_batch(
+    ensemble: Ensemble, batch: SourceBatch, image_ids: list[str], table: BreastTable | None
+) -> BatchRecord:
     names = [image_ids[row] for row in batch.rows]
     mean: list[float] = []
     each: list[list[float]] = [[] for _ in names]
+    alone: dict[str, float] = {}
     if batch.images_BCHW is not None:
-        predicted = ensemble.predict_each(batch.images_BCHW)
+        images = batch.images_BCHW
+        predicted = ensemble.predict_each(
+            images if table is None else BreastInputs(images, table.place(batch.rows))
+        )
         mean, each = predicted.mean.tolist(), predicted.each.T.tolist()
+        alone = {} if predicted.alone is None else dict(zip(names, predicted.alone.tolist(), strict=True))
     undefined = [
         name for name, probability in zip(names, mean, strict=True) if not math.isfinite(probability)
     ]
@@ -235,7 +255,8 @@ def _predict_batch(ensemble: Ensemble, batch: SourceBatch, image_ids: list[str])
         "failures": {image_ids[row]: [error.reason, str(error)] for row, error in batch.failures.items()},
     }
     records = {image_ids[row]: found for row, found in batch.records.items()}
-    return record | ({"records": records} if records else {})
+    more = {"records": records, "image_probabilities": alone}
+    return record | {name: found for name, found in more.items() if found}
 
 
 def _image_ids_of(record: BatchRecord) -> list[str]:
@@ -255,6 +276,8 @@ def _tabulate(
     for number, fold in enumerate(folds):
         said = [of_folds[image_id][number] if image_id in of_folds else np.nan for image_id in image_ids]
         images[f"{FOLD_PROBABILITY}{fold}"] = np.array(said, np.float64)
+    if alone := _join(records, "image_probabilities"):
+        images[IMAGE_PROBABILITY] = np.array([alone.get(image_id, np.nan) for image_id in image_ids])
     failures = exams[exams["image_id"].isin(list(failed))]
     reasons = [failed[image_id] for image_id in failures["image_id"]]
     failures = failures.assign(

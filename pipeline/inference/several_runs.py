@@ -17,7 +17,7 @@ from pipeline.evaluation.oof import collect_oof
 from pipeline.inference.run_metrics import RecallBy, RecallRule
 from pipeline.inference.run_predictions import RunPredictions
 from pipeline.runs.recipe import load_recipe
-from pipeline.runs.run_folder import Run
+from pipeline.runs.run_folder import IMAGE_PROBABILITY, Run
 
 
 def join_oof(runs: Sequence[Run]) -> pd.DataFrame:
@@ -80,8 +80,8 @@ def _join(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     if not others:
         return first
     columns = ["probability", *list_fold_columns(first)]
-    if all(name in table for table in tables for name in BESIDE):
-        columns += BESIDE
+    beside = [*BESIDE, IMAGE_PROBABILITY]
+    columns += [name for name in beside if all(name in table for table in tables)]
     by_image = [table.set_index("image_id").loc[first["image_id"], columns] for table in tables]
     logits = np.stack([to_logits(table) for table in by_image])
     is_known = ~np.isnan(logits)
@@ -89,7 +89,7 @@ def _join(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     means = expit(
         np.divide(total, is_known.sum(axis=0), out=np.full_like(total, np.nan), where=is_known.any(axis=0))
     )
-    kept = first.drop(columns=[name for name in BESIDE if name in first and name not in columns])
+    kept = first.drop(columns=[name for name in beside if name in first and name not in columns])
     return kept.assign(**{name: means[:, column] for column, name in enumerate(columns)})
 
 

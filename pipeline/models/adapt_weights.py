@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_prep.errors import UserError
+from pipeline.models.breast_transformer import FUSION
 from pipeline.models.normalization import MEAN, STD
 from pipeline.models.pretrained import OURS, Normalization, PretrainedWeights, Tensors, read_pretrained
 from pipeline.models.published_layouts import CLASS_TOKEN, POSITIONS, Arranged, arrange, count_registers
+from pipeline.models.start_fusion import start_fusion
 from pipeline.models.vit import VisionTransformer
 from pipeline.runtime.torchvision_compat import allow_torchvision_import
 
@@ -48,7 +50,12 @@ class TensorOutcome:
 
 
 def load_initial_weights(
-    model: VisionTransformer, init: str, normalization: str, *, logit_shift: float | None = None
+    model: VisionTransformer,
+    init: str,
+    normalization: str,
+    *,
+    logit_shift: float | None = None,
+    fusion: nn.Module | None = None,
 ) -> pd.DataFrame:
     """Starts a model from weights of elsewhere.
 
@@ -58,6 +65,7 @@ def load_initial_weights(
         normalization: "half" or "imagenet", for files that do not say how their images were normalised.
         logit_shift: what the new training adds to logits; the head is then kept, and its bias moved by the
             difference to what the old one added, so that probabilities stay. None: the head is left out.
+        fusion: the layers over a breast's images, where the whole model has some.
 
     Returns:
         One row per tensor: tensor, outcome (loaded, resized, converted, left out, new), detail.
@@ -67,9 +75,11 @@ def load_initial_weights(
     """
     source = read_pretrained(init, normalization)
     try:
-        return pd.DataFrame(fit_weights(model, source, logit_shift=logit_shift))
+        rows = pd.DataFrame(fit_weights(model, source, logit_shift=logit_shift))
     except ValueError as error:
         raise UserError(f"{source.name} cannot start this model: {error}") from error
+    above = start_fusion(fusion, source, logit_shift)
+    return pd.concat([rows, pd.DataFrame(above)], ignore_index=True) if above else rows
 
 
 def fit_weights(
@@ -81,7 +91,7 @@ def fit_weights(
         ValueError: if a tensor would be lost, or one is missing; all reasons at once.
     """
     settings = model.settings
-    found = {name: tensor for name, tensor in source.tensors.items() if not name.startswith(HEAD)}
+    found = {name: tensor for name, tensor in source.tensors.items() if not name.startswith((*HEAD, FUSION))}
     wanted = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(HEAD)}
     arranged = arrange(found)
     if CLASS_TOKEN in arranged.tensors and CLASS_TOKEN not in found and settings.pool == "cls":

@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.models.vit import Block, VisionTransformer, choose_patches, cut_into_patches
+from pipeline.models.patches import choose_patches, cut_into_patches
+from pipeline.models.vit import Block, VisionTransformer
 from pipeline.runs.recipe import ModelSettings
 
 Array = NDArray[np.floating[Any]]
@@ -44,8 +45,8 @@ class AttentionMaps:
 
 
 @contextmanager
-def observe_attention(model: VisionTransformer, on_weights: Callable[[Tensor], None]) -> Iterator[None]:
-    """Calls `on_weights` with A_BhTT of each layer that is computed; the model is in evaluation mode.
+def observe_attention(model: nn.Module, on_weights: Callable[[Tensor], None]) -> Iterator[None]:
+    """Calls `on_weights` with A_BhTT of each of a model's `blocks` that is computed, in evaluation mode.
 
     Weights that nobody keeps are freed before the next layer. The model is left as it was.
     """
@@ -196,7 +197,8 @@ def find_patch_filters(model: VisionTransformer) -> Array:
     return (components * np.sign(peaks)).reshape(-1, *filters_DCpp.shape[1:])
 
 
-def _blocks(model: VisionTransformer) -> list[Block]:
+def _blocks(model: nn.Module) -> list[Block]:
+    assert isinstance(model.blocks, nn.ModuleList)
     return [block for block in model.blocks if isinstance(block, Block)]
 
 

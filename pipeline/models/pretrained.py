@@ -4,7 +4,7 @@ import difflib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import safetensors.torch
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from data_prep.errors import UserError
 from data_prep.storage.files import open_input, parse_json, require_input
+from pipeline.models.breast_transformer import FUSION, WITHIN
 from pipeline.models.normalization import MEAN, STD
 from pipeline.models.torch_file import UnreadableWeights, load_tensors
 from pipeline.models.vit import LAYER_NORM_EPS
@@ -36,6 +37,7 @@ WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 MAX_NAME_SHOWN = 40  # characters
 
 Tensors = dict[str, Tensor]
+Named = TypeVar("Named")
 
 
 class Normalization(NamedTuple):
@@ -168,7 +170,7 @@ def read_shapes(init: str) -> dict[str, tuple[int, ...]]:
                 shapes = {each: tuple(file.get_slice(each).get_shape()) for each in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):
             return {}
-        return {strip_wrapper(each): shape for each, shape in shapes.items()}
+        return name_encoder({strip_wrapper(each): shape for each, shape in shapes.items()})
     tensors = read_file(path, OURS).tensors
     return {each: tuple(tensor.shape) for each, tensor in tensors.items()}
 
@@ -195,6 +197,7 @@ def read_file(path: Path, normalization: Normalization) -> PretrainedWeights:
         if WEIGHTS_ENTRY not in metadata:
             return PretrainedWeights(str(path), strip_wrappers(tensors), normalization)
         about = parse_json(metadata[WEIGHTS_ENTRY].encode())
+        tensors = name_encoder(tensors)
         return PretrainedWeights(str(path), tensors, OURS, about["num_heads"], float(about["logit_shift"]))
     except UserError:
         raise
@@ -204,6 +207,13 @@ def read_file(path: Path, normalization: Normalization) -> PretrainedWeights:
             f"train.init {path} holds no weights that can be read safely ({why}): "
             "name a .safetensors file, or a .pth file of tensors alone"
         ) from error
+
+
+def name_encoder(tensors: dict[str, Named]) -> dict[str, Named]:
+    """Returns the same with the names that the encoder of a model of whole breasts has alone."""
+    if not any(name.startswith(FUSION) for name in tensors):
+        return tensors
+    return {name.removeprefix(WITHIN): each for name, each in tensors.items()}
 
 
 def _unwrap(content: Any) -> Tensors:

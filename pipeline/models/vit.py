@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.models.patches import choose_patches, cut_into_patches
 from pipeline.runs.recipe import ModelSettings
 
-CONTRAST_STEP = 2.0**-10  # of normalised pixels: a sixteenth of a grey level of 255
 LAYER_NORM_EPS = 1e-6  # the paper's code and timm use 1e-6, not torch's 1e-5
 
 VARIANTS: dict[str, dict[str, int]] = {  # table 1; Ti and S are DeiT's (Touvron et al. 2021)
@@ -69,32 +69,6 @@ class PatchEmbed(nn.Module):
         places_Bk = choose_patches(pixels_BPn, self.num_kept)
         kept_Bkn = pixels_BPn.gather(1, places_Bk.unsqueeze(-1).expand(-1, -1, pixels_BPn.shape[-1]))
         return F.linear(kept_Bkn, self.proj.weight.flatten(1), self.proj.bias), places_Bk
-
-
-def cut_into_patches(images_BCHW: Tensor, patch_size: int) -> Tensor:
-    """Returns the n = C * patch_size**2 pixels of each patch, x_BPn; patches in reading order."""
-    B, C, H, W = images_BCHW.shape
-    rows, columns = H // patch_size, W // patch_size
-    tiles = images_BCHW.reshape(B, C, rows, patch_size, columns, patch_size).permute(0, 2, 4, 1, 3, 5)
-    return tiles.reshape(B, rows * columns, C * patch_size**2)
-
-
-def choose_patches(pixels_BPn: Tensor, num_kept: int) -> Tensor:
-    """Returns the places of the patches of largest contrast (max - min of their pixels), [B, k], ascending.
-
-    Of equal contrasts the earlier patch is kept; such that differ by less than `CONTRAST_STEP` are equal, so
-    that rounding, and with it the device, decides as little as it can. An image with fewer patches that show
-    something is filled up with background: no mask is needed, and all shapes stay the same.
-    """
-    P = pixels_BPn.shape[1]
-    keys_BP = count_contrast(pixels_BPn) * P - torch.arange(P, device=pixels_BPn.device)  # all different
-    return keys_BP.topk(num_kept, dim=1, sorted=False).indices.sort(dim=1).values
-
-
-def count_contrast(pixels_BPn: Tensor) -> Tensor:
-    """Returns the contrast of each patch in steps of `CONTRAST_STEP`, [B, P]; 0 is a patch that is empty."""
-    contrast_BP = (pixels_BPn.amax(dim=-1) - pixels_BPn.amin(dim=-1)).float()
-    return (contrast_BP / CONTRAST_STEP).round().clamp(max=2**30).long()
 
 
 class Attention(nn.Module):
@@ -292,10 +266,12 @@ class VisionTransformer(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Returns logits_BK for images_BCHW; no sigmoid or softmax inside."""
-        y_BD = self.pre_logits(self.pool(self.forward_features(images_BCHW)))
-        with torch.autocast(
-            y_BD.device.type, enabled=False
-        ):  # a bf16 logit has 8 bits: many images would tie
+        return self.classify(self.pool(self.forward_features(images_BCHW)))
+
+    def classify(self, y_BD: Tensor) -> Tensor:
+        """Returns the head's logits_BK of one vector per image."""
+        y_BD = self.pre_logits(y_BD)
+        with torch.autocast(y_BD.device.type, enabled=False):  # a bf16 logit has 8 bits: many would tie
             return self.head(y_BD.to(self.head.weight.dtype))
 
     def pool(self, x_BTD: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from data_prep.errors import UserError
 from data_prep.storage.atomic import write_bytes
 from data_prep.storage.files import parse_json, require_input, require_own
+from pipeline.models.breast_transformer import WITHIN, BreastTransformer, make_model
 from pipeline.models.vit import VisionTransformer
 from pipeline.runs.recipe import ModelSettings
 from pipeline.runs.run_folder import TrainingFolder
@@ -23,7 +24,7 @@ WEIGHTS_ENTRY = "mammo"
 
 def save_weights(
     folder: TrainingFolder,
-    model: VisionTransformer,
+    model: VisionTransformer | BreastTransformer,
     *,
     logit_shift: float,
     num_classes: int,
@@ -35,7 +36,8 @@ def save_weights(
     what the file says of the weights besides.
     """
     weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-    for name in ("head.weight", "head.bias"):
+    within = WITHIN if isinstance(model, BreastTransformer) else ""
+    for name in (f"{within}head.weight", f"{within}head.bias"):
         weights[name] = weights[name][:num_classes].contiguous()
     about = {"logit_shift": logit_shift, "num_heads": model.settings.num_heads, **about}
     # One entry alone: several come in another order each time, and equal weights would be unequal bytes.
@@ -59,21 +61,25 @@ def read_seen(path: Path) -> dict[str, list[str]]:
     return {str(kind): [str(each) for each in hashes] for kind, hashes in seen.items()}
 
 
-def make_without_values(settings: ModelSettings, shapes: Mapping[str, Sequence[int]]) -> VisionTransformer:
+def make_without_values(
+    settings: ModelSettings, shapes: Mapping[str, Sequence[int]]
+) -> VisionTransformer | BreastTransformer:
     """Returns a model that takes no memory and draws no weights, once a file is known to hold its tensors.
 
     Raises:
         ValueError: if the file's tensors have other names or shapes.
     """
     with torch.device("meta"):
-        model = VisionTransformer(settings)
+        model = make_model(settings)
     expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     if expected != {name: list(shape) for name, shape in shapes.items()}:
         raise ValueError("its tensors are not those of the settings' model")
     return model
 
 
-def load_weights(folder: TrainingFolder, settings: ModelSettings) -> tuple[VisionTransformer, float]:
+def load_weights(
+    folder: TrainingFolder, settings: ModelSettings
+) -> tuple[VisionTransformer | BreastTransformer, float]:
     """Returns a fold's model in evaluation mode, and its logit shift.
 
     Raises:

@@ -49,7 +49,7 @@ class Sources:
         tables = [_tabulate_cache(cache).assign(**{SOURCE: row}) for row, cache in enumerate(self.caches)]
         return pd.concat(tables, ignore_index=True)
 
-    def open(self, images: pd.DataFrame) -> PreparedImages:
+    def pick(self, images: pd.DataFrame) -> PreparedImages:
         """Returns the image of each row of such a table, whose sources stand in their order.
 
         Raises:

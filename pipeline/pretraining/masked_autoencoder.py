@@ -14,15 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.models.vit import (
-    LAYER_NORM_EPS,
-    Block,
-    VisionTransformer,
-    choose_patches,
-    count_contrast,
-    cut_into_patches,
-    make_sincos2d,
-)
+from pipeline.models.patches import choose_patches, count_contrast, cut_into_patches
+from pipeline.models.vit import LAYER_NORM_EPS, Block, VisionTransformer, make_sincos2d
 from pipeline.runs.pretrain_settings import HEAD_WIDTH, PretrainSettings
 from pipeline.runs.recipe import ModelSettings
 

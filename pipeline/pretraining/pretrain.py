@@ -202,6 +202,8 @@ def require_settings_count(recipe: Recipe) -> None:
     settings = recipe.train
     if recipe.model.inputs:
         raise UserError("model.inputs does nothing without labels: set it to [] to pretrain")
+    if recipe.model.fusion != "none":
+        raise UserError("model.fusion does nothing without labels: set it to none to pretrain")
     for name in FOR_LABELS:
         default = TrainSettings.model_fields[name].default
         if getattr(settings, name) != default:

@@ -17,10 +17,10 @@ from pipeline.pretraining.probe import Probe
 from pipeline.runs.pretrain_run import hash_ids, hash_pictures
 from pipeline.runs.recipe import Recipe
 from pipeline.runtime.precision import ComputeSettings
-from pipeline.training.task import Judgement
+from pipeline.training.task import Judgement, SingleImages
 
 
-class PretrainTask:
+class PretrainTask(SingleImages):
     """Learns to predict hidden patches; `Task` says what each part is for. Its "logit" is an image's loss."""
 
     logit_shift = 0.0
@@ -35,7 +35,7 @@ class PretrainTask:
         self.seed = int(np.random.SeedSequence(self.entropy).generate_state(1)[0])
         self.init = recipe.train.init
         self.dataset = ImageDataset(
-            sources.open(split.training), augmentation=Augmentation(recipe.augment), seed=recipe.train.seed
+            sources.pick(split.training), augmentation=Augmentation(recipe.augment), seed=recipe.train.seed
         )
         self.targets = torch.zeros(len(split.training))
         num_visible = count_visible(
@@ -45,7 +45,7 @@ class PretrainTask:
         self.first_logits: NDArray[np.float64] = np.zeros(recipe.model.num_classes)
         patients, pictures = hash_ids(split.seen["patient_id"].unique()), hash_pictures(split.seen)
         self.about = {"seen": {"patients": sorted(patients), "pictures": sorted(pictures)}}
-        self.held_out = sources.open(split.judged)
+        self.held_out = sources.pick(split.judged)
         self.probe = probe
 
     def make_model(self) -> nn.Module:
@@ -56,6 +56,10 @@ class PretrainTask:
         """Returns the encoder."""
         assert isinstance(model, MaskedAutoencoder)
         return model.encoder
+
+    def pick_kept(self, model: nn.Module) -> VisionTransformer:
+        """Returns the encoder: the decoder is thrown away."""
+        return self.pick_encoder(model)
 
     def plan(self, epoch: int) -> list[Rows]:
         """Returns the rows of each batch of an epoch: every image once."""

@@ -41,7 +41,7 @@ class Probe:
 
     def __init__(self, sources: Sources, images: pd.DataFrame, *, seed: int) -> None:
         labelled = choose_images(add_labels(sources, images), seed=seed)
-        self._images = ImageDataset(sources.open(labelled))
+        self._images = ImageDataset(sources.pick(labelled))
         self._labels = labelled["cancer"].to_numpy()
         self._patients = labelled["patient_id"].to_numpy()
         self._seed = seed

@@ -112,7 +112,7 @@ def reconstruct_held_out(plan: Plan, fold: int | None) -> list[Reconstruction]:
     model.load_state_dict(checkpoint["average"])
     judged = plan.split(fold).judged
     rows = np.unique(np.linspace(0, len(judged) - 1, NUM_SHOWN).astype(int))
-    images = plan.sources.open(judged)
+    images = plan.sources.pick(judged)
     return [
         _reconstruct(model, to_tensor(images[int(row)])[None], str(judged["image_id"].iloc[row]))
         for row in rows

@@ -4,7 +4,9 @@ Nothing here comes from an element of the file that identifies a patient; its na
 """
 
 import io
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from textwrap import fill
 
 import numpy as np
@@ -12,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from scipy.special import expit
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_prep.imageio.downsample import shrink
 from data_prep.imageio.frame import Box, Display
@@ -21,14 +23,16 @@ from data_prep.preprocessing.placement import Placement, find_level
 from data_prep.preprocessing.preprocess import open_image, preprocess, read_level, read_search_frame
 from data_prep.preprocessing.windowing import to_display
 from data_prep.storage.places import ImagePath
+from pipeline.data.loader import Inputs
 from pipeline.evaluation.age.age_regression import AGE, fit_folds
 from pipeline.evaluation.formulas import to_logits
 from pipeline.evaluation.oof import collect_oof
 from pipeline.inference.ensemble import predict_batch
 from pipeline.models.attention import Array, find_maps
-from pipeline.models.normalization import to_tensor
-from pipeline.models.vit import VisionTransformer
+from pipeline.models.breast_attention import find_breast_attention
+from pipeline.models.breast_transformer import BreastInputs, BreastTransformer, pick_encoder
 from pipeline.models.weights_file import load_weights
+from pipeline.reporting.breast_views import Companion, gather_inputs, name_companion
 from pipeline.reporting.heatmap import find_top, make_overlay_colours, relative_to_box, to_full_matrix
 from pipeline.runs.recipe import load_recipe
 from pipeline.runs.run_folder import Run
@@ -39,6 +43,8 @@ MAP_TITLES = {
     "rollout": "attention rollout",
     "gradient_rollout": "gradient-weighted rollout",
 }
+BREAST_MAP = "breast"
+ALL_TITLES = MAP_TITLES | {BREAST_MAP: "what the breast attends to"}
 LEAST_SEEN, EVEN = 1.05, "\n(even: no patch stands out)"
 CAUTION = (
     "A square is a patch. Its colour shows its weight as a multiple of the mean over the breast's box, "
@@ -63,8 +69,10 @@ class Explanation:
         pixel_aspect: height over width of the file's pixels.
         box: of the breast, in the mammogram's pixels.
         probabilities: of cancer, by fold; of pixels and age where the run takes age.
-        maps: by the names of `MAP_TITLES`, at the mammogram's pixels: the mean of the folds' maps, where 1 is
+        maps: by the names of `ALL_TITLES`, at the mammogram's pixels: the mean of the folds' maps, where 1 is
             the mean of the box; NaN beyond the box.
+        shares: by view and name of the file, how much each image counts for the breast, the mean of the
+            folds; of a run that judges whole breasts.
     """
 
     name: str
@@ -73,6 +81,7 @@ class Explanation:
     box: Box
     probabilities: dict[int, float]
     maps: dict[str, Array]
+    shares: dict[str, float] = field(default_factory=dict)
 
     @property
     def probability(self) -> float:
@@ -80,31 +89,48 @@ class Explanation:
         return float(np.mean(list(self.probabilities.values())))
 
 
-def explain(run: Run, path: ImagePath, *, age: float | None = None) -> Explanation:
+def explain(
+    run: Run,
+    path: ImagePath,
+    *,
+    age: float | None = None,
+    view: str = "",
+    companions: Sequence[Companion] = (),
+) -> Explanation:
     """Prepares a mammogram as the run was trained and asks each fold, one model in memory at a time.
 
     Args:
         run: is finished.
         path: of the mammogram.
         age: the woman's, in years; None is unknown, as it always is to a run that does not take it.
+        view: such as CC, for a run that judges whole breasts; empty is unknown.
+        companions: what such a run sees beside the mammogram.
 
     Raises:
-        UserError: if the run is not finished, has no folds, or has lost its weights.
+        UserError: if the run is not finished, has no folds, or has lost its weights, or does not take
+            companions.
         ImageError: if the file cannot be used; the reason code says why.
     """
     folds, recipe = run.require_finished(), load_recipe(run.settings)
     compute = ComputeSettings.choose("auto", recipe.train.precision)
     stages = preprocess(path, recipe.prepare)
     placement = Placement.from_record(stages.record)
-    images_BCHW = to_tensor(stages.image).unsqueeze(0).to(compute.device)
+    inputs = gather_inputs(run, recipe, stages.image, view, companions).to(compute.device)
     probabilities: dict[int, float] = {}
-    squares: dict[str, list[Array]] = {name: [] for name in MAP_TITLES}
+    squares: dict[str, list[Array]] = defaultdict(list)
+    shares: list[Array] = []
     for fold in folds:
         model, shift = load_weights(run.fold(fold), recipe.model)
         model.to(compute.device)
-        probability_1 = predict_batch(model, images_BCHW, logit_shift=shift, compute=compute)
-        probabilities[fold] = float(probability_1[0])
-        for name, square_gg in _find_squares(model, images_BCHW).items():
+        said = predict_batch(model, inputs, logit_shift=shift, compute=compute)
+        probabilities[fold] = float(said.flatten()[0])
+        found = _find_squares(model, inputs)
+        if isinstance(model, BreastTransformer):
+            assert isinstance(inputs, BreastInputs)
+            attention = find_breast_attention(model, inputs)
+            found[BREAST_MAP] = attention.maps[0, 0].double().cpu().numpy()
+            shares.append(attention.shares[0].double().cpu().numpy())
+        for name, square_gg in found.items():
             squares[name].append(relative_to_box(square_gg, placement, recipe.prepare.side))
     if AGE in recipe.model.inputs:
         ages_1 = np.array([np.nan if age is None else age])
@@ -118,7 +144,11 @@ def explain(run: Run, path: ImagePath, *, age: float | None = None) -> Explanati
         for name, of_folds in squares.items()
     }
     box = _reduce_box(placement.box, shape[0] / stages.record["rows"], shape[1] / stages.record["columns"])
-    return Explanation(path.name, mammogram, stages.record["pixel_aspect"], box, probabilities, maps)
+    names = [f"{view} {path.name}".strip(), *map(name_companion, companions)]
+    of_images = dict(zip(names, np.mean(shares, axis=0).tolist(), strict=True)) if shares else {}
+    return Explanation(
+        path.name, mammogram, stages.record["pixel_aspect"], box, probabilities, maps, of_images
+    )
 
 
 def read_mammogram(path: ImagePath, box: Box) -> Display:
@@ -141,14 +171,14 @@ def draw_explanation(explanation: Explanation) -> bytes:
     """Returns a PNG of the mammogram, and beside it the mammogram under each of the maps."""
     rows, columns = explanation.mammogram.shape
     tallest = max(rows / columns, explanation.box.height / explanation.box.width) * explanation.pixel_aspect
-    size = (4.4 * PANEL_INCHES, min(2.5, tallest) * PANEL_INCHES + TEXT_INCHES)
+    size = (1.1 * (1 + len(explanation.maps)) * PANEL_INCHES, min(2.5, tallest) * PANEL_INCHES + TEXT_INCHES)
     figure = Figure(figsize=size, layout="constrained")
     plain, *others = figure.subplots(1, 1 + len(explanation.maps))
     _show(plain, explanation, "mammogram")
     plain.add_patch(_draw_box(explanation.box))
     for axes, (name, values) in zip(others, explanation.maps.items(), strict=True):
         is_even = np.nanmax(values) < LEAST_SEEN
-        _show(axes, explanation, f"{MAP_TITLES[name]}{EVEN if is_even else ''}")
+        _show(axes, explanation, f"{ALL_TITLES[name]}{EVEN if is_even else ''}")
         _zoom(axes, explanation.box)
         _lay_over(axes, values, explanation.pixel_aspect)
     figure.suptitle(_describe(explanation), fontsize=12, parse_math=False)
@@ -167,8 +197,9 @@ def _write_below(figure: Figure, text: str) -> None:
     figure.text(0.01, bottom, text, fontsize=9, ha="left", va="top")
 
 
-def _find_squares(model: VisionTransformer, images_BCHW: Tensor) -> dict[str, Array]:
-    maps = find_maps(model, images_BCHW)
+def _find_squares(model: nn.Module, inputs: Inputs) -> dict[str, Array]:
+    images_BCHW = inputs.images[:1] if isinstance(inputs, BreastInputs) else inputs
+    maps = find_maps(pick_encoder(model), images_BCHW)
     squares: dict[str, Tensor] = {name: getattr(maps, name)[0] for name in MAP_TITLES}
     return {name: square.double().cpu().numpy() for name, square in squares.items()}
 

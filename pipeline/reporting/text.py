@@ -18,6 +18,7 @@ from pipeline.reporting.formatting import (
     format_threshold,
 )
 from pipeline.reporting.sections.calibration_text import describe_offset
+from pipeline.reporting.sections.fusion_text import describe_fusion
 from pipeline.reporting.sections.init_text import describe_transductive
 from pipeline.reporting.sections.shortcut_text import describe_shortcuts
 from pipeline.reporting.standard_tables import describe_lost_cancers
@@ -189,7 +190,7 @@ def list_warnings(run: Run, evaluation: Evaluation, histories: dict[int, pd.Data
         *describe_shortcuts(evaluation.audit),
         describe_lost_cancers(evaluation.flow),
         *([describe_selection(run, histories), describe_transductive(run)] if is_out_of_fold else []),
-        describe_pooling(evaluation.breasts.pooled),
+        *(describe_fusion(evaluation.oof), describe_pooling(evaluation.breasts.pooled)),
         describe_ties(evaluation),
         *describe_prevalence(evaluation.breasts.pooled, wording_of(evaluation).names["pf1_transferred"]),
     ]
@@ -311,8 +312,7 @@ def explain_undefined(evaluation: Evaluation) -> list[str]:
         of_reason = [name for name, why in of_breasts.no_interval.items() if why == reason]
         names = [words.names[name] for name in of_reason if name in words.names]
         sentences.append(f"{everything}: no interval of {', '.join(names)}, since {reason}.")
-    intervals = of_breasts.intervals
-    left_out = {name: interval.num_undefined for name, interval in intervals.items()}
+    left_out = {name: interval.num_undefined for name, interval in of_breasts.intervals.items()}
     counts = [f"{n:,} for {words.names[name]}" for name, n in left_out.items() if n and name in words.names]
     if counts:
         sentences.append(f"Replicates without a value, which the intervals leave out: {', '.join(counts)}.")

@@ -11,6 +11,7 @@ from pipeline.models.attention import (
     find_patch_filters,
     find_position_similarity,
 )
+from pipeline.models.breast_transformer import pick_encoder
 from pipeline.models.weights_file import load_weights
 from pipeline.reporting.plots import vit_plots
 from pipeline.reporting.rendering import Picture
@@ -55,7 +56,7 @@ def draw_vit_figures(settings_path: Path, trainings: Mapping[str, TrainingFolder
 def show_weights(name: str, folder: TrainingFolder, settings: ModelSettings) -> VitFigures:
     """Draws patch filters and position embeddings of one model."""
     try:
-        model, _ = load_weights(folder, settings)
+        model = pick_encoder(load_weights(folder, settings)[0])
     except UserError:
         sentence = f"No patch filters and positions: {name} has no readable {folder.weights.name}."
         return VitFigures(missing=[sentence])

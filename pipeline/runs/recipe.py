@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from data_prep.preprocessing.settings import PrepareSettings
 from data_prep.settings import StrictSettings, load_settings
 from pipeline.runs.augment_settings import AugmentSettings
+from pipeline.runs.fusion_settings import FusionSettings, require_fusable
 from pipeline.runs.image_size import SIDE, link_sizes
 from pipeline.runs.other_names import MODEL, TRAIN
 from pipeline.runs.pretrain_settings import PretrainSettings
@@ -20,7 +21,7 @@ Precision = Literal["float32", "bf16", "fp16"]
 AuxiliaryName = Literal["biopsy", "invasive", "difficult_negative_case", "BIRADS", "density", "view", "age"]
 
 
-class ModelSettings(StrictSettings):
+class ModelSettings(FusionSettings):
     """`[model]`: the Vision Transformer. The defaults: ViT-S/16, grey images of 512 px, one logit."""
 
     other_names: ClassVar[Mapping[str, str]] = MODEL
@@ -116,6 +117,11 @@ class ModelSettings(StrictSettings):
                 f"model.kept_patches {self.kept_patches} must be 0 or at most the {self.grid_size**2} "
                 f"patches of an image of {self.image_size} px"
             )
+        if self.fusion != "none" and self.fusion_patches > (self.kept_patches or self.grid_size**2):
+            raise ValueError(
+                f"model.fusion_patches {self.fusion_patches} must be at most the number of patches that the "
+                f"layers see, {self.kept_patches or self.grid_size**2}"
+            )
         return self
 
     @property
@@ -166,7 +172,7 @@ class TrainSettings(StrictSettings):
     """Passes over the training images; with `balanced` sampling, over all negatives."""
 
     batch_size: int = Field(default=32, ge=2, le=65_536)
-    """Images per optimizer step, over all processes together."""
+    """Images, with `fusion` breasts, per optimizer step, over all processes together."""
 
     accumulation: int = Field(default=1, ge=1, le=65_536)
     """Parts in which a batch goes through the model, for batches that do not fit in memory. A run that has
@@ -193,6 +199,9 @@ class TrainSettings(StrictSettings):
     mixup: float = Field(default=0.0, ge=0.0, le=10.0)
     """Above 0: images are blended in pairs, by shares of Beta(mixup, mixup)."""
 
+    drop_view: float = Field(default=0.2, ge=0.0, lt=1.0)
+    """With `fusion`: probability that a training image is left out of its breast; one is always kept."""
+
     auxiliaries: tuple[AuxiliaryName, ...] = ()
     """Columns of train.csv to learn beside cancer: `biopsy`, `invasive`, `difficult_negative_case`, `BIRADS`,
     `density`, `view`, `age`. Missing values are left out; predictions never use them."""
@@ -211,7 +220,7 @@ class TrainSettings(StrictSettings):
     """Keep the embedding and this many layers as `init` gave them; 0 trains everything."""
 
     linear_probe: bool = False
-    """Train the head alone."""
+    """Train the head alone, and with `fusion` the layers over a breast's images."""
 
     learning_rate: float = Field(default=3e-4, gt=0.0, le=1.0)
     """Highest learning rate, after the warm-up."""
@@ -281,6 +290,11 @@ class Recipe(StrictSettings):
         frozen, depth = self.train.frozen_layers, self.model.depth
         if frozen > depth:
             raise ValueError(f"train.frozen_layers {frozen} must not exceed model.depth {depth}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_fusion(self) -> "Recipe":
+        require_fusable(self.model.fusion, mixup=self.train.mixup, compiles=self.train.compile)
         return self
 
 

@@ -18,6 +18,8 @@ FOLDS_COLUMNS = ["patient_id", "fold", "num_images", "num_cancers"]
 GROUP = "group"
 """The last column of `folds.csv`, where patients share a picture: the first id of those kept together."""
 OOF_COLUMNS = ["fold", "image_id", "patient_id", "laterality", "cancer", "probability"]
+IMAGE_PROBABILITY = "image_probability"
+"""What a run with `model.fusion` says of an image by itself; its `probability` is that of its breast."""
 OOF_EXAM_COLUMNS = ["view", "site_id", "machine_id", "age", "density", "implant"]
 """What `oof.csv` has besides, where the exam table has it: the slices of an evaluation. Before them stands
 `exam_id`, where exams are told apart."""
@@ -280,7 +282,8 @@ def name_folds(folds: list[int]) -> str:
 
 def select_oof(table: pd.DataFrame) -> pd.DataFrame:
     """Returns the columns of `oof.csv`: all that it must have, and those of the exam table that are there."""
-    return table[[*OOF_COLUMNS, *(name for name in (EXAM_ID, *OOF_EXAM_COLUMNS) if name in table)]]
+    optional = (IMAGE_PROBABILITY, EXAM_ID, *OOF_EXAM_COLUMNS)
+    return table[[*OOF_COLUMNS, *(name for name in optional if name in table)]]
 
 
 def read_oof(path: Path) -> pd.DataFrame:

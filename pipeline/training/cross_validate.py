@@ -27,6 +27,8 @@ from pipeline.runtime.gpu_memory import explain_full_training
 from pipeline.runtime.progress import Reporter
 from pipeline.runtime.signals import StopRequest
 from pipeline.training.fold_task import FoldImages, FoldTask
+from pipeline.training.fusion.breast_task import make_task
+from pipeline.training.fusion.counting import require_uncountable
 from pipeline.training.run_setup import (
     has_begun,
     locked_by_group,
@@ -116,6 +118,7 @@ def begin(
     recipe = resolve(recipe, run)
     exams = _read_exams(recipe, cache)
     fold_table = _tabulate_folds(exams, recipe, cache)
+    require_uncountable(exams, fold_table, recipe.model)
     wanted = _check_folds(folds, recipe.train.num_folds)
     if recipe.train.init:
         for fold in wanted:  # weights that a later fold refuses show before the first one is trained
@@ -146,7 +149,7 @@ def train_fold(
             return
         with group.main_process_first():
             images = FoldImages.split(plan.exams, plan.fold_table, fold, plan.cache)
-            task = FoldTask(plan.recipe, images, fold=fold)
+            task = make_task(plan.recipe, images, fold=fold)
         with explain_full_training(task.name, plan.recipe, world_size=group.world_size):
             Trainer(plan.recipe, task, folder, reporter=reporter, group=group).run(stop)
 
@@ -178,9 +181,10 @@ def make_fold_tasks(
     """
     exams = _read_exams(recipe, cache)
     fold_table = _tabulate_folds(exams, recipe, cache)
+    require_uncountable(exams, fold_table, recipe.model)
     say_who_takes_part(cache, fold_table, reporter)
     for fold in _check_folds(folds, recipe.train.num_folds):
-        yield FoldTask(recipe, FoldImages.split(exams, fold_table, fold, cache), fold=fold)
+        yield make_task(recipe, FoldImages.split(exams, fold_table, fold, cache), fold=fold)
 
 
 def _read_exams(recipe: Recipe, cache: Cache) -> pd.DataFrame:

@@ -76,11 +76,11 @@ def make_dry_run(
 
 
 def _describe_fold(task: FoldTask) -> dict[str, int]:
-    held_out = task.images.validation["cancer"]
+    training, held_out = task.images.training["cancer"], task.images.validation["cancer"]
     return {
         "fold": task.fold,
-        "images": len(task.labels),
-        "positives": int(task.labels.sum()),
+        "images": len(training),
+        "positives": int(training.sum()),
         "steps_per_epoch": len(task.plan(0)),
         "held_out": len(held_out),
         "held_out_positives": int(held_out.sum()),
@@ -139,7 +139,7 @@ def time_steps(trainer: Trainer, num_steps: int = 3) -> StepTime:
         meter = Meter()
         for rows in others:
             trainer.take_step(parts, len(rows))
-            meter.num_images += len(rows)
+            meter.num_rows += len(rows)
             advance()
         _wait_for(trainer.compute.device)
         row = trainer.summarise(meter)

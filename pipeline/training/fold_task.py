@@ -17,7 +17,7 @@ from data_prep.cache.folder import Cache
 from data_prep.cache.images import PreparedImages, open_images
 from data_prep.errors import UserError, count
 from pipeline.data.augmentation import Augmentation
-from pipeline.data.loader import ImageDataset
+from pipeline.data.loader import ImageDataset, TrainingImages
 from pipeline.data.sampler import ALL, Rows, log_odds, plan_balanced, plan_natural, plan_weighted
 from pipeline.evaluation.estimates import measure_levels
 from pipeline.evaluation.external.seen import tabulate_pictures
@@ -27,9 +27,12 @@ from pipeline.runs.ancestry import find_earlier_run, find_pretraining
 from pipeline.runs.pretrain_run import hash_ids, hash_pictures
 from pipeline.runs.recipe import Recipe
 from pipeline.runs.records import HISTORY_FIGURES
-from pipeline.runs.run_folder import Run, select_oof
+from pipeline.runs.run_folder import IMAGE_PROBABILITY, Run, select_oof
 from pipeline.training.losses import auxiliary_loss, binary_loss, count_logits, encode_auxiliaries
 from pipeline.training.task import Classifier, Judgement
+
+SAID = ["probability", IMAGE_PROBABILITY]
+"""Columns of the predictions: what each image's probability is, and where that is its breast's, its own."""
 
 
 @dataclass(frozen=True)
@@ -70,25 +73,29 @@ class FoldTask(Classifier):
         self.name = f"fold {fold}"
         self.seed = int(np.random.SeedSequence([recipe.train.seed, fold]).generate_state(1)[0])
         self.held_out = images.validation_images
-        self.labels = images.training["cancer"].to_numpy()
+        self.labels = self.label_rows()
         self.init = locate_init(recipe.train.init, fold)
         require_unseen(self.init, images.validation, fold=fold)
         seen = read_seen(Path(self.init))
         self.about = {"seen": seen} if seen else {}  # of an encoder before, also in what comes of it
         if not recipe.train.transductive:
             require_unseen_without_labels(seen, images, init=self.init, fold=fold)
-        self.dataset = ImageDataset(
+        self.dataset: TrainingImages = ImageDataset(
             images.training_images, augmentation=Augmentation(recipe.augment), seed=recipe.train.seed
         )
         auxiliaries = encode_auxiliaries(images.training, recipe.train.auxiliaries)
         self.targets = torch.from_numpy(
-            np.column_stack([self.labels.astype(np.float32), auxiliaries])
+            np.column_stack([images.training["cancer"].to_numpy(np.float32), auxiliaries])
         )  # cancer, and what is learned beside it
         num_outputs = 1 + count_logits(recipe.train.auxiliaries)
         self.model = recipe.model.model_copy(update={"num_classes": num_outputs})
         self.first_logits: NDArray[np.float64] = np.zeros(num_outputs)
         self.first_logits[0] = constant = self._find_best_constant()
         self.logit_shift = log_odds(self.labels) - constant
+
+    def label_rows(self) -> NDArray[np.integer]:
+        """Returns whether the rows of plans have cancer."""
+        return self.images.training["cancer"].to_numpy()
 
     def plan(self, epoch: int) -> list[Rows]:
         """Returns the rows of each batch of an epoch."""
@@ -119,18 +126,21 @@ class FoldTask(Classifier):
 
     def losses(self, logits_BK: Tensor, targets_BN: Tensor) -> Tensor:
         """Returns each image's loss: of cancer, the first output, and of the auxiliary targets."""
-        settings = self.settings
-        losses_B = binary_loss(
-            logits_BK[:, 0],
-            targets_BN[:, 0],
-            positive_label=settings.positive_label,
-            positive_weight=settings.positive_weight,
-            focal_gamma=settings.focal_gamma,
-        )
-        if not settings.auxiliaries:
+        losses_B = self.cancer_losses(logits_BK[:, 0], targets_BN[:, 0])
+        if not self.settings.auxiliaries:
             return losses_B
-        extra_B = auxiliary_loss(logits_BK[:, 1:], targets_BN[:, 1:], settings.auxiliaries)
-        return losses_B + settings.auxiliary_weight * extra_B
+        extra_B = auxiliary_loss(logits_BK[:, 1:], targets_BN[:, 1:], self.settings.auxiliaries)
+        return losses_B + self.settings.auxiliary_weight * extra_B
+
+    def cancer_losses(self, logits_B: Tensor, labels_B: Tensor) -> Tensor:
+        """Returns the loss of each logit of cancer."""
+        return binary_loss(
+            logits_B,
+            labels_B,
+            positive_label=self.settings.positive_label,
+            positive_weight=self.settings.positive_weight,
+            focal_gamma=self.settings.focal_gamma,
+        )
 
     def name_rows(self, rows: list[int]) -> list[str]:
         """Returns image ids."""
@@ -138,11 +148,12 @@ class FoldTask(Classifier):
 
     def to_probabilities(self, logits_BK: Tensor) -> NDArray[np.float64]:
         """Returns the probability of cancer, [B, 1]; auxiliary outputs predict nothing."""
-        return torch.sigmoid(logits_BK[:, :1] + self.logit_shift).cpu().numpy()
+        return torch.sigmoid(logits_BK[:, : self.num_probabilities] + self.logit_shift).cpu().numpy()
 
     def judge(self, probabilities_MN: NDArray[np.float64]) -> Judgement:
         """Returns an OOF table, the loss per image, and figures per breast and per image."""
-        oof = select_oof(self.images.validation.assign(fold=self.fold, probability=probabilities_MN[:, 0]))
+        said = dict(zip(SAID, probabilities_MN.T, strict=False))
+        oof = select_oof(self.images.validation.assign(fold=self.fold, **said))
         clipped = clip_probabilities(oof["probability"].to_numpy())
         figures = {"val_loss": float(log_loss(oof["cancer"], clipped, labels=[0, 1]))}
         for prefix, metrics in zip(("val", "val_image"), measure_levels(oof), strict=True):

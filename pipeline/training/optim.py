@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.models.breast_transformer import FUSION, FUSION_TOKENS, WITHIN
 from pipeline.runs.recipe import TrainSettings
 from pipeline.runtime.torchvision_compat import allow_torchvision_import
 
@@ -18,8 +19,6 @@ from timm.optim import create_optimizer_v2  # noqa: E402  after the line above
 FUSED = {"adamw", "sgd"}
 TOKENS = ("cls_token", "reg_token", "pos_embed")
 EMBEDDING = ("patch_embed.", *TOKENS)
-WITHIN = "encoder."
-"""Before the names of a Vision Transformer that is a part of what is trained."""
 
 
 def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
@@ -51,7 +50,7 @@ def group_parameters(model: nn.Module, settings: TrainSettings) -> list[dict[str
     for name, parameter in parameters.items():
         if not parameter.requires_grad:
             continue
-        is_decayed = parameter.ndim > 1 and name not in TOKENS
+        is_decayed = parameter.ndim > 1 and name not in TOKENS + FUSION_TOKENS
         scale = settings.layer_decay ** (top - find_layer(name, top))
         is_matrix = is_decayed and name.startswith("blocks.")
         group = groups.setdefault(
@@ -90,7 +89,7 @@ def freeze(model: nn.Module, settings: TrainSettings) -> None:
     top = find_top(parameters)
     for name, parameter in parameters.items():
         if settings.linear_probe:
-            parameter.requires_grad = name.startswith(("head.", "pre_logits."))
+            parameter.requires_grad = name.startswith(("head.", "pre_logits.", FUSION))
         else:
             is_frozen = settings.frozen_layers and find_layer(name, top) <= settings.frozen_layers
             parameter.requires_grad = not is_frozen

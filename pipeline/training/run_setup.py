@@ -23,9 +23,9 @@ from data_prep.storage.atomic import (
 )
 from data_prep.storage.files import parse_json, read_own
 from data_prep.storage.locks import locked, require_unlocked
+from pipeline.models.breast_transformer import make_model
 from pipeline.models.follow_weights import describe_followed, follow_settings, follow_weights
 from pipeline.models.pretrained import read_shapes
-from pipeline.models.vit import VisionTransformer
 from pipeline.runs.ancestry import TIMM
 from pipeline.runs.pretrain_settings import PretrainSettings
 from pipeline.runs.recipe import Recipe, load_recipe
@@ -165,7 +165,7 @@ def require_space_for(recipe: Recipe, folder: Path, trainings: Sequence[Training
     """
     new = [each for each in trainings if not (each.last.exists() or each.is_finished)]
     with torch.device("meta"):  # counts, and takes no memory
-        model = VisionTransformer(recipe.model)
+        model = make_model(recipe.model)
     num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     trained = f"to keep the weights of {count(len(new), 'training')}"
     require_space(folder, len(new) * WEIGHTS_KEPT * num_bytes, trained)

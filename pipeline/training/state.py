@@ -9,6 +9,7 @@ from torch import nn
 
 from data_prep.storage.atomic import write_csv
 from pipeline.models.adapt_weights import load_initial_weights
+from pipeline.models.breast_transformer import BreastTransformer
 from pipeline.runs.recipe import TrainSettings
 from pipeline.runs.run_folder import TrainingFolder
 from pipeline.runtime.distributed import ProcessGroup
@@ -103,7 +104,9 @@ def _make_first_model(
     encoder = task.pick_encoder(model)
     if task.init:
         shift = task.logit_shift if settings.keep_head else None
-        rows = load_initial_weights(encoder, task.init, settings.init_normalization, logit_shift=shift)
+        fusion = model.fusion if isinstance(model, BreastTransformer) else None
+        how = settings.init_normalization
+        rows = load_initial_weights(encoder, task.init, how, logit_shift=shift, fusion=fusion)
         if group.is_main:
             write_csv(folder.initial_weights, rows)
         counts = ", ".join(f"{count} {outcome}" for outcome, count in rows["outcome"].value_counts().items())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from data_prep.errors import TrainingStopped
-from pipeline.data.loader import Batch
+from pipeline.data.loader import Batch, Inputs
 from pipeline.runs.recipe import TrainSettings
 from pipeline.runtime.distributed import ProcessGroup
 from pipeline.runtime.precision import ComputeSettings, autocast
@@ -73,7 +73,7 @@ class Stepper:
     def take(
         self,
         parts: Iterator[Batch],
-        num_images: int,
+        num_rows: int,
         *,
         step: int,
         learning_rate: float,
@@ -87,7 +87,7 @@ class Stepper:
 
         Args:
             parts: of this rank.
-            num_images: of the whole batch.
+            num_rows: of the whole batch, as the plan counts them.
             step: from 0, over the whole training.
             learning_rate: of this step.
             ask: what this rank has to ask of all.
@@ -105,8 +105,8 @@ class Stepper:
         total = torch.zeros((), device=self.compute.device)
         rows: list[int] = []
         first_part = self.group.rank * self.settings.accumulation
-        for part, (images_BCHW, rows_B) in enumerate(islice(parts, self.settings.accumulation), first_part):
-            loss = self.losses(images_BCHW, rows_B, step=step, part=part).sum() / num_images
+        for part, (inputs, rows_B) in enumerate(islice(parts, self.settings.accumulation), first_part):
+            loss = self.losses(inputs, rows_B, step=step, part=part).sum() / num_rows
             state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total, rows = total + loss.detach(), rows + rows_B.tolist()
         answers = self._exchange(ask())
@@ -119,8 +119,8 @@ class Stepper:
         state.average.update(step)
         return answers
 
-    def losses(self, images_BCHW: Tensor, rows_B: Tensor, *, step: int, part: int) -> Tensor:
-        """Returns each image's loss; dropout and mixup are drawn from (seed, step, part of the batch)."""
+    def losses(self, inputs: Inputs, rows_B: Tensor, *, step: int, part: int) -> Tensor:
+        """Returns each row's loss; dropout and mixup are drawn from (seed, step, part of the batch)."""
         generator = np.random.default_rng([self.task.seed, step, part])
         torch.manual_seed(int(generator.integers(2**32)))
         targets_B = self._targets[send(rows_B, self.compute.device)]
@@ -129,13 +129,14 @@ class Stepper:
             mixup = Mixup.draw(
                 len(rows_B), alpha=self.settings.mixup, generator=generator, device=self.compute.device
             )
-            images_BCHW = mixup.blend(images_BCHW)
+            assert isinstance(inputs, Tensor), "a recipe with mixup and breasts is refused"
+            inputs = mixup.blend(inputs)
         with autocast(self.compute.precision, self.compute.device):
-            logits_BK = self.model(images_BCHW).float()
-        losses_B = self.task.losses(logits_BK, targets_B)
+            logits = self.model(inputs).float()
+        losses_B = self.task.losses(logits, targets_B)
         if mixup is None:
             return losses_B
-        return mixup.weigh(losses_B, self.task.losses(logits_BK, targets_B[mixup.partner]))
+        return mixup.weigh(losses_B, self.task.losses(logits, targets_B[mixup.partner]))
 
     def settle(self) -> None:
         """Waits for the last step, on all ranks that have it unread, and makes sure that it was finite.
@@ -167,7 +168,7 @@ class Stepper:
         """Stops all ranks if the value, which is the same in all, is not finite; `rows` are this rank's."""
         if math.isfinite(value):
             return
-        is_suspect = np.zeros(len(self.task.dataset))
+        is_suspect = np.zeros(len(self.task.targets))  # images, where a row of a plan is a breast too
         is_suspect[rows] = 1
         names = ", ".join(self.task.name_rows(np.flatnonzero(self.group.sum(is_suspect)).tolist()))
         raise TrainingStopped(

@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data_prep.cache.images import PreparedImages
-from pipeline.data.loader import ImageDataset
+from pipeline.data.loader import ImageDataset, TrainingImages
 from pipeline.data.sampler import Rows
+from pipeline.models.breast_transformer import BreastTransformer
 from pipeline.models.vit import VisionTransformer
 from pipeline.runs.recipe import ModelSettings
 from pipeline.runtime.precision import ComputeSettings
+
+KeptModel = VisionTransformer | BreastTransformer
+"""What predicts."""
 
 
 class Judgement(NamedTuple):
@@ -29,7 +33,20 @@ class Judgement(NamedTuple):
     figures: dict[str, float]
 
 
-class Classifier:
+class SingleImages:
+    """What tasks share in which a row is an image."""
+
+    held_out: PreparedImages
+    images_per_row = 1.0
+    num_probabilities = 1
+
+    @property
+    def judged(self) -> TrainingImages:
+        """The held-out images, each by itself."""
+        return ImageDataset(self.held_out)
+
+
+class Classifier(SingleImages):
     """What tasks share that train a Vision Transformer alone."""
 
     model: ModelSettings
@@ -43,6 +60,10 @@ class Classifier:
         """Returns the whole of it."""
         assert isinstance(model, VisionTransformer)
         return model
+
+    def pick_kept(self, model: nn.Module) -> KeptModel:
+        """Returns the whole of it."""
+        return self.pick_encoder(model)
 
     def measure(
         self, model: nn.Module, epoch: int, compute: ComputeSettings, on_batch: Callable[[int], None]
@@ -68,12 +89,20 @@ class Task(Protocol):
         """`train.init`, as it is meant for this training."""
 
     @property
-    def dataset(self) -> ImageDataset:
-        """The training images."""
+    def dataset(self) -> TrainingImages:
+        """The training images, by the rows of a plan."""
+
+    @property
+    def images_per_row(self) -> float:
+        """How many images go through the model for a row of a plan, in the mean."""
 
     @property
     def targets(self) -> Tensor:
         """What is to be learned of each training image, one row each, on the CPU."""
+
+    @property
+    def judged(self) -> TrainingImages:
+        """The held-out images in the units that are judged together."""
 
     @property
     def model(self) -> ModelSettings:
@@ -95,22 +124,29 @@ class Task(Protocol):
     def held_out(self) -> PreparedImages:
         """The images that the model is judged by."""
 
+    @property
+    def num_probabilities(self) -> int:
+        """How many numbers `to_probabilities` gives for each of them."""
+
     def make_model(self) -> nn.Module:
-        """Returns what is trained, drawn by torch's global stream; it gives logits_BK for images_BCHW."""
+        """Returns what is trained, drawn by torch's global stream; it gives logits for a batch's inputs."""
 
     def pick_encoder(self, model: nn.Module) -> VisionTransformer:
-        """Returns the part that first weights come into, and that is kept in the end."""
+        """Returns the part that first weights come into."""
+
+    def pick_kept(self, model: nn.Module) -> KeptModel:
+        """Returns the part that is kept in the end."""
 
     def plan(self, epoch: int) -> list[Rows]:
         """Returns the rows of each batch of an epoch, the same number of batches in each."""
 
-    def losses(self, logits_BK: Tensor, targets_B: Tensor) -> Tensor:
-        """Returns each image's loss, loss_B, given its row of `targets`; all on the model's device."""
+    def losses(self, logits: Any, targets_B: Tensor) -> Tensor:
+        """Returns the loss of each row of a plan, given each image's row of `targets`; all on one device."""
 
     def name_rows(self, rows: list[int]) -> list[str]:
         """Returns the names by which a user finds training images."""
 
-    def to_probabilities(self, logits_BK: Tensor) -> NDArray[np.float64]:
+    def to_probabilities(self, logits: Any) -> NDArray[np.float64]:
         """Returns what the model says of held-out images, [B, N], given its logits, float64."""
 
     def judge(self, probabilities_MN: NDArray[np.float64]) -> Judgement:

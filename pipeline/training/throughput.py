@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 
+from pipeline.models.breast_transformer import NUM_LAYERS
 from pipeline.runs.recipe import ModelSettings, Precision
 from pipeline.runtime.progress import Reporter
 
@@ -51,17 +52,28 @@ float32, from the maker's data sheets and white papers."""
 Item = TypeVar("Item")
 
 
-def count_flops(model: ModelSettings) -> float:
+def count_flops(model: ModelSettings, *, images_per_breast: float = 1.0) -> float:
     """Returns the floating-point operations of a training step per image: three times the forward pass's.
 
-    Counted are the matrix products, a multiplication and an addition each; what gradient checkpointing
-    computes again is not (Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
+    With `fusion` its layers are counted too, for so many images of a breast. Counted are the matrix products,
+    a multiplication and an addition each; what gradient checkpointing computes again is not (Chowdhery et al.
+    2022, arXiv:2204.02311, appendix B).
     """
     T, D = model.num_tokens, model.width
     dense = 2 * T * D * (4 * D + 2 * int(model.mlp_ratio * D))  # qkv and projection, both layers of the MLP
     attention = 2 * 2 * T * T * D
     patches = 2 * (T - model.num_prefix_tokens) * D * model.in_channels * model.patch_size**2
-    return 3.0 * (model.depth * (dense + attention) + patches)
+    fused = count_fusion_flops(model, images_per_breast) / images_per_breast
+    return 3.0 * (model.depth * (dense + attention) + patches + fused)
+
+
+def count_fusion_flops(model: ModelSettings, images_per_breast: float) -> float:
+    """Returns the operations of the forward pass through the layers over a breast's images."""
+    if model.fusion == "none":
+        return 0.0
+    T, D = 1 + images_per_breast * (1 + model.fusion_patches), model.width
+    dense = 2 * T * D * (4 * D + 2 * int(model.mlp_ratio * D))
+    return NUM_LAYERS * (dense + 2 * 2 * T * T * D)
 
 
 def find_peak_flops(precision: Precision, device: str) -> float | None:
@@ -92,7 +104,7 @@ def say_if_peak_unknown(precision: Precision, device: str, reporter: Reporter) -
 class Meter:
     """Measures one epoch of a training."""
 
-    num_images: int = 0
+    num_rows: int = 0
     waited: float = 0.0
     started: float = field(default_factory=time.perf_counter)
 
@@ -110,20 +122,29 @@ class Meter:
             yield item
 
     def summarise(
-        self, model: ModelSettings, precision: Precision, device: str, *, num_devices: int = 1
+        self,
+        model: ModelSettings,
+        precision: Precision,
+        device: str,
+        *,
+        num_devices: int = 1,
+        images_per_row: float = 1.0,
     ) -> dict[str, float]:
         """Returns the columns of `throughput.csv`; NaN where the hardware's peak is not known.
 
         Images and MFU are those of all devices together, waiting and memory those of this process.
         """
         seconds = time.perf_counter() - self.started
-        speed, peak = self.num_images / seconds, find_peak_flops(precision, device)
+        images = self.num_rows * images_per_row
+        speed, peak = images / seconds, find_peak_flops(precision, device)
         return {
-            "images": self.num_images,
+            "images": round(images),
             "seconds": seconds,
             "images_per_second": speed,
             "loader_wait_share": self.waited / seconds,
-            "mfu": speed * count_flops(model) / (num_devices * peak) if peak else float("nan"),
+            "mfu": speed * count_flops(model, images_per_breast=images_per_row) / (num_devices * peak)
+            if peak
+            else float("nan"),
             "peak_memory_mb": _peak_memory_mb(device),
         }
 

@@ -16,7 +16,7 @@ import torch
 from data_prep.errors import UserError, count
 from data_prep.parallel.track import Advance
 from data_prep.storage.atomic import write_csv
-from pipeline.data.loader import Batch, ImageDataset, in_order, load_batches
+from pipeline.data.loader import Batch, in_order, load_batches
 from pipeline.data.sampler import Rows, plan_parts
 from pipeline.models.attention import measure_attention
 from pipeline.models.weights_file import save_weights
@@ -69,7 +69,7 @@ class Trainer:
         self.compute = ComputeSettings.choose(recipe.train.device, recipe.train.precision)
         self.workers = choose_workers(recipe, self.compute.device, world_size=group.world_size)
         sizes = [len(rows) for rows in task.plan(0)]
-        self.batches_per_epoch, self.images_per_epoch = len(sizes), sum(sizes)
+        self.batches_per_epoch, self.images_per_epoch = len(sizes), sum(sizes) * task.images_per_row
         with group.main_process_first():  # may remove a damaged checkpoint, or download first weights
             self._require_rows_for_all_parts(min(sizes))
             self.state = load_state(task, recipe.train, folder, self.compute, reporter=reporter, group=group)
@@ -140,7 +140,7 @@ class Trainer:
         encoder = self.task.pick_encoder(self.state.average.module)
         save_weights(
             self.folder,
-            encoder,
+            self.task.pick_kept(self.state.average.module),
             logit_shift=self.task.logit_shift,
             num_classes=self.recipe.model.num_classes,
             about=self.task.about,
@@ -151,14 +151,12 @@ class Trainer:
 
     def _rehearse(self) -> None:
         """Takes a batch through everything but the update, so that a mistake shows before the first epoch."""
-        images_BCHW, rows_B = next(self.load_parts(self.task.plan(0)[:1], workers=0))
-        loss = self.stepper.losses(images_BCHW, rows_B, step=0, part=0).mean()
+        inputs, rows_B = next(self.load_parts(self.task.plan(0)[:1], workers=0))
+        loss = self.stepper.losses(inputs, rows_B, step=0, part=0).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         self.state.optimizer.zero_grad(set_to_none=True)
-        some = load_batches(
-            ImageDataset(self.task.held_out), in_order(range(min(2, len(self.task.held_out))), 2), workers=0
-        )
-        some_NK = predict_held_out(self.task, self.state.average.module, some, self.compute)
+        some = load_batches(self.task.judged, in_order(range(min(2, len(self.task.judged))), 2), workers=0)
+        _, some_NK = predict_held_out(self.task, self.state.average.module, some, self.compute)
         self.task.judge(np.resize(some_NK, (len(self.task.held_out), some_NK.shape[1])))
 
     def _remaining_plan(self) -> Iterator[Rows]:
@@ -172,7 +170,7 @@ class Trainer:
         """Returns how many images are still to go through the model, to learn from and to be judged by."""
         num_epochs = self.settings.epochs - self.state.epoch
         is_judged_last = self.settings.select == "best" or not num_epochs
-        num_held_out = len(self.group.share(range(len(self.task.held_out))))
+        num_held_out = self.task.judged.count_images(self.group.share(range(len(self.task.judged))))
         return sum(map(len, self._remaining_plan())) + num_held_out * (num_epochs + is_judged_last)
 
     def _train_epoch(self, parts: Iterator[Batch], stop: StopRequest, advance: Advance) -> dict[str, float]:
@@ -184,7 +182,7 @@ class Trainer:
         for rows in plan:
             must_stop, may_save = self.take_step(watched, len(rows), ask)
             state.batch += 1
-            meter.num_images += len(rows)
+            meter.num_rows += len(rows)
             num_read = state.batch - self.stepper.num_unread
             advance(len(rows), note=f"{note}, loss {state.loss_sum / num_read:.4f}" if num_read else note)
             if must_stop or may_save:
@@ -210,18 +208,22 @@ class Trainer:
         return ask
 
     def take_step(
-        self, parts: Iterator[Batch], num_images: int, ask: Callable[[], list[bool]] = list
+        self, parts: Iterator[Batch], num_rows: int, ask: Callable[[], list[bool]] = list
     ) -> list[bool]:
-        """Takes the next optimizer step, over a batch of so many images; see `Stepper.take`."""
+        """Takes the next optimizer step, over a batch of so many rows; see `Stepper.take`."""
         step = self._count_steps()
         learning_rate = self._learning_rate(step)
-        return self.stepper.take(parts, num_images, step=step, learning_rate=learning_rate, ask=ask)
+        return self.stepper.take(parts, num_rows, step=step, learning_rate=learning_rate, ask=ask)
 
     def summarise(self, meter: Meter) -> dict[str, float]:
         """Returns a row of `throughput.csv`, but for its epoch."""
         compute = self.compute
         return meter.summarise(
-            self.task.model, compute.precision, compute.device, num_devices=self.group.world_size
+            self.task.model,
+            compute.precision,
+            compute.device,
+            num_devices=self.group.world_size,
+            images_per_row=self.task.images_per_row,
         )
 
     def _save(self) -> None:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import cycle, islice
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.loader import Batch, ImageDataset, in_order, load_batches
+from pipeline.data.loader import Batch, in_order, load_batches
 from pipeline.inference.ensemble import BATCH_SIZE, compute_logits
 from pipeline.models.normalization import to_tensor
 from pipeline.runtime.distributed import ProcessGroup
@@ -20,13 +21,13 @@ def load_held_out(
     task: Task, group: ProcessGroup, compute: ComputeSettings, workers: int
 ) -> Generator[Batch, None, None]:
     """Yields the batches of this process's share of the held-out images, over and over."""
-    keys = in_order(group.share(range(len(task.held_out))), BATCH_SIZE)
-    return load_batches(ImageDataset(task.held_out), cycle(keys), workers=workers, device=compute.device)
+    keys = in_order(group.share(range(len(task.judged))), BATCH_SIZE)
+    return load_batches(task.judged, cycle(keys), workers=workers, device=compute.device)
 
 
 def validate(
     task: Task,
-    model: Callable[[Tensor], Tensor],
+    model: Callable[[Any], Any],
     held_out: Iterator[Batch],
     compute: ComputeSettings,
     *,
@@ -40,28 +41,30 @@ def validate(
     Raises:
         RankLost: if another process of the group has ended.
     """
-    rows = group.share(range(len(task.held_out)))
-    batches = islice(held_out, len(in_order(rows, BATCH_SIZE)))
-    share_NK = predict_held_out(task, model, batches, compute, on_batch=on_batch)
-    probabilities_MK = np.zeros((len(task.held_out), share_NK.shape[1]))
+    units = group.share(range(len(task.judged)))
+    batches = islice(held_out, len(in_order(units, BATCH_SIZE)))
+    rows, share_NK = predict_held_out(task, model, batches, compute, on_batch=on_batch)
+    probabilities_MK = np.zeros((len(task.held_out), task.num_probabilities))
     probabilities_MK[rows] = share_NK
     return task.judge(group.sum(probabilities_MK))
 
 
 def predict_held_out(
     task: Task,
-    model: Callable[[Tensor], Tensor],
+    model: Callable[[Any], Any],
     batches: Iterable[Batch],
     compute: ComputeSettings,
     *,
     on_batch: Callable[[int], None] = lambda _count: None,
-) -> NDArray[np.float64]:
-    """Returns the probabilities of held-out images, [N, K]; `on_batch` hears how many came."""
-    parts = [task.to_probabilities(torch.empty((0, task.model.num_classes), dtype=torch.float64))]
-    for images_BCHW, _ in batches:
-        parts.append(task.to_probabilities(compute_logits(model, images_BCHW, compute)))
-        on_batch(len(images_BCHW))
-    return np.concatenate(parts)
+) -> tuple[list[int], NDArray[np.float64]]:
+    """Returns the rows of held-out images and their probabilities, [N, K]; `on_batch` hears how many came."""
+    rows: list[int] = []
+    parts: list[NDArray[np.float64]] = []
+    for inputs, rows_N in batches:
+        rows += rows_N.tolist()
+        parts.append(task.to_probabilities(compute_logits(model, inputs, compute)))
+        on_batch(len(inputs))
+    return rows, np.concatenate(parts) if parts else np.empty((0, task.num_probabilities))
 
 
 def pick_held_out(task: Task, count: int) -> Tensor:

@@ -47,6 +47,13 @@ def make_recipe(**train) -> Recipe:
     )
 
 
+def make_fused_recipe(fusion="views", *, views_per_breast=0, **train) -> Recipe:
+    """The same for a model that judges whole breasts."""
+    changes = {"fusion": fusion, "fusion_patches": 4, "views_per_breast": views_per_breast}
+    model = ModelSettings(**MODEL.model_dump() | changes)
+    return make_recipe(**train).model_copy(update={"model": model})
+
+
 def make_exams(num_patients=10, num_cancers=4, *, split="train") -> pd.DataFrame:
     """Two breasts a patient, two images a breast; the first patients have cancer on the left."""
     rows = []

@@ -106,9 +106,14 @@ def audit_shortcuts(
 
 def does_counting_tell(oof: pd.DataFrame, breasts: pd.DataFrame) -> bool:
     """Whether the number of a breast's images, or which views are there, tells the label."""
+    return find_telling_count(oof, breasts) is not None
+
+
+def find_telling_count(oof: pd.DataFrame, breasts: pd.DataFrame) -> TraitAuc | None:
+    """Returns what of a breast's images, counted, tells the label best; None if nothing does."""
     of_images = describe_image_traits(oof, None)
     of_images = of_images[[trait for trait in of_images if trait in COUNTING]]
-    return ShortcutAudit(_judge_all(oof, breasts, of_images), {}).counting_tells
+    return next(iter(ShortcutAudit(_judge_all(oof, breasts, of_images), {}).shortcuts), None)
 
 
 def tabulate_audit(audit: ShortcutAudit) -> pd.DataFrame:

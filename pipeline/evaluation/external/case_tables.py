@@ -10,6 +10,7 @@ from data_prep.rsna.exam_table import name_breast
 from pipeline.evaluation.aggregate import to_breasts
 from pipeline.evaluation.calibration import Calibrator, cross_fit, fit_platt, to_arrays
 from pipeline.evaluation.formulas import to_logits
+from pipeline.runs.run_folder import IMAGE_PROBABILITY
 
 FOLD_PROBABILITY = "probability_fold_"
 """How the name of the column of one fold's probabilities begins."""
@@ -65,7 +66,7 @@ def make_case_tables(images: pd.DataFrame, breasts: pd.DataFrame) -> CaseTables:
         found["views"] = ordered.groupby(breast)["view"].agg("+".join)
     keys = pd.MultiIndex.from_frame(decided[breast])
     table = decided.assign(**{name: column.reindex(keys).to_numpy() for name, column in found.items()})
-    ends = ["probability", *of_folds, "logit", *DECISIONS]
+    ends = ["probability", IMAGE_PROBABILITY, *of_folds, "logit", *DECISIONS]
     return CaseTables(
         _select(rows, [*ids, "image_id", "file", "view", *shared, *ends]),
         _select(table, [*ids, "num_images", "views", *shared, *ends]),

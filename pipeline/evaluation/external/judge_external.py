@@ -24,7 +24,7 @@ from pipeline.evaluation.external.external_set import ExternalSet, OperatingRule
 from pipeline.evaluation.external.seen import LEFT_OUT_COLUMNS
 from pipeline.evaluation.external.shift import describe_shift
 from pipeline.runs.evaluation_folder import ExternalFolder
-from pipeline.runs.run_folder import OOF_EXAM_COLUMNS, OOF_TYPES, read_table
+from pipeline.runs.run_folder import IMAGE_PROBABILITY, OOF_EXAM_COLUMNS, OOF_TYPES, read_table
 
 ONE_MODEL = 0
 """The fold of all predictions of an ensemble, which are of one model."""
@@ -69,7 +69,7 @@ class Circumstances:
 
 def select_predictions(images: pd.DataFrame) -> pd.DataFrame:
     """Returns the columns of an external set's `predictions.csv`."""
-    known = [name for name in (EXAM_ID, *OOF_EXAM_COLUMNS, *BESIDE) if name in images]
+    known = [name for name in (IMAGE_PROBABILITY, EXAM_ID, *OOF_EXAM_COLUMNS, *BESIDE) if name in images]
     return images[[*PREDICTION_COLUMNS, *list_fold_columns(images), *known]]
 
 

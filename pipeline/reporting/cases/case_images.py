@@ -30,7 +30,7 @@ class CaseModel:
     """What gave a case its probability: the model that never saw its patient, or several together.
 
     Attributes:
-        models: each with its logit shift.
+        models: each with its logit shift; of one that judges whole breasts the part that judges each image.
     """
 
     models: Sequence[tuple[VisionTransformer, float]]

@@ -11,6 +11,7 @@ from data_prep.rsna.exam_table import EXAM_ID, name_breast
 from pipeline.evaluation.age.age_regression import BY_PIXELS
 from pipeline.evaluation.evaluate_oof import Evaluation
 from pipeline.reporting.wording import wording_of
+from pipeline.runs.run_folder import IMAGE_PROBABILITY
 
 NUM_CASES = 3
 """Breasts of each kind."""
@@ -23,7 +24,7 @@ class CaseView:
     Attributes:
         view: such as CC; empty where it is not recorded.
         probability: the held-out fold's.
-        by_pixels: the same without age.
+        by_pixels: the same without age, and of the image by itself.
     """
 
     image_id: str
@@ -114,11 +115,11 @@ def _describe(breast: pd.Series, oof: pd.DataFrame) -> Case:
     names = name_breast(oof)
     images = oof[(oof[names] == breast[names]).all(axis=1)]
     view_names = images["view"].fillna("") if "view" in images else pd.Series("", index=images.index)
-    pixels = images[BY_PIXELS] if BY_PIXELS in images else images["probability"]
+    own = next(name for name in (IMAGE_PROBABILITY, BY_PIXELS, "probability") if name in images)
     views = [
         CaseView(str(image_id), str(view), float(probability), float(by_pixels))
         for image_id, view, probability, by_pixels in zip(
-            images["image_id"], view_names, images["probability"], pixels, strict=True
+            images["image_id"], view_names, images["probability"], images[own], strict=True
         )
     ]
     return Case(

@@ -20,6 +20,7 @@ from data_prep.cache.folder import Cache
 from data_prep.errors import UserError
 from data_prep.preprocessing.placement import Placement
 from data_prep.settings import differences
+from pipeline.models.breast_transformer import pick_encoder
 from pipeline.models.weights_file import load_weights
 from pipeline.reporting.cases.case_images import CachedCaseImages, CaseImages, CaseModel
 from pipeline.reporting.cases.case_selection import Case, CaseSelection, CaseView
@@ -161,7 +162,7 @@ def load_case_model(run: Run, recipe: Recipe, folds: Sequence[int]) -> CaseModel
     except UserError:
         return None
     device = choose_device("auto")
-    return CaseModel([(model.to(device), logit_shift) for model, logit_shift in models])
+    return CaseModel([(pick_encoder(model).to(device), shift) for model, shift in models])
 
 
 def _add_crop(

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.cache.folder import Cache
 from data_prep.storage.atomic import Journal
 from pipeline.experiment import evaluate_and_report
 from pipeline.runs.run_folder import Run
+from pipeline.training.cross_validate import cross_validate
 from tests.forked import Forked
-from tests.pipeline.tiny import make_exams, quiet, write_cache, write_test_data
+from tests.pipeline.tiny import make_exams, make_fused_recipe, quiet, write_cache, write_test_data
 from tests.ray_nodes import Nodes, wait_until
 
 pytestmark = pytest.mark.slow
@@ -80,6 +82,20 @@ def test_a_cache_is_predicted_to_the_same_bytes(nodes: Nodes, unbroken: Run, tmp
     here = finish(predict(unbroken, tmp_path / "here/out.csv", *options), tmp_path / "here")
     options = (*options, "--engine", "ray", "--address", nodes.address)
     assert finish(predict(unbroken, tmp_path / "ray/out.csv", *options), tmp_path / "ray") == here
+
+
+def test_whole_breasts_are_predicted_to_the_same_bytes(nodes: Nodes, cache: Cache, tmp_path: Path) -> None:
+    nodes.have(1)
+    run = Run(tmp_path / "run")
+    cross_validate(make_fused_recipe("exam", epochs=1), cache, run, reporter=quiet())
+    exams = EXAMS[:80]
+    test = write_cache(tmp_path / "cache", exams, failed=[exams["image_id"].iloc[3]])
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "here").mkdir()
+    options = ("--cache", str(test.folder))
+    here = finish(predict(run, tmp_path / "here/out.csv", *options), tmp_path / "here")
+    options = (*options, "--engine", "ray", "--address", nodes.address)
+    assert finish(predict(run, tmp_path / "ray/out.csv", *options), tmp_path / "ray") == here
 
 
 def test_a_run_is_judged_elsewhere_to_the_same_bytes(nodes: Nodes, unbroken: Run, tmp_path: Path) -> None:

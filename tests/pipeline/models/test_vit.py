@@ -10,14 +10,8 @@ from scipy.special import erf, softmax
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
-from pipeline.models.vit import (
-    DropPath,
-    VisionTransformer,
-    choose_patches,
-    cut_into_patches,
-    make_sincos2d,
-    make_variant,
-)
+from pipeline.models.patches import choose_patches, cut_into_patches
+from pipeline.models.vit import DropPath, VisionTransformer, make_sincos2d, make_variant
 from pipeline.runs.recipe import ModelSettings
 from pipeline.runtime.torchvision_compat import allow_torchvision_import
 

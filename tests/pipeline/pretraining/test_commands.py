@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from data_prep.cache.folder import Cache
 from data_prep.settings import dump_settings
 from pipeline.cli.app import app
-from pipeline.models.vit import cut_into_patches
+from pipeline.models.patches import cut_into_patches
 from pipeline.pretraining.masked_autoencoder import MaskedAutoencoder, normalise_patches
 from pipeline.pretraining.report import give_contrast, replace_hidden
 from pipeline.runs.pretrain_run import PretrainRun

@@ -10,11 +10,18 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from data_prep.cache.folder import Cache
+from pipeline.models.breast_transformer import BreastInputs, BreastTransformer, Places
 from pipeline.models.vit import VARIANTS, VisionTransformer
 from pipeline.runs.recipe import ModelSettings
 from pipeline.runs.run_folder import Run
 from pipeline.training import cross_validate, dry_run, throughput
-from pipeline.training.throughput import Meter, count_flops, find_peak_flops, say_if_peak_unknown
+from pipeline.training.throughput import (
+    Meter,
+    count_flops,
+    count_fusion_flops,
+    find_peak_flops,
+    say_if_peak_unknown,
+)
 from tests.pipeline.tiny import heard, make_recipe, quiet
 
 
@@ -53,7 +60,7 @@ def test_waiting_is_told_from_working() -> None:
     for number in meter.watch(load()):
         time.sleep(0.03)
         seen.append(number)
-    meter.num_images = 6
+    meter.num_rows = 6
     row = meter.summarise(ModelSettings(), "float32", "cpu")
     assert seen == [0, 1, 2]
     assert 0.06 <= meter.waited <= row["seconds"] - 0.09 + 1e-3
@@ -71,7 +78,7 @@ def test_utilisation_is_measured_by_the_gpus_own_peak(monkeypatch: pytest.Monkey
     assert find_peak_flops("fp16", "cpu") is None
     pretend(monkeypatch, "NVIDIA L4")
     assert find_peak_flops("fp16", "cuda") == find_peak_flops("bf16", "cuda") == 121e12
-    meter = Meter(num_images=6)
+    meter = Meter(num_rows=6)
     row = meter.summarise(ModelSettings(), "bf16", "cuda", num_devices=2)
     assert row["mfu"] == pytest.approx(row["images_per_second"] * count_flops(ModelSettings()) / 242e12)
 
@@ -122,3 +129,19 @@ def test_a_run_and_its_plan_say_once_that_a_peak_is_unknown(
     dry_run.make_dry_run(recipe, cache, reporter=planning)
     cross_validate.cross_validate(recipe, cache, Run(tmp_path / "run"), reporter=training)
     assert heard(planning).count("('float32', 'cpu')") == heard(training).count("('float32', 'cpu')") == 1
+
+
+@pytest.mark.parametrize(("fusion", "num_images"), [("views", 2), ("exam", 4)])
+def test_the_layers_over_images_are_counted_and_cost_little(fusion: str, num_images: int) -> None:
+    """Torch counts; the heads are left out, as of single images."""
+    model = ModelSettings(image_size=64, width=32, num_heads=2, fusion=fusion, attention="explicit")
+    slots = torch.arange(num_images)[None]
+    places = Places(slots, torch.zeros_like(slots), torch.zeros_like(slots))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        BreastTransformer(model)(BreastInputs(torch.zeros(num_images, 1, 64, 64), places))
+    heads = 2 * model.width * (num_images + 1)
+    counted = count_flops(model, images_per_breast=num_images) * num_images
+    assert counted == pytest.approx(3 * (counter.get_total_flops() - heads))
+    real = ModelSettings(fusion=fusion, kept_patches=383)
+    share = 3 * count_fusion_flops(real, num_images) / num_images / count_flops(real)
+    assert share < 0.01

@@ -1,0 +1,1 @@
+"""The training of models that judge a breast by all its images."""
