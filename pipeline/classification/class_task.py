@@ -1,5 +1,7 @@
 """The classes of an image folder as a task for the trainer."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
@@ -13,6 +15,7 @@ from pipeline.classification.metrics import compute_cross_entropy, number_labels
 from pipeline.data.augmentation import Augmentation
 from pipeline.data.loader import ImageDataset
 from pipeline.data.sampler import Rows, plan_natural
+from pipeline.models.weights_file import inherit_seen
 from pipeline.runs.ancestry import find_pretraining
 from pipeline.runs.recipe import Recipe
 from pipeline.training.task import Classifier, Judgement
@@ -29,6 +32,7 @@ class ClassTask(Classifier):
         self.seed = recipe.train.seed
         pretraining = find_pretraining(recipe.train.init)
         self.init = recipe.train.init if pretraining is None else str(pretraining.training_for(None).weights)
+        self.about = inherit_seen(Path(self.init))
         self.model = recipe.model
         self.labels = folder.labels
         self.num_probabilities = len(folder.labels)

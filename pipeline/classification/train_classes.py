@@ -11,6 +11,7 @@ from data_prep.errors import UserError, count
 from pipeline.classification.class_run import ClassRun
 from pipeline.classification.class_task import ClassTask
 from pipeline.classification.image_folder import ImageFolder, read_image_folder
+from pipeline.data.square_images import require_readable
 from pipeline.runs.recipe import ModelSettings, Recipe, TrainSettings
 from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from pipeline.runtime.gpu_memory import explain_full_training
@@ -36,7 +37,6 @@ FOR_MAMMOGRAMS = [
     "auxiliaries",
     "keep_head",
 ]
-MOST_NAMED = 5  # of the images that cannot be read
 
 
 def train_classes(
@@ -137,16 +137,4 @@ def _require_readable(
 ) -> None:
     """Reads every image once, so that all broken ones are known before the training and not in its midst."""
     images = folder.open_images(folder.images, side=model.image_size, channels=model.in_channels)
-    broken: list[str] = []
-    with reporter.track("reading every image once", len(images)) as advance:
-        for path in images.find_unreadable():
-            stop.raise_if_made()
-            broken += [path.relative_to(folder.folder).as_posix()] if path else []
-            advance(note=f"{len(broken)} broken" if broken else "")
-    if broken:
-        more = f" and {len(broken) - MOST_NAMED} more" if len(broken) > MOST_NAMED else ""
-        raise UserError(
-            f"{len(broken)} of the {len(images)} images in {folder.folder} cannot be read: "
-            f"{', '.join(broken[:MOST_NAMED])}{more}; replace them, or remove them and their lines in any "
-            "list, and run the same command again"
-        )
+    require_readable(images, folder.folder, stop, reporter)

@@ -13,10 +13,13 @@ from data_prep.errors import UserError
 from data_prep.imageio.frame import Image
 from data_prep.parallel.resource_limits import count_cores
 from data_prep.storage.files import open_input
+from pipeline.runtime.progress import Reporter
+from pipeline.runtime.signals import StopRequest
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 """By content; Pillow knows others, some of which run programs."""
 MOST_PIXELS = 2**26
+MOST_NAMED = 5  # of the images that cannot be read
 WHITE = (255, 255, 255, 255)
 MODES = {1: "L", 3: "RGB"}
 
@@ -50,6 +53,28 @@ class SquareImages:
         except UserError:
             return self.paths[row]
         return None
+
+
+def require_readable(images: SquareImages, folder: Path, stop: StopRequest, reporter: Reporter) -> None:
+    """Reads every image of a folder once, so that all broken ones are known before a training.
+
+    Raises:
+        UserError: naming some that cannot be read.
+        Interrupted: after a signal.
+    """
+    broken: list[str] = []
+    with reporter.track("reading every image once", len(images)) as advance:
+        for path in images.find_unreadable():
+            stop.raise_if_made()
+            broken += [path.relative_to(folder).as_posix()] if path else []
+            advance(note=f"{len(broken)} broken" if broken else "")
+    if broken:
+        more = f" and {len(broken) - MOST_NAMED} more" if len(broken) > MOST_NAMED else ""
+        raise UserError(
+            f"{len(broken)} of the {len(images)} images in {folder} cannot be read: "
+            f"{', '.join(broken[:MOST_NAMED])}{more}; replace them, or remove them and their lines in any "
+            "list, and run the same command again"
+        )
 
 
 def read_square(path: Path, *, side: int, channels: int) -> Image:

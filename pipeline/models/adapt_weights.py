@@ -233,13 +233,12 @@ def _describe_names(found: Tensors, wanted: set[str]) -> str:
 
 def _require_sound(found: Tensors) -> None:
     """Checks what resizing and converting rely on."""
-    patch_size = found[KERNEL].shape[-1]
     problems = [
         f"its {name} holds values that are not finite floating-point numbers"
         for name, tensor in found.items()
         if not tensor.is_floating_point() or not tensor.isfinite().all()
     ]
-    if found[KERNEL].ndim != 4 or found[KERNEL].shape[2] != patch_size:
+    if found[KERNEL].ndim != 4 or found[KERNEL].shape[2] != found[KERNEL].shape[3]:
         problems.append(f"its {KERNEL} is {list(found[KERNEL].shape)}, no square kernels [D, C, p, p]")
     if POSITIONS in found and (found[POSITIONS].ndim != 3 or len(found[POSITIONS]) != 1):
         problems.append(f"its {POSITIONS} is {list(found[POSITIONS].shape)}, not [1, T, D]")

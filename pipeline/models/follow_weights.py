@@ -3,6 +3,8 @@
 import re
 from typing import NamedTuple
 
+from pydantic import ValidationError
+
 from data_prep.errors import UserError
 from pipeline.models.published_layouts import CLASS_TOKEN, REGISTERS, Shapes, rename, require_computable
 from pipeline.runs.recipe import ModelSettings
@@ -38,7 +40,14 @@ def follow_weights(model: ModelSettings, shapes: Shapes, name: str) -> ModelSett
         raise UserError(f"train.init {name} cannot start this model: {error}") from error
     structure = find_structure(shapes)
     changes = {} if structure is None else _find_changes(model, structure, name)
-    return model.model_copy(update=changes)
+    try:
+        return ModelSettings(**model.model_dump() | changes)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f"train.init {name} cannot start this model: model.{'.'.join(map(str, first['loc']))} would be "
+            f"{first['input']}, which it cannot be ({first['msg']})"
+        ) from error
 
 
 def find_structure(shapes: Shapes) -> Structure | None:

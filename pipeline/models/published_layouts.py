@@ -76,6 +76,12 @@ def require_computable(shapes: Shapes) -> None:
     Raises:
         ValueError: naming the tensor that tells, what it does, and what to take instead.
     """
+    relative = next((name for name in shapes if "relative_position" in name), None)
+    if relative is not None:
+        raise ValueError(
+            f"its layers know relative positions (as BEiT's; {relative} tells), and this model adds learned "
+            "ones to the patches: start from DINOv2, MAE or a supervised ViT"
+        )
     rotary = next((name for name in shapes if re.search(ROTARY, name)), None)
     if rotary is None and POSITIONS not in shapes:  # timm's DINOv3 has no tensor for its rotations
         rotary = next((name for name in shapes if re.search(r"\.gamma_1$", name)), None)
@@ -102,7 +108,8 @@ def _find_gated_mlp(shapes: Shapes) -> str | None:
         if re.search(r"\.mlp\.(w12|w3|fc1_g)\.", name):
             return name
         hidden = shapes.get(name.replace(".fc1.", ".fc2."), shape)
-        if name.endswith(".mlp.fc1.weight") and len(hidden) == 2 and shape[0] == 2 * hidden[1]:
+        is_matrix = len(shape) == len(hidden) == 2
+        if name.endswith(".mlp.fc1.weight") and is_matrix and shape[0] == 2 * hidden[1]:
             return name
     return None
 

@@ -22,6 +22,10 @@ WEIGHTS_ENTRY = "mammo"
 """Of a weights file's metadata: a JSON object with `logit_shift` and `num_heads`."""
 
 
+HEAD_ENTRY = "has_head"
+"""In that object: false where nothing was learned with labels."""
+
+
 def save_weights(
     folder: TrainingFolder,
     model: VisionTransformer | BreastTransformer,
@@ -59,6 +63,17 @@ def read_seen(path: Path) -> dict[str, list[str]]:
     if not isinstance(seen, dict) or not all(isinstance(hashes, list) for hashes in seen.values()):
         return {}
     return {str(kind): [str(each) for each in hashes] for kind, hashes in seen.items()}
+
+
+def inherit_seen(path: Path) -> dict[str, Any]:
+    """Returns what weights that start from a file must say of it: whom an encoder before has seen."""
+    seen = read_seen(path)
+    return {"seen": seen} if seen else {}
+
+
+def has_head(path: Path) -> bool:
+    """Whether the head in a file of weights has learned anything; one that had no labels has not."""
+    return read_about(path).get(HEAD_ENTRY) is not False
 
 
 def make_without_values(

@@ -21,7 +21,7 @@ from pipeline.evaluation.external.seen import tabulate_pictures
 from pipeline.runs.pretrain_run import SEEN_COLUMNS
 from pipeline.runs.recipe import ModelSettings, Recipe
 from pipeline.runs.run_folder import ID_TYPES, Run, read_table
-from pipeline.training.cross_validate import draw_folds
+from pipeline.training.cross_validate import TRAIN, draw_folds
 
 SOURCE = "source"
 """The number of the cache or folder that an image comes from."""
@@ -56,10 +56,15 @@ class Sources:
             UserError: if a cache's pack cannot be read.
         """
         if self.folder is not None:
-            paths = [self.folder / name for name in images["image_id"]]
-            return SquareImages(paths, self.model.image_size, self.model.in_channels)
+            return self.pick_files(images)
         by_source = [(cache, images[images[SOURCE] == row]) for row, cache in enumerate(self.caches)]
         return JoinedImages([open_images(cache, rows) for cache, rows in by_source if len(rows)])
+
+    def pick_files(self, images: pd.DataFrame) -> SquareImages:
+        """Returns the pictures of the folder."""
+        assert self.folder is not None
+        paths = [self.folder / name for name in images["image_id"]]
+        return SquareImages(paths, self.model.image_size, self.model.in_channels)
 
 
 class JoinedImages:
@@ -89,6 +94,9 @@ def _tabulate_cache(cache: Cache) -> pd.DataFrame:
 def _tabulate_folder(folder: Path) -> pd.DataFrame:
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: name one with pictures in it, at any depth")
+    for place in (folder, *folder.absolute().parents[:2], *folder.iterdir()):
+        if Cache(place).manifest_path.exists():
+            raise UserError(f"{place} is a cache, which knows whose images these are: give --cache instead")
     names = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES
     )
@@ -117,10 +125,17 @@ def read_folds(path: Path | None, recipe: Recipe) -> pd.DataFrame:
     if Run(path).folds.exists():
         return Run(path).read_folds()[columns]
     if Cache(path).manifest_path.exists():
+        if Cache(path).settings().split != TRAIN:
+            raise UserError(f"--for {path} is a cache of the test split: name that of the training to come")
         return draw_folds(recipe, Cache(path))[columns]
     if path.is_file():
         table = read_table(path, columns, dtype=ID_TYPES)[columns]
         if pd.api.types.is_integer_dtype(table["fold"]) and table["patient_id"].is_unique:
+            numbers = sorted(set(table["fold"]))
+            if numbers != list(range(len(numbers))):
+                raise UserError(
+                    f"--for {path} has the folds {', '.join(map(str, numbers))}: number them from 0 on"
+                )
             return table
     raise UserError(
         f"--for {path} tells no folds: name a run of `mammo train` that has begun, its folds.csv, or the "
@@ -138,6 +153,11 @@ def assign_folds(images: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
     found = images["patient_id"].map(fold_of).astype("Int64")
     if len(folds) and found.isna().all():
         raise UserError("none of these images is of a patient in the folds of --for: leave --for out")
+    if absent := sorted(set(folds["fold"]) - set(found.dropna())):
+        raise UserError(
+            f"none of these images is of a patient in fold {absent[0]} of --for: give the --cache that the "
+            "folds are of, too"
+        )
     return images.assign(fold=found)[[*SEEN_COLUMNS, SOURCE]]
 
 

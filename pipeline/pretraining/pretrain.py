@@ -14,6 +14,7 @@ from data_prep.cache.folder import Cache
 from data_prep.errors import UserError, count
 from data_prep.parallel.ray_cluster import Cluster
 from data_prep.storage.locks import require_unlocked
+from pipeline.data.square_images import require_readable
 from pipeline.models.weights_file import read_about
 from pipeline.pretraining.images import (
     SOURCE,
@@ -25,6 +26,7 @@ from pipeline.pretraining.images import (
 )
 from pipeline.pretraining.pretrain_task import PretrainTask
 from pipeline.pretraining.probe import Probe
+from pipeline.runs.cache_fit import require_same_images
 from pipeline.runs.pretrain_run import PretrainRun
 from pipeline.runs.recipe import Recipe, TrainSettings
 from pipeline.runs.run_folder import TrainingFolder
@@ -32,9 +34,9 @@ from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from pipeline.runtime.gpu_memory import explain_full_training
 from pipeline.runtime.progress import Reporter
 from pipeline.runtime.signals import StopRequest
-from pipeline.training.cross_validate import require_same_images
 from pipeline.training.ray_folds import train_on_ray
 from pipeline.training.run_setup import (
+    has_begun,
     locked_by_group,
     require_space_for,
     resolve,
@@ -56,6 +58,8 @@ FOR_LABELS = [
     "transductive",
     "linear_probe",
     "select",
+    "select_by",
+    "auxiliary_weight",
 ]
 """Settings of `[train]` that do nothing without labels."""
 
@@ -130,6 +134,8 @@ def pretrain(
             say_what_follows(recipe, plan.recipe, reporter)
             say_if_peak_unknown(plan.recipe.train.precision, plan.recipe.train.device, reporter)
     with StopRequest() as stop:
+        if sources.folder is not None and group.is_main and not has_begun(run.folder):
+            require_readable(sources.pick_files(plan.images), sources.folder, stop, reporter)
         for fold in plan.folds:
             _train(plan, fold, stop=stop, reporter=reporter, group=group)
     return plan
@@ -177,9 +183,13 @@ def begin(
     Raises:
         UserError: if recipe, images, folds and run folder do not fit together.
     """
+    if run.kind not in {None, "pretraining"}:
+        raise UserError(f"{run.folder} is a run of `mammo train`: choose another --run")
     recipe = resolve(recipe, run)
     require_settings_count(recipe)
-    for cache in sources.caches:
+    for number, cache in enumerate(sources.caches):
+        if cache.folder.resolve() in [before.folder.resolve() for before in sources.caches[:number]]:
+            raise UserError(f"--cache {cache.folder} is named twice: its images would count twice")
         require_same_images(recipe, cache, "pretrain")
     images = assign_folds(sources.tabulate(), read_folds(like, recipe))
     all_folds = sorted({int(fold) for fold in images["fold"].dropna()})
@@ -204,6 +214,8 @@ def require_settings_count(recipe: Recipe) -> None:
         raise UserError("model.inputs does nothing without labels: set it to [] to pretrain")
     if recipe.model.fusion != "none":
         raise UserError("model.fusion does nothing without labels: set it to none to pretrain")
+    if recipe.model.head != "linear":
+        raise UserError("model.head does nothing without labels: leave it at 'linear'")
     for name in FOR_LABELS:
         default = TrainSettings.model_fields[name].default
         if getattr(settings, name) != default:

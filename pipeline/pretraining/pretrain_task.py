@@ -11,6 +11,7 @@ from pipeline.data.augmentation import Augmentation
 from pipeline.data.loader import ImageDataset
 from pipeline.data.sampler import Rows, plan_natural
 from pipeline.models.vit import VisionTransformer
+from pipeline.models.weights_file import HEAD_ENTRY
 from pipeline.pretraining.images import Sources, Split
 from pipeline.pretraining.masked_autoencoder import MaskedAutoencoder, count_visible
 from pipeline.pretraining.probe import Probe
@@ -44,7 +45,8 @@ class PretrainTask(SingleImages):
         self.model = recipe.model.model_copy(update={"kept_patches": max(1, int(num_visible))})
         self.first_logits: NDArray[np.float64] = np.zeros(recipe.model.num_classes)
         patients, pictures = hash_ids(split.seen["patient_id"].unique()), hash_pictures(split.seen)
-        self.about = {"seen": {"patients": sorted(patients), "pictures": sorted(pictures)}}
+        seen = {"patients": sorted(patients), "pictures": sorted(pictures)}
+        self.about = {"seen": seen, HEAD_ENTRY: False}
         self.held_out = sources.pick(split.judged)
         self.probe = probe
 

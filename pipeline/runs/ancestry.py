@@ -20,21 +20,19 @@ def find_earlier_run(init: str) -> Run | None:
     if not (init and Path(init).is_dir()) or find_pretraining(init):
         return None
     run = Run(Path(init))
+    if find_pretraining(str(run.folder.parent)):
+        raise UserError(
+            f"train.init {init} is a folder of a pretraining: name {run.folder.parent}, of which each fold "
+            "takes its own encoder"
+        )
     run.require_finished()
     return run
 
 
 def find_pretraining(init: str) -> PretrainRun | None:
-    """Returns the pretraining that `train.init` names; None where it names something else, or nothing.
-
-    Raises:
-        UserError: if it is not finished.
-    """
+    """Returns the pretraining that `train.init` names; None where it names something else, or nothing."""
     run = PretrainRun(Path(init))
-    if not init or run.kind != "pretraining":
-        return None
-    run.require_finished()
-    return run
+    return run if init and run.kind == "pretraining" else None
 
 
 def belongs_to_one_split(init: str) -> bool:

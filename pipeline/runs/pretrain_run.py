@@ -46,6 +46,12 @@ class PretrainRun(RunFolder):
         except (ValueError, TypeError) as error:
             raise UserError(f"{self.seen} is damaged: a fold in it is not a number") from error
 
+    @property
+    def knows_its_patients(self) -> bool:
+        """Whether its images were of caches, which tell patients and pictures; a folder tells none."""
+        seen = self.read_seen()
+        return bool((seen["patient_id"] != seen["image_id"]).any() or (seen[CHECKSUMS] != "").any(axis=None))
+
     def list_folds(self) -> list[int]:
         """Returns the numbers of the folds that have an encoder each; empty where there is one for all."""
         return sorted(set(self.map_folds().values()))
@@ -72,26 +78,19 @@ class PretrainRun(RunFolder):
         """The folder of the encoder that a training of that fold, or for None one without folds, starts from.
 
         Raises:
-            UserError: if the run has encoders for other folds alone.
+            UserError: if the run has encoders for other folds alone, or this one is not finished.
         """
         folds = self.list_folds()
         if folds and fold not in folds:
             what = "one without folds" if fold is None else f"fold {fold}"
             raise UserError(f"{self.folder} has encoders for {name_folds(folds)} and none for {what}")
-        return self.training(fold if folds else None)
-
-    def require_finished(self) -> None:
-        """Makes sure that all encoders are there.
-
-        Raises:
-            UserError: if one has not finished training.
-        """
-        if all(training.is_finished for training in self.list_trainings().values()):
-            return
-        raise UserError(
-            f"{self.folder} is not finished: go on with `mammo pretrain {self.settings} --run {self.folder}` "
-            "and the same options"
-        )
+        training = self.training(fold if folds else None)
+        if not training.is_finished:
+            raise UserError(
+                f"the encoder in {training.folder} is not finished: go on with `mammo pretrain "
+                f"{self.settings} --run {self.folder}` and the same --cache or --data and --for"
+            )
+        return training
 
 
 def hash_ids(ids: Iterable[str]) -> set[str]:

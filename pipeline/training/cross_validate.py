@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -11,13 +12,13 @@ from data_prep.cache.shared_pictures import find_shared_pictures
 from data_prep.errors import UserError
 from data_prep.rsna.exam_table import Split
 from data_prep.rsna.folds import make_folds
-from data_prep.settings import differences, write_overrides
 from data_prep.storage.atomic import write_csv
 from data_prep.storage.locks import require_unlocked
 from pipeline.data.kept_patches import describe_kept_patches
 from pipeline.evaluation.age.age_regression import AGE, knows_no_age
 from pipeline.evaluation.external.seen import tabulate_pictures
-from pipeline.runs.ancestry import find_earlier_run, find_pretraining, list_ancestors
+from pipeline.runs.ancestry import TIMM, find_earlier_run, find_pretraining, list_ancestors
+from pipeline.runs.cache_fit import require_same_images
 from pipeline.runs.pretrain_run import PretrainRun
 from pipeline.runs.recipe import Recipe
 from pipeline.runs.records import describe_cache, describe_groups
@@ -26,7 +27,7 @@ from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from pipeline.runtime.gpu_memory import explain_full_training
 from pipeline.runtime.progress import Reporter
 from pipeline.runtime.signals import StopRequest
-from pipeline.training.fold_task import FoldImages, FoldTask
+from pipeline.training.fold_task import FoldImages, FoldTask, locate_init
 from pipeline.training.fusion.breast_task import make_task
 from pipeline.training.fusion.counting import require_uncountable
 from pipeline.training.run_setup import (
@@ -117,16 +118,32 @@ def begin(
     """
     recipe = resolve(recipe, run)
     exams = _read_exams(recipe, cache)
-    fold_table = _tabulate_folds(exams, recipe, cache)
+    fold_table = _tabulate_folds(exams, recipe, cache, run)
     require_uncountable(exams, fold_table, recipe.model)
     wanted = _check_folds(folds, recipe.train.num_folds)
-    if recipe.train.init:
-        for fold in wanted:  # weights that a later fold refuses show before the first one is trained
-            FoldTask(recipe, FoldImages.split(exams, fold_table, fold, cache), fold=fold)
+    for fold in wanted if recipe.train.init else []:
+        _require_init(run.fold(fold), recipe.train.init, fold)
+        # Weights that a later fold refuses show before the first one is trained.
+        FoldTask(recipe, FoldImages.split(exams, fold_table, fold, cache), fold=fold)
     if group.is_main:
         _start(recipe, cache, run, fold_table, world_size=group.world_size)
         require_space_for(recipe, run.folder, [run.fold(fold) for fold in wanted])
     return Plan(recipe, cache, run, exams, fold_table, wanted)
+
+
+def _require_init(folder: FoldFolder, init: str, fold: int) -> None:
+    """Makes sure that first weights are still there for a fold that has not begun.
+
+    Raises:
+        UserError: if they are gone.
+    """
+    begun = (folder.last, folder.previous, folder.weights)
+    if init.startswith(TIMM) or Path(locate_init(init, fold)).exists() or any(p.exists() for p in begun):
+        return
+    raise UserError(
+        f"{locate_init(init, fold)} does not exist, and fold {fold} is to start from it (train.init): put it "
+        "back"
+    )
 
 
 def train_fold(
@@ -200,55 +217,13 @@ def _read_exams(recipe: Recipe, cache: Cache) -> pd.DataFrame:
     return exams
 
 
-def require_same_images(recipe: Recipe, cache: Cache, command: str = "train") -> None:
-    """Makes sure that a cache holds the images that a recipe asks for, and that its model is one for them.
+def _tabulate_folds(
+    exams: pd.DataFrame, recipe: Recipe, cache: Cache, run: Run | None = None
+) -> pd.DataFrame:
+    """Returns `folds.csv`; its counts show when images or labels of the cache have changed.
 
-    The command is that which is to be typed again.
-
-    Raises:
-        UserError: with two commands of which one helps.
+    A `run` that has begun tells the folds itself where the weights that it has started from are gone.
     """
-    made, asked = cache.settings().prepare, recipe.prepare
-    if changed := differences(made, asked):
-        raise UserError(
-            f"{cache.folder} was made with other settings than the recipe's (prepare: {'; '.join(changed)}): "
-            + _name_ways_out(
-                command,
-                cache,
-                write_overrides(made, asked, table="prepare"),
-                write_overrides(asked, made, table="prepare"),
-            )
-        )
-    _require_mammogram_model(recipe, cache, command)
-
-
-def _require_mammogram_model(recipe: Recipe, cache: Cache, command: str) -> None:
-    model, side = recipe.model, recipe.prepare.side
-    if model.image_size != side:
-        raise UserError(
-            f"model.image_size {model.image_size} and prepare.side {side} must be equal, and one sets both: "
-            + _name_ways_out(
-                command, cache, f"--set prepare.side={side}", f"--set prepare.side={model.image_size}"
-            )
-        )
-    for name, value in {"in_channels": model.in_channels, "num_classes": model.num_classes}.items():
-        if value != 1:
-            raise UserError(
-                f"model.{name} is {value} and must be 1 for mammograms, which are grey and have one logit: "
-                f"add --set model.{name}=1, or give a folder of classes with --data instead of the cache"
-            )
-
-
-def _name_ways_out(command: str, cache: Cache, as_cache: str, as_recipe: str) -> str:
-    """Returns the two commands of which one helps, each with its options."""
-    return (
-        f"`mammo {command} CONFIG --cache {cache.folder} {as_cache}` takes the cache's, "
-        f"`mammo prepare DATA --cache ANOTHER {as_recipe}` makes one that fits"
-    )
-
-
-def _tabulate_folds(exams: pd.DataFrame, recipe: Recipe, cache: Cache) -> pd.DataFrame:
-    """Returns `folds.csv`; its counts show when images or labels of the cache have changed."""
     shared = find_shared_pictures(cache.read_manifest(), exams)
     groups = shared.group_patients(exams["patient_id"])
     folds = make_folds(
@@ -256,7 +231,7 @@ def _tabulate_folds(exams: pd.DataFrame, recipe: Recipe, cache: Cache) -> pd.Dat
         num_folds=recipe.train.num_folds,
         seed=recipe.train.seed,
         groups=groups,
-        known=_read_earlier_folds(recipe),
+        known=_read_earlier_folds(recipe, run),
     )
     cancer = exams.groupby("patient_id")["cancer"]
     counts = pd.DataFrame({"num_images": cancer.size(), "num_cancers": cancer.sum()})
@@ -266,12 +241,15 @@ def _tabulate_folds(exams: pd.DataFrame, recipe: Recipe, cache: Cache) -> pd.Dat
     return fold_table.assign(**{GROUP: shared.group_patients(fold_table["patient_id"])})
 
 
-def _read_earlier_folds(recipe: Recipe) -> dict[str, int]:
+def _read_earlier_folds(recipe: Recipe, begun: Run | None) -> dict[str, int]:
     """Returns the folds of the patients that the weights of the run in `train.init` have learned from.
 
     Those of the runs before it, too; of one fold number in all. Empty where `train.init` names no run.
     """
     init = recipe.train.init
+    if init and not Path(init).exists() and begun is not None and begun.folds.exists():
+        table = begun.read_folds()
+        return dict(zip(table["patient_id"], table["fold"], strict=True))
     run = find_pretraining(init) or find_earlier_run(init)
     if run is None or not (folds := run.list_folds()):
         return {}

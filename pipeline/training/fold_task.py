@@ -22,7 +22,7 @@ from pipeline.data.sampler import ALL, Rows, log_odds, plan_balanced, plan_natur
 from pipeline.evaluation.estimates import measure_levels
 from pipeline.evaluation.external.seen import tabulate_pictures
 from pipeline.evaluation.formulas import clip_probabilities
-from pipeline.models.weights_file import read_seen
+from pipeline.models.weights_file import has_head, inherit_seen, read_seen
 from pipeline.runs.ancestry import find_earlier_run, find_pretraining
 from pipeline.runs.pretrain_run import hash_ids, hash_pictures
 from pipeline.runs.recipe import Recipe
@@ -76,10 +76,14 @@ class FoldTask(Classifier):
         self.labels = self.label_rows()
         self.init = locate_init(recipe.train.init, fold)
         require_unseen(self.init, images.validation, fold=fold)
-        seen = read_seen(Path(self.init))
-        self.about = {"seen": seen} if seen else {}  # of an encoder before, also in what comes of it
+        self.about = inherit_seen(Path(self.init))
+        if recipe.train.keep_head and not has_head(Path(self.init)):
+            raise UserError(
+                f"train.init {self.init} was pretrained without labels, so its head predicts nothing: leave "
+                "train.keep_head out"
+            )
         if not recipe.train.transductive:
-            require_unseen_without_labels(seen, images, init=self.init, fold=fold)
+            require_unseen_without_labels(read_seen(Path(self.init)), images, init=self.init, fold=fold)
         self.dataset: TrainingImages = ImageDataset(
             images.training_images, augmentation=Augmentation(recipe.augment), seed=recipe.train.seed
         )

@@ -34,6 +34,7 @@ class TrainingState:
     history: list[dict[str, float]] = field(default_factory=list)
     throughput: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=dict)  # value and weights of the best epoch
+    about: dict[str, Any] = field(default_factory=dict)  # the task's, as it was at the start
 
     def to_checkpoint(self) -> Checkpoint:
         """Returns what `restore` needs; no random state, since each step draws from a seed of its own."""
@@ -46,6 +47,7 @@ class TrainingState:
             "history": self.history,
             "throughput": self.throughput,
             "best": self.best,
+            "about": self.about,
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -63,6 +65,7 @@ class TrainingState:
         self.epoch, self.batch, self.loss_sum = counters["epoch"], counters["batch"], counters["loss_sum"]
         self.history, self.throughput = checkpoint["history"], checkpoint["throughput"]
         self.best = checkpoint["best"]
+        self.about = checkpoint.get("about", self.about)  # none of before has it
 
     def keep_if_best(self, value: float) -> None:
         """Keeps the averaged weights if no epoch before had a higher value; NaN never is the best."""
@@ -89,8 +92,9 @@ def load_state(
     checkpoint = load_checkpoint(folder)
     if checkpoint is None:
         torch.manual_seed(task.seed)
-        return _make_state(_make_first_model(task, settings, folder, reporter, group), settings, compute)
-    state = _make_state(task.make_model(), settings, compute)
+        model = _make_first_model(task, settings, folder, reporter, group)
+        return _make_state(model, task, settings, compute)
+    state = _make_state(task.make_model(), task, settings, compute)
     state.restore(checkpoint)
     reporter.say(f"{task.name}: goes on after epoch {state.epoch}, batch {state.batch}")
     return state
@@ -117,7 +121,9 @@ def _make_first_model(
     return model
 
 
-def _make_state(model: nn.Module, settings: TrainSettings, compute: ComputeSettings) -> TrainingState:
+def _make_state(
+    model: nn.Module, task: Task, settings: TrainSettings, compute: ComputeSettings
+) -> TrainingState:
     model.to(compute.device)
     freeze(model, settings)
     return TrainingState(
@@ -125,4 +131,5 @@ def _make_state(model: nn.Module, settings: TrainSettings, compute: ComputeSetti
         Average(model, settings.ema_decay),
         make_optimizer(model, settings),
         torch.amp.GradScaler(compute.device, enabled=compute.precision == "fp16"),
+        about=dict(task.about),
     )

@@ -143,7 +143,7 @@ class Trainer:
             self.task.pick_kept(self.state.average.module),
             logit_shift=self.task.logit_shift,
             num_classes=self.recipe.model.num_classes,
-            about=self.task.about,
+            about=self.state.about,
         )
         images_BCHW = pick_held_out(self.task, NUM_IMAGES_OBSERVED)
         write_csv(self.folder.attention, measure_attention(encoder, images_BCHW))

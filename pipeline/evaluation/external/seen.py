@@ -66,6 +66,9 @@ def read_learned(run: Run, oof: pd.DataFrame) -> Learned:
     reasons = dict.fromkeys(reason for reason in (unknown, *(reason for _, reason in found)) if reason)
     if pretraining is not None:
         seen = pretraining.read_seen()
+        if not pretraining.knows_its_patients:
+            folder = pretraining.folder
+            reasons[f"nobody knows of whom the pictures are that {folder} was pretrained on"] = None
         patients |= set(seen["patient_id"])
         found.append((seen.loc[(seen[CHECKSUMS] != "").all(axis=1), PICTURE_COLUMNS], ""))
     pictures = pd.concat([table for table, _ in found], ignore_index=True)

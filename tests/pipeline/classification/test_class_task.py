@@ -289,9 +289,10 @@ def test_an_attempt_that_failed_at_its_start_does_not_stand_in_the_way(
 def test_after_a_failed_cross_validation_the_run_has_no_folds(
     cache: Cache, colours: Path, tmp_path: Path
 ) -> None:
-    run = ClassRun(tmp_path / "run")
+    run, no_weights = ClassRun(tmp_path / "run"), tmp_path / "no weights.pth"
+    no_weights.write_bytes(b"no weights")
     with pytest.raises(UserError):
-        cross_validate(make_recipe(init="absent.pth"), cache, Run(run.folder), reporter=quiet())
+        cross_validate(make_recipe(init=str(no_weights)), cache, Run(run.folder), reporter=quiet())
     assert Run(run.folder).folds.exists()
     train_classes(make_class_recipe(epochs=1), colours, run, reporter=quiet())
     assert run.training.is_finished

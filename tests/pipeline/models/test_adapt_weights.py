@@ -288,6 +288,12 @@ def test_a_misspelt_model_is_refused_with_the_nearest() -> None:
     [
         ("patch_embed.proj.weight", torch.ones(24, 192), r"no square kernels \[D, C, p, p\]"),
         ("patch_embed.proj.weight", torch.ones(24, 3, 16, 8), r"is \[24, 3, 16, 8\], no square kernels"),
+        ("patch_embed.proj.weight", torch.tensor(1.0), r"is \[\], no square kernels"),
+        (
+            "blocks.0.mlp.fc1.weight",
+            torch.tensor(1.0),
+            r"its blocks\.0\.mlp\.fc1\.weight is \[\], the model's is",
+        ),
         ("patch_embed.proj.bias", torch.ones(1), r"its width is 1, model\.width is 24"),
         ("patch_embed.proj.bias", torch.tensor(1.0), r"its width is 0, model\.width is 24"),
         ("cls_token", torch.tensor(1.0), r"its cls_token is \[\], the model's is \[1, 1, 24\]"),

@@ -277,6 +277,12 @@ def make_giants_own() -> dict[str, Tensor]:
             r"gated \(SwiGLU, as in DINOv2's giant; blocks\.0\.mlp\.w12\.(bias|weight) tells\)",
         ),
         (lambda: make_theirs(pre_norm=True).state_dict(), r"norm_pre\.weight, as in CLIP"),
+        (
+            lambda: (
+                make_theirs().state_dict() | {"blocks.0.attn.relative_position_bias_table": torch.ones(9, 2)}
+            ),
+            r"relative positions \(as BEiT's; ",
+        ),
     ],
 )
 @pytest.mark.parametrize("is_planned", [True, False])

@@ -1,6 +1,7 @@
 """Pretraining by folds: stopped and gone on with, without labels, and what `train` takes of it or refuses."""
 
 import json
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -31,8 +32,9 @@ from pipeline.runs.recipe import Recipe, load_recipe
 from pipeline.runs.run_folder import Run, read_oof
 from pipeline.runtime.signals import Interrupted
 from pipeline.training import trainer
+from pipeline.training.cross_validate import begin as begin_training
 from pipeline.training.cross_validate import cross_validate, draw_folds, make_fold_tasks
-from pipeline.training.fold_task import FoldImages, require_unseen_without_labels
+from pipeline.training.fold_task import FoldImages, FoldTask, require_unseen_without_labels
 from pipeline.training.trainer import Trainer
 from tests import forked
 from tests.pipeline.tiny import (
@@ -437,7 +439,7 @@ def test_another_source_or_another_recipe_does_not_go_on(
         begin(make_pretrain_recipe(), of(cache), by_folds)
     with pytest.raises(UserError, match="was started with other settings"):
         begin(make_pretrain_recipe(epochs=9), of(cache), by_folds, like=cache.folder)
-    with pytest.raises(UserError, match="is not a pretraining"):
+    with pytest.raises(UserError, match="is a run of `mammo train`"):
         begin(make_recipe(), of(cache), PretrainRun(unbroken.folder))
 
 
@@ -458,15 +460,120 @@ def test_folds_must_be_known(cache: Cache, tmp_path: Path) -> None:
     assert not run.folder.exists()
 
 
-def test_an_unfinished_pretraining_is_no_start(cache: Cache, tmp_path: Path) -> None:
-    run = PretrainRun(tmp_path / "mae")
-    pretrain(make_pretrain_recipe(epochs=1), of(cache), run, reporter=quiet(), like=cache.folder, folds=[0])
-    with pytest.raises(UserError, match="is not finished: go on with `mammo pretrain"):
-        draw_folds(make_recipe(init=str(run.folder)), cache)
-
-
 def test_a_finished_one_is_left_as_it_is(cache: Cache, by_folds: PretrainRun) -> None:
     before, reporter = bytes_of(by_folds), quiet()
     pretrain(make_pretrain_recipe(), of(cache), by_folds, reporter=reporter, like=cache.folder)
     assert bytes_of(by_folds) == before
     assert heard(reporter).splitlines() == ["fold 0: finished before", "fold 1: finished before"]
+
+
+# What a review has found
+
+
+def test_whom_an_encoder_has_seen_stands_in_weights_by_way_of_classes_too(
+    single: PretrainRun, cache: Cache, tmp_path: Path
+) -> None:
+    task = ClassTask(
+        make_class_recipe(init=str(single.folder)),
+        read_image_folder(write_class_folder(tmp_path / "classes"), seed=0),
+        name="classes",
+    )
+    assert task.about["seen"] == read_seen(single.training(None).weights)
+
+
+def test_a_training_keeps_whom_its_encoder_has_seen_though_that_is_gone(cache: Cache, tmp_path: Path) -> None:
+    """The folds too; and a fold that has not begun says what it lacks."""
+    others = write_cache(tmp_path / "others", make_exams().assign(patient_id=lambda t: "o" + t["patient_id"]))
+    encoder = run_all(tmp_path / "mae", others)
+    seen = read_seen(encoder.training(None).weights)
+    run, recipe = Run(tmp_path / "run"), make_recipe(init=str(encoder.folder), epochs=2)
+    plan = begin_training(recipe, cache, run, folds=[0])
+    run.fold(0).folder.mkdir()
+    task = FoldTask(plan.recipe, FoldImages.split(plan.exams, plan.fold_table, 0, cache), fold=0)
+    trainer = Trainer(plan.recipe, task, run.fold(0), reporter=quiet())
+    with pytest.raises(Interrupted):
+        trainer.run(StopAfter(3))
+    encoder.folder.rename(tmp_path / "moved")
+    cross_validate(recipe, cache, run, reporter=quiet(), folds=[0])
+    assert read_seen(run.fold(0).weights) == seen
+    with pytest.raises(UserError, match="does not exist, and fold 1 is to start from it"):
+        cross_validate(recipe, cache, run, reporter=quiet())
+
+
+def test_folds_of_a_pretraining_that_is_gone_are_those_of_the_run(
+    by_folds: PretrainRun, cache: Cache, tmp_path: Path
+) -> None:
+    moved = PretrainRun(Path(shutil.copytree(by_folds.folder, tmp_path / "mae")))
+    run, recipe = Run(tmp_path / "run"), make_recipe(init=str(moved.folder), epochs=1, seed=7)
+    cross_validate(recipe, cache, run, reporter=quiet())
+    shutil.rmtree(moved.folder)
+    cross_validate(recipe, cache, run, reporter=quiet())
+
+
+def test_a_head_that_had_no_labels_is_not_kept(by_folds: PretrainRun, cache: Cache, tmp_path: Path) -> None:
+    recipe = make_recipe(init=str(by_folds.folder), keep_head=True)
+    with pytest.raises(UserError, match="pretrained without labels, so its head predicts nothing"):
+        cross_validate(recipe, cache, Run(tmp_path / "run"), reporter=quiet())
+
+
+def test_a_fold_starts_from_its_encoder_before_the_others_are_there(cache: Cache, tmp_path: Path) -> None:
+    encoders, run = PretrainRun(tmp_path / "mae"), Run(tmp_path / "run")
+    pretrain(make_pretrain_recipe(), of(cache), encoders, reporter=quiet(), like=cache.folder, folds=[0])
+    recipe = make_recipe(init=str(encoders.folder), epochs=1)
+    cross_validate(recipe, cache, run, reporter=quiet(), folds=[0])
+    assert run.fold(0).is_finished
+    with pytest.raises(UserError, match="fold_1 is not finished: go on with `mammo pretrain"):
+        cross_validate(recipe, cache, run, reporter=quiet())
+    with pytest.raises(UserError, match=f"is a folder of a pretraining: name {encoders.folder}"):
+        cross_validate(
+            make_recipe(init=f"{encoders.folder}/fold_0"), cache, Run(tmp_path / "no"), reporter=quiet()
+        )
+
+
+@pytest.mark.parametrize(
+    ("folds", "message"),
+    [
+        ({1: "1", 2: "2"}, r"has the folds 1, 2: number them from 0 on"),
+        ({-1: "1", 0: "2"}, r"has the folds -1, 0: number them from 0 on"),
+        ({0: "1", 1: "absent"}, r"none of these images is of a patient in fold 1"),
+    ],
+)
+def test_folds_that_no_training_could_use_are_refused(
+    cache: Cache, tmp_path: Path, folds: dict[int, str], message: str
+) -> None:
+    table = tmp_path / "folds.csv"
+    pd.DataFrame({"patient_id": folds.values(), "fold": folds.keys()}).to_csv(table, index=False)
+    with pytest.raises(UserError, match=message):
+        run_all(tmp_path / "mae", cache, like=table)
+
+
+def test_a_folder_of_pictures_is_no_cache_and_its_pictures_can_be_read(cache: Cache, tmp_path: Path) -> None:
+    recipe = make_pretrain_recipe()
+    for folder in (cache.folder, cache.folder / "images", cache.folder.parent):
+        with pytest.raises(UserError, match="is a cache, which knows whose images these are"):
+            Sources([], folder, recipe.model).tabulate()
+    pictures = write_class_folder(tmp_path / "pictures")
+    broken = next(pictures.rglob("*.png"))
+    broken.write_bytes(b"no picture")
+    with pytest.raises(UserError, match=f"1 of the .* cannot be read: .*{broken.name}"):
+        pretrain(recipe, Sources([], pictures, recipe.model), PretrainRun(tmp_path / "mae"), reporter=quiet())
+
+
+def test_who_has_learned_from_a_folder_of_pictures_says_so_elsewhere(cache: Cache, tmp_path: Path) -> None:
+    recipe, encoder, run = make_pretrain_recipe(), PretrainRun(tmp_path / "mae"), Run(tmp_path / "run")
+    pictures = write_class_folder(tmp_path / "pictures")
+    pretrain(recipe, Sources([], pictures, recipe.model), encoder, reporter=quiet())
+    cross_validate(make_recipe(init=str(encoder.folder), epochs=1), cache, run, reporter=quiet())
+    oof = pd.concat([read_oof(run.fold(fold).oof) for fold in (0, 1)])
+    assert "nobody knows of whom the pictures are" in read_learned(run, oof).unknown
+
+
+def test_what_counts_twice_or_not_at_all_is_refused(cache: Cache, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is named twice"):
+        pretrain(make_pretrain_recipe(), of(cache, cache), PretrainRun(tmp_path / "mae"), reporter=quiet())
+    with pytest.raises(UserError, match=r"train\.auxiliary_weight does nothing"):
+        run_all(tmp_path / "mae", cache, auxiliary_weight=0.5)
+    run = Run(tmp_path / "run")
+    cross_validate(make_recipe(epochs=1), cache, run, reporter=quiet(), folds=[0])
+    with pytest.raises(UserError, match="is a run of `mammo train`"):
+        run_all(run.folder, cache)

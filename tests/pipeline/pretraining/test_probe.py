@@ -53,8 +53,8 @@ def test_it_sees_training_images_alone(cache: Cache, tmp_path: Path, monkeypatch
         make_pretrain_recipe(probe_every=1), of(cache), PretrainRun(tmp_path / "mae"), like=cache.folder
     )
     opened: list[pd.DataFrame] = []
-    open_images = Sources.open
-    monkeypatch.setattr(Sources, "open", lambda self, rows: opened.append(rows) or open_images(self, rows))
+    open_images = Sources.pick
+    monkeypatch.setattr(Sources, "pick", lambda self, rows: opened.append(rows) or open_images(self, rows))
     split = plan.split(0)
     Probe(plan.sources, split.training, seed=0)
     (rows,) = opened

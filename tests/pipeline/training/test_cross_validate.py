@@ -207,13 +207,20 @@ def test_a_run_that_was_begun_with_the_leak_does_not_go_on(
 # An attempt that failed at its start
 
 
-@pytest.mark.parametrize("wrong", [{"init": "absent.safetensors"}, {"init": "absent.pth", "num_folds": 4}])
+def write_no_weights(folder: Path) -> str:
+    """Writes a file that shows that it holds no weights only when they are loaded."""
+    path = folder / "no weights.pth"
+    path.write_bytes(b"no weights")
+    return str(path)
+
+
+@pytest.mark.parametrize("wrong", [{}, {"num_folds": 4}])
 def test_an_attempt_that_failed_at_its_start_does_not_stand_in_the_way(
     cache: Cache, unbroken: Run, tmp_path: Path, wrong: dict[str, Any]
 ) -> None:
-    run = Run(tmp_path / "run")
+    run, init = Run(tmp_path / "run"), write_no_weights(tmp_path)
     with pytest.raises(UserError):
-        cross_validate(make_recipe(**wrong), cache, run, reporter=quiet())
+        cross_validate(make_recipe(init=init, **wrong), cache, run, reporter=quiet())
     assert run.settings.exists()
     run.fold(0).initial_weights.write_text("of the first attempt")
     cross_validate(make_recipe(), cache, run, reporter=quiet())
@@ -223,10 +230,10 @@ def test_an_attempt_that_failed_at_its_start_does_not_stand_in_the_way(
 
 def test_after_such_an_attempt_other_patients_may_be_trained_on(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
+    recipe, cache = make_recipe(init=write_no_weights(tmp_path)), write_cache(tmp_path / "a", make_exams())
     with pytest.raises(UserError):
-        cross_validate(
-            make_recipe(init="absent.pth"), write_cache(tmp_path / "a", make_exams()), run, reporter=quiet()
-        )
+        cross_validate(recipe, cache, run, reporter=quiet())
+    assert run.settings.exists()
     other = write_cache(tmp_path / "b", make_exams(12))
     cross_validate(make_recipe(epochs=1), other, run, reporter=quiet(), folds=[0])
     assert run.read_folds()["patient_id"].nunique() == 12

@@ -142,6 +142,17 @@ def test_what_cannot_be_is_an_error_before_a_run_is_begun(
     assert not run.folder.exists()
 
 
+def test_more_registers_than_a_model_has_are_refused_before_a_run_is_begun(
+    cache: Cache, encoder: Path, tmp_path: Path
+) -> None:
+    many = torch.load(encoder) | {"register_tokens": torch.zeros(1, 100, 16)}
+    torch.save(many, tmp_path / "many.pth")
+    run = Run(tmp_path / "run")
+    with pytest.raises(UserError, match=r"model\.register_tokens would be 100, which it cannot be"):
+        cross_validate(make_recipe(init=str(tmp_path / "many.pth")), cache, run, reporter=quiet())
+    assert not run.folder.exists()
+
+
 def test_a_probe_goes_before_all_layers_learn(cache: Cache, encoder: Path, tmp_path: Path) -> None:
     """The two steps of the recipe for DINOv2: the second starts where the first has ended."""
     probe, run, reporter = Run(tmp_path / "probe"), Run(tmp_path / "run"), quiet()
