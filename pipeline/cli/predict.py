@@ -216,7 +216,7 @@ def explain(
     console.print(table)
     if explanation.shares:
         counted = Table("image", "share of the breast's attention")
-        for name, share in explanation.shares.items():
+        for name, share in explanation.shares:
             counted.add_row(printable(name), f"{share:.1%}")
         console.print(counted)
     write_bytes(target, draw_explanation(explanation))

@@ -49,12 +49,14 @@ class BreastTable:
         units: the breasts of each unit.
         breast_of: each row's breast.
         views: the class of each row's view.
+        knows_views: whether views are recorded.
     """
 
     breasts: list[BreastRows]
     units: list[list[int]]
     breast_of: list[int]
     views: list[int]
+    knows_views: bool = True
 
     @classmethod
     def of(cls, exams: pd.DataFrame, model: ModelSettings, *, judges_images: bool = False) -> "BreastTable":
@@ -85,7 +87,7 @@ class BreastTable:
         known = exams["view"] if "view" in exams else pd.Series("", index=exams.index)
         views = [classify_view(view) for view in known]
         breasts = [BreastRows(*rows) for rows in zip(own, others, strict=True)]
-        return cls(breasts, units, numbers.tolist(), views)
+        return cls(breasts, units, numbers.tolist(), views, knows_views="view" in exams)
 
     def list_unit_rows(self, unit: int) -> list[int]:
         """Returns the rows of a unit's images."""
@@ -179,7 +181,9 @@ class ViewDraw:
         return BreastRows(kept, self._drop(other, generator))
 
     def _take_turns(self, rows: list[int], turn: int) -> list[int]:
-        """Returns one row of each class of views."""
+        """Returns one row of each class of views; where views are not recorded, all."""
+        if not self.table.knows_views:
+            return rows
         by_class: dict[int, list[int]] = {}
         for row in rows:
             by_class.setdefault(self.table.views[row], []).append(row)

@@ -15,8 +15,8 @@ from pipeline.runs.run_folder import Run
 BEGINNING = b'{"run": '
 BatchRecord = dict[str, Any]
 """A line of the journal: a batch, its probabilities by image_id and those of each fold, of models of breasts
-what each image has by itself, reason and message of
-its failures, and of files with labels what a manifest would say of them."""
+what each image has by itself, reason and message of its failures, and of files with labels what a manifest
+would say of them."""
 NEEDED = {"batch", "probabilities", "failures"}
 ADDED = {"folds", "records", "image_probabilities"}
 """Keys that not all lines have; those of older versions lack the first."""

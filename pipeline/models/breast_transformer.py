@@ -124,6 +124,7 @@ class Fusion(nn.Module):
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
+        self.sees_one_view = bool(settings.views_per_breast)  # and is not told which: it could tell the label
         self.breast_token = nn.Parameter(torch.zeros(1, 1, settings.width))
         self.view_embed = nn.Parameter(torch.zeros(NUM_VIEWS, settings.width))
         self.side_embed = nn.Parameter(torch.zeros(2, settings.width))
@@ -145,7 +146,8 @@ class Fusion(nn.Module):
 
     def forward(self, x_NMD: Tensor, places: Places) -> Tensor:
         """Returns each breast's logit, [B]."""
-        added_BVD = self.view_embed[places.views] + self.side_embed[places.sides]
+        views_BV = torch.zeros_like(places.views) if self.sees_one_view else places.views
+        added_BVD = self.view_embed[views_BV] + self.side_embed[places.sides]
         x_BVMD = places.gather(x_NMD) + added_BVD[:, :, None]
         num_breasts, num_tokens = x_BVMD.shape[0], x_BVMD.shape[2]
         x_BTD = torch.cat([self.breast_token.expand(num_breasts, -1, -1), x_BVMD.flatten(1, 2)], dim=1)

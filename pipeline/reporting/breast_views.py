@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from data_prep.errors import UserError
+from data_prep.errors import ImageError, UserError
 from data_prep.imageio.frame import Image
 from data_prep.preprocessing.preprocess import preprocess
 from data_prep.storage.places import ImagePath
@@ -42,8 +42,7 @@ def gather_inputs(
     """Returns what the run's models take: the image, and for whole breasts those beside it.
 
     Raises:
-        UserError: if the run does not see them together.
-        ImageError: if one of these cannot be used.
+        UserError: if the run does not see them together, or one of those beside it cannot be used.
     """
     images_BCHW = to_tensor(image).unsqueeze(0)
     if recipe.model.fusion == "none":
@@ -56,8 +55,15 @@ def gather_inputs(
         raise UserError(f"{run.folder} sees one image of a breast at a time: leave the other images out")
     if recipe.model.fusion != "exam" and any(each.is_of_other_breast for each in companions):
         raise UserError(f"{run.folder} does not see the other breast: leave --other out")
-    others = [to_tensor(preprocess(each.path, recipe.prepare).image) for each in companions]
+    others = [to_tensor(_prepare(each, recipe)) for each in companions]
     slots = [(0, classify_view(view), OWN)]
     for number, each in enumerate(companions, start=1):
         slots.append((number, classify_view(each.view), OTHER_BREAST if each.is_of_other_breast else OWN))
     return BreastInputs(torch.stack([images_BCHW[0], *others]), make_places([slots]))
+
+
+def _prepare(companion: Companion, recipe: Recipe) -> Image:
+    try:
+        return preprocess(companion.path, recipe.prepare).image
+    except ImageError as error:
+        raise UserError(f"{companion.path}: {error.reason}: {error}; leave it out") from error

@@ -81,7 +81,7 @@ class Explanation:
     box: Box
     probabilities: dict[int, float]
     maps: dict[str, Array]
-    shares: dict[str, float] = field(default_factory=dict)
+    shares: list[tuple[str, float]] = field(default_factory=list)
 
     @property
     def probability(self) -> float:
@@ -145,7 +145,7 @@ def explain(
     }
     box = _reduce_box(placement.box, shape[0] / stages.record["rows"], shape[1] / stages.record["columns"])
     names = [f"{view} {path.name}".strip(), *map(name_companion, companions)]
-    of_images = dict(zip(names, np.mean(shares, axis=0).tolist(), strict=True)) if shares else {}
+    of_images = list(zip(names, np.mean(shares, axis=0).tolist(), strict=True)) if shares else []
     return Explanation(
         path.name, mammogram, stages.record["pixel_aspect"], box, probabilities, maps, of_images
     )

@@ -20,8 +20,8 @@ class FusionSettings(StrictSettings):
     largest contrast."""
 
     views_per_breast: Literal[0, 1] = 0
-    """With `fusion`: 0 judges a breast by all its images; 1 shows one at a time, so that their number tells
-    nothing, and takes the mean."""
+    """With `fusion`: 0 judges a breast by all its images; 1 shows one at a time, not told of which view, so
+    that their number tells nothing, and takes the mean."""
 
     @model_validator(mode="after")
     def _check_fusion(self) -> "FusionSettings":

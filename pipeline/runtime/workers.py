@@ -10,6 +10,7 @@ from pipeline.runtime.torchrun import count_local_processes
 MOST_BESIDE_A_GPU = 16
 MOST_BESIDE_A_CPU = 2  # which computes for seconds on a batch that is loaded in a tenth of one
 WAITING_PER_WORKER = 2  # batches, torch's prefetch_factor
+IMAGES_PER_ROW = {"none": 1, "views": 2, "exam": 4}  # by model.fusion, as screening has them
 BATCH_SIZE = 32  # held-out images, as `pipeline.inference.ensemble` has it
 
 
@@ -43,7 +44,7 @@ def choose_workers(recipe: Recipe, device: str, *, world_size: int = 1) -> int:
 def _count_bytes(recipe: Recipe, world_size: int) -> int:
     """Returns the size of a part of a batch and of a held-out batch, whose loaders live together."""
     model, parts = recipe.model, world_size * recipe.train.accumulation
-    num_images = -(-recipe.train.batch_size // parts) + BATCH_SIZE
+    num_images = -(-recipe.train.batch_size // parts) * IMAGES_PER_ROW[model.fusion] + BATCH_SIZE
     return num_images * model.in_channels * model.image_size**2 * recipe.prepare.bit_depth // 8
 
 

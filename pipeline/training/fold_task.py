@@ -133,8 +133,12 @@ class FoldTask(Classifier):
         losses_B = self.cancer_losses(logits_BK[:, 0], targets_BN[:, 0])
         if not self.settings.auxiliaries:
             return losses_B
+        return losses_B + self.auxiliary_losses(logits_BK, targets_BN)
+
+    def auxiliary_losses(self, logits_BK: Tensor, targets_BN: Tensor) -> Tensor:
+        """Returns what the auxiliary targets add to each image's loss."""
         extra_B = auxiliary_loss(logits_BK[:, 1:], targets_BN[:, 1:], self.settings.auxiliaries)
-        return losses_B + self.settings.auxiliary_weight * extra_B
+        return self.settings.auxiliary_weight * extra_B
 
     def cancer_losses(self, logits_B: Tensor, labels_B: Tensor) -> Tensor:
         """Returns the loss of each logit of cancer."""

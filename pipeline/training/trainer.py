@@ -171,7 +171,8 @@ class Trainer:
         num_epochs = self.settings.epochs - self.state.epoch
         is_judged_last = self.settings.select == "best" or not num_epochs
         num_held_out = self.task.judged.count_images(self.group.share(range(len(self.task.judged))))
-        return sum(map(len, self._remaining_plan())) + num_held_out * (num_epochs + is_judged_last)
+        num_trained = sum(round(len(rows) * self.task.images_per_row) for rows in self._remaining_plan())
+        return num_trained + num_held_out * (num_epochs + is_judged_last)
 
     def _train_epoch(self, parts: Iterator[Batch], stop: StopRequest, advance: Advance) -> dict[str, float]:
         """Returns this epoch's row of `throughput.csv`, of what this process did."""
@@ -184,7 +185,8 @@ class Trainer:
             state.batch += 1
             meter.num_rows += len(rows)
             num_read = state.batch - self.stepper.num_unread
-            advance(len(rows), note=f"{note}, loss {state.loss_sum / num_read:.4f}" if num_read else note)
+            loss = f", loss {state.loss_sum / num_read:.4f}" if num_read else ""
+            advance(round(len(rows) * self.task.images_per_row), note=f"{note}{loss}")
             if must_stop or may_save:
                 self._save()
             if must_stop:

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.loader import Batch, in_order, load_batches
+from pipeline.data.loader import Batch, TrainingImages, load_batches
+from pipeline.data.sampler import SampleKey
 from pipeline.inference.ensemble import BATCH_SIZE, compute_logits
 from pipeline.models.normalization import to_tensor
 from pipeline.runtime.distributed import ProcessGroup
@@ -21,8 +22,22 @@ def load_held_out(
     task: Task, group: ProcessGroup, compute: ComputeSettings, workers: int
 ) -> Generator[Batch, None, None]:
     """Yields the batches of this process's share of the held-out images, over and over."""
-    keys = in_order(group.share(range(len(task.judged))), BATCH_SIZE)
+    keys = pack_units(task.judged, group.share(range(len(task.judged))))
     return load_batches(task.judged, cycle(keys), workers=workers, device=compute.device)
+
+
+def pack_units(judged: TrainingImages, units: Iterable[int]) -> list[list[SampleKey]]:
+    """Returns batches of keys that go once through these units, of `BATCH_SIZE` images or a single unit."""
+    batches: list[list[SampleKey]] = []
+    room = 0
+    for unit in units:
+        num_images = judged.count_images([unit])
+        if num_images > room:
+            batches.append([])
+            room = BATCH_SIZE
+        batches[-1].append((0, unit))
+        room -= num_images
+    return batches
 
 
 def validate(
@@ -42,7 +57,7 @@ def validate(
         RankLost: if another process of the group has ended.
     """
     units = group.share(range(len(task.judged)))
-    batches = islice(held_out, len(in_order(units, BATCH_SIZE)))
+    batches = islice(held_out, len(pack_units(task.judged, units)))
     rows, share_NK = predict_held_out(task, model, batches, compute, on_batch=on_batch)
     probabilities_MK = np.zeros((len(task.held_out), task.num_probabilities))
     probabilities_MK[rows] = share_NK

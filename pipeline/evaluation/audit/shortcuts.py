@@ -161,7 +161,7 @@ def _judge_all(oof: pd.DataFrame, breasts: pd.DataFrame, of_images: pd.DataFrame
         "image": (oof, of_images),
     }
     judged = [
-        _judge(level, str(trait), table, traits[trait])
+        judge_trait(level, str(trait), table, traits[trait])
         for level, (table, traits) in levels.items()
         for trait in traits
     ]
@@ -177,7 +177,10 @@ def deal_patients(images: pd.DataFrame) -> "pd.Series[int]":
     return pd.Series(np.arange(len(patients)) % NUM_DEALT, index=patients["patient_id"])
 
 
-def _judge(level: str, trait: str, table: pd.DataFrame, values: "pd.Series[float]") -> TraitAuc:
+def judge_trait(
+    level: str, trait: str, table: pd.DataFrame, values: "pd.Series[float] | pd.Series[str]"
+) -> TraitAuc:
+    """Judges a trait of predictions, in the order of their table; its p value is not corrected."""
     labels, folds = table["cancer"].to_numpy(np.float64), table["fold"].to_numpy()
     patients = pd.factorize(table["patient_id"])[0]
     scores = score_out_of_fold(values, labels, folds)

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from data_prep.rsna.exam_table import name_breast
+from pipeline.evaluation.age.age_regression import BY_PIXELS
 from pipeline.evaluation.aggregate import to_breasts
 from pipeline.evaluation.estimates import estimate_auc_of, number_patients
 from pipeline.runs.run_folder import IMAGE_PROBABILITY
@@ -13,7 +14,7 @@ def describe_fusion(oof: pd.DataFrame) -> str:
     if IMAGE_PROBABILITY not in oof:
         return ""
     alone = _find_auc(oof.assign(probability=oof[IMAGE_PROBABILITY]))
-    together = _find_auc(oof)
+    together = _find_auc(oof.assign(probability=oof[BY_PIXELS]) if BY_PIXELS in oof else oof)
     compared = ""
     if alone is not None and together is not None:
         compared = (

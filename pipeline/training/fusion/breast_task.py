@@ -71,12 +71,18 @@ class BreastTask(FoldTask):
         return model
 
     def losses(self, logits: Any, targets_NT: Tensor) -> Tensor:
-        """Returns each breast's loss: the mean of its own and of its images', each judged by itself."""
+        """Returns each breast's loss: the mean of its own and of its images', each judged by itself.
+
+        Auxiliary targets are of images alone.
+        """
         assert isinstance(logits, BreastLogits)
         places = logits.places
         labels_B = torch.where(places.is_own, places.gather(targets_NT[:, 0]), 0.0).amax(dim=1)
-        of_images_B = average_own(super().losses(logits.images, targets_NT), places)
-        return 0.5 * (self.cancer_losses(logits.breasts, labels_B) + of_images_B)
+        of_images_B = average_own(self.cancer_losses(logits.images[:, 0], targets_NT[:, 0]), places)
+        losses_B = 0.5 * (self.cancer_losses(logits.breasts, labels_B) + of_images_B)
+        if not self.settings.auxiliaries:
+            return losses_B
+        return losses_B + average_own(self.auxiliary_losses(logits.images, targets_NT), places)
 
     def to_probabilities(self, logits: Any) -> NDArray[np.float64]:
         """Returns for each image the probability of its breast and its own, [N, 2]."""

@@ -290,7 +290,7 @@ def test_after_a_failed_cross_validation_the_run_has_no_folds(
     cache: Cache, colours: Path, tmp_path: Path
 ) -> None:
     run, no_weights = ClassRun(tmp_path / "run"), tmp_path / "no weights.pth"
-    no_weights.write_bytes(b"no weights")
+    torch.save({"weight": torch.ones(1)}, no_weights)
     with pytest.raises(UserError):
         cross_validate(make_recipe(init=str(no_weights)), cache, Run(run.folder), reporter=quiet())
     assert Run(run.folder).folds.exists()

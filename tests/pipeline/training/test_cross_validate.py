@@ -208,10 +208,9 @@ def test_a_run_that_was_begun_with_the_leak_does_not_go_on(
 
 
 def write_no_weights(folder: Path) -> str:
-    """Writes a file that shows that it holds no weights only when they are loaded."""
-    path = folder / "no weights.pth"
-    path.write_bytes(b"no weights")
-    return str(path)
+    """Writes a file that shows that it holds no Vision Transformer only when one is loaded."""
+    torch.save({"weight": torch.ones(1)}, folder / "no weights.pth")
+    return str(folder / "no weights.pth")
 
 
 @pytest.mark.parametrize("wrong", [{}, {"num_folds": 4}])
