@@ -13,7 +13,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder
 
 # What a change is tried with first, in less than three minutes; CONTRIBUTING.md says what it leaves out.
-LEFT_OUT := campaigns data_prep/parallel $(addprefix pipeline/,classification cli evaluation inference reporting training)
+LEFT_OUT := campaigns data_prep/parallel $(addprefix pipeline/,classification cli evaluation inference pretraining reporting runtime training)
 test-fast: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder -m "not slow" \
 		$(LEFT_OUT:%=--ignore=tests/%)
