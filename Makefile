@@ -13,7 +13,8 @@ test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder
 
 # What a change is tried with first, in less than three minutes; CONTRIBUTING.md says what it leaves out.
-LEFT_OUT := campaigns data_prep/parallel $(addprefix pipeline/,classification cli evaluation inference pretraining reporting runtime training)
+LEFT_OUT := campaigns data_prep/parallel $(addprefix pipeline/,classification cli evaluation inference pretraining reporting runtime training \
+	test_age.py test_external.py test_external_killed.py)
 test-fast: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder -m "not slow" \
 		$(LEFT_OUT:%=--ignore=tests/%)
