@@ -185,7 +185,10 @@ def _predict(
     predict = predictor(run, source, flip=flip)
     header = {"run": hash_run(run), "exams": hash_exams(source.exams), "flip": flip}
     image_ids = source.exams["image_id"].tolist()
-    groups = {source.fingerprint(rows): rows for rows in _group(source, _find_breasts(run, source))}
+    table = _find_breasts(run, source)
+    if table is not None and not table.knows_views and "view" in oof:
+        reporter.say("no views are recorded here, and this run's models look at them: all count as other")
+    groups = {source.fingerprint(rows): rows for rows in _group(source, table)}
     names = {frozenset(image_ids[row] for row in rows): name for name, rows in groups.items()}
     records = [record for record in recall(journal, header, owner) if record["batch"] in groups]
     known = {record["batch"] for record in records}

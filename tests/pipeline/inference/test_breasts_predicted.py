@@ -14,7 +14,7 @@ from pipeline.inference.predict_test_set import predict_cache, predict_folder, p
 from pipeline.inference.run_predictions import RunPredictions
 from pipeline.runs.run_folder import Run, read_oof
 from pipeline.training.cross_validate import cross_validate
-from tests.pipeline.tiny import make_exams, make_fused_recipe, quiet, write_cache, write_test_data
+from tests.pipeline.tiny import heard, make_exams, make_fused_recipe, quiet, write_cache, write_test_data
 
 FUSIONS = ["views", "exam"]
 
@@ -145,3 +145,19 @@ def test_batches_hold_whole_units() -> None:
 def test_a_flip_shows_all_views_upside_down(runs: dict[str, Run], folder: Path) -> None:
     plain, flipped = predict(runs["exam"], folder), predict(runs["exam"], folder, flip=True)
     assert (plain != flipped).all(axis=None)
+
+
+def test_images_without_views_are_predicted_and_that_is_said(runs: dict[str, Run], tmp_path: Path) -> None:
+    folder = write_test_data(tmp_path / "data", make_exams(2, split="test").drop(columns="view"))
+    reporter = quiet()
+    found = predict_folder(runs["views"], folder, workers=0, reporter=reporter)
+    assert found.images["probability"].notna().all()
+    assert "no views are recorded here" in heard(reporter)
+    reporter = quiet()
+    predict_folder(
+        runs["views"],
+        write_test_data(tmp_path / "with", make_exams(2, split="test")),
+        workers=0,
+        reporter=reporter,
+    )
+    assert "no views" not in heard(reporter)
