@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from data_prep.rsna.exam_table import name_breast
+from pipeline.data.sampler import pack
 from pipeline.models.breast_transformer import EMPTY, OTHER_BREAST, OWN, Places
 from pipeline.runs.recipe import ModelSettings
 
@@ -95,12 +96,9 @@ class BreastTable:
 
     def pack_units(self, num_rows: int) -> list[list[int]]:
         """Returns rows of whole units together, in their order: about so many in each part, or one unit."""
-        packs: list[list[int]] = [[]]
-        for rows in map(self.list_unit_rows, range(len(self.units))):
-            if packs[-1] and len(packs[-1]) + len(rows) > num_rows:
-                packs.append([])
-            packs[-1] += rows
-        return packs
+        rows = [self.list_unit_rows(unit) for unit in range(len(self.units))]
+        packs = pack(range(len(rows)), lambda unit: len(rows[unit]), num_rows)
+        return [[row for unit in units for row in rows[unit]] for units in packs]
 
     def list_breast_rows(self, breast: int) -> list[int]:
         """Returns the rows of all images that a breast is judged by."""

@@ -1,6 +1,6 @@
 """Which images make which batch: a pure function of (labels, seed, fold, epoch)."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +100,20 @@ def plan_parts(
         parts = split_batch(np.arange(len(rows)), rank=rank, world_size=world_size, num_parts=num_parts)
         for places in parts:
             yield [(step * batch_size + int(place), int(rows[place])) for place in places]
+
+
+def pack(units: Iterable[int], count_images: Callable[[int], int], most: int) -> list[list[int]]:
+    """Returns the units of each batch, in their order: so many images at most, or a single unit."""
+    packs: list[list[int]] = []
+    room = 0
+    for unit in units:
+        num_images = count_images(unit)
+        if not packs or num_images > room:
+            packs.append([])
+            room = most
+        packs[-1].append(unit)
+        room -= num_images
+    return packs
 
 
 def _split_classes(labels: NDArray[np.integer]) -> tuple[Rows, Rows]:

@@ -6,7 +6,6 @@ stands in a table.
 
 import math
 import re
-from dataclasses import dataclass
 
 import pandas as pd
 import torch
@@ -15,7 +14,14 @@ from torch import Tensor, nn
 from data_prep.errors import UserError
 from pipeline.models.breast_transformer import FUSION
 from pipeline.models.normalization import MEAN, STD
-from pipeline.models.pretrained import OURS, Normalization, PretrainedWeights, Tensors, read_pretrained
+from pipeline.models.pretrained import (
+    OURS,
+    Normalization,
+    PretrainedWeights,
+    TensorOutcome,
+    Tensors,
+    read_pretrained,
+)
 from pipeline.models.published_layouts import CLASS_TOKEN, POSITIONS, Arranged, arrange, count_registers
 from pipeline.models.start_fusion import start_fusion
 from pipeline.models.vit import VisionTransformer
@@ -38,15 +44,6 @@ SETTINGS_OF = {  # which setting gives a model these tensors, or takes them away
 }
 
 MAX_PROBLEMS_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class TensorOutcome:
-    """What became of one tensor: loaded, resized, converted, left out or new."""
-
-    tensor: str
-    outcome: str
-    detail: str = ""
 
 
 def load_initial_weights(

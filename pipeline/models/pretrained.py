@@ -56,6 +56,15 @@ NORMALIZATIONS = {
 
 
 @dataclass(frozen=True)
+class TensorOutcome:
+    """What became of one tensor: loaded, resized, converted, left out or new."""
+
+    tensor: str
+    outcome: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
 class PretrainedWeights:
     """Weights as they were found.
 

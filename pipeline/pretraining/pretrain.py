@@ -31,13 +31,12 @@ from pipeline.runs.pretrain_run import PretrainRun
 from pipeline.runs.recipe import Recipe, TrainSettings
 from pipeline.runs.run_folder import TrainingFolder
 from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup
-from pipeline.runtime.gpu_memory import explain_full_training
 from pipeline.runtime.progress import Reporter
 from pipeline.runtime.signals import StopRequest
+from pipeline.training.cross_validate import train_task
 from pipeline.training.ray_folds import train_on_ray
 from pipeline.training.run_setup import (
     has_begun,
-    locked_by_group,
     require_space_for,
     resolve,
     say_if_split_otherwise,
@@ -45,7 +44,6 @@ from pipeline.training.run_setup import (
     start_run,
 )
 from pipeline.training.throughput import say_if_peak_unknown
-from pipeline.training.trainer import Trainer
 
 FOR_LABELS = [
     "sampling",
@@ -256,18 +254,13 @@ def _start(plan: Plan, *, world_size: int) -> None:
 def _train(
     plan: Plan, fold: int | None, *, stop: StopRequest, reporter: Reporter, group: ProcessGroup
 ) -> None:
-    folder = plan.run.training(fold)
-    with locked_by_group(folder.folder, group):
-        with group.main_process_first():
-            is_finished = folder.is_finished
-        if is_finished:
-            reporter.say(f"{'pretraining' if fold is None else f'fold {fold}'}: finished before")
-            return
-        with group.main_process_first():
-            task = plan.make_task(fold)
+    def make() -> PretrainTask:
+        task = plan.make_task(fold)
         reporter.say(
             f"{task.name}: learns from {count(len(task.split.training), 'image')}, without labels, and is "
             f"judged by {len(task.split.judged):,} of other patients"
         )
-        with explain_full_training(task.name, plan.recipe, world_size=group.world_size):
-            Trainer(plan.recipe, task, folder, reporter=reporter, group=group).run(stop)
+        return task
+
+    folder, name = plan.run.training(fold), "pretraining" if fold is None else f"fold {fold}"
+    train_task(plan.recipe, folder, name, make, stop=stop, reporter=reporter, group=group)

@@ -18,8 +18,8 @@ from pipeline.reporting.formatting import (
     format_threshold,
 )
 from pipeline.reporting.sections.calibration_text import describe_offset
+from pipeline.reporting.sections.first_weights_text import describe_transductive
 from pipeline.reporting.sections.fusion_text import describe_fusion
-from pipeline.reporting.sections.init_text import describe_transductive
 from pipeline.reporting.sections.shortcut_text import describe_shortcuts
 from pipeline.reporting.standard_tables import describe_lost_cancers
 from pipeline.reporting.wording import wording_of

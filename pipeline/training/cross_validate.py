@@ -1,6 +1,6 @@
 """All folds of a run: starts the run folder or goes on with it, fold after fold."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +22,12 @@ from pipeline.runs.cache_fit import require_same_images
 from pipeline.runs.pretrain_run import PretrainRun
 from pipeline.runs.recipe import Recipe
 from pipeline.runs.records import describe_cache, describe_groups
-from pipeline.runs.run_folder import FOLDS_COLUMNS, GROUP, FoldFolder, Run
+from pipeline.runs.run_folder import FOLDS_COLUMNS, GROUP, FoldFolder, Run, TrainingFolder
 from pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from pipeline.runtime.gpu_memory import explain_full_training
 from pipeline.runtime.progress import Reporter
 from pipeline.runtime.signals import StopRequest
-from pipeline.training.fold_task import FoldImages, FoldTask, locate_init
+from pipeline.training.fold_task import FoldImages, FoldTask, check_init, locate_init
 from pipeline.training.fusion.breast_task import make_task
 from pipeline.training.fusion.counting import require_uncountable
 from pipeline.training.run_setup import (
@@ -39,6 +39,7 @@ from pipeline.training.run_setup import (
     say_what_follows,
     start_run,
 )
+from pipeline.training.task import Task
 from pipeline.training.throughput import say_if_peak_unknown
 from pipeline.training.trainer import Trainer
 
@@ -124,7 +125,7 @@ def begin(
     for fold in wanted if recipe.train.init else []:
         _require_init(run.fold(fold), recipe.train.init, fold)
         # Weights that a later fold refuses show before the first one is trained.
-        FoldTask(recipe, FoldImages.split(exams, fold_table, fold, cache), fold=fold)
+        check_init(recipe.train, FoldImages.split(exams, fold_table, fold, cache), fold=fold)
     if group.is_main:
         _start(recipe, cache, run, fold_table, world_size=group.world_size)
         require_space_for(recipe, run.folder, [run.fold(fold) for fold in wanted])
@@ -157,18 +158,36 @@ def train_fold(
         TrainingStopped: if a loss is not finite or no checkpoint can be read.
         GpuMemoryFull: with what lets the same run go on.
     """
+
+    def make() -> Task:
+        images = FoldImages.split(plan.exams, plan.fold_table, fold, plan.cache)
+        return make_task(plan.recipe, images, fold=fold)
+
     folder = plan.run.fold(fold)
+    train_task(plan.recipe, folder, f"fold {fold}", make, stop=stop, reporter=reporter, group=group)
+
+
+def train_task(
+    recipe: Recipe,
+    folder: TrainingFolder,
+    name: str,
+    make: Callable[[], Task],
+    *,
+    stop: StopRequest,
+    reporter: Reporter,
+    group: ProcessGroup,
+) -> None:
+    """Trains the task `name`, which `make` makes, or says that it is finished; raises as `train_fold`."""
     with locked_by_group(folder.folder, group):
         with group.main_process_first():
             is_finished = folder.is_finished
         if is_finished:
-            reporter.say(f"fold {fold}: finished before")
+            reporter.say(f"{name}: finished before")
             return
         with group.main_process_first():
-            images = FoldImages.split(plan.exams, plan.fold_table, fold, plan.cache)
-            task = make_task(plan.recipe, images, fold=fold)
-        with explain_full_training(task.name, plan.recipe, world_size=group.world_size):
-            Trainer(plan.recipe, task, folder, reporter=reporter, group=group).run(stop)
+            task = make()
+        with explain_full_training(task.name, recipe, world_size=group.world_size):
+            Trainer(recipe, task, folder, reporter=reporter, group=group).run(stop)
 
 
 def say_who_takes_part(cache: Cache, fold_table: pd.DataFrame, reporter: Reporter) -> None:

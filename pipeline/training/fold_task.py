@@ -25,7 +25,7 @@ from pipeline.evaluation.formulas import clip_probabilities
 from pipeline.models.weights_file import has_head, inherit_seen, read_seen
 from pipeline.runs.ancestry import find_earlier_run, find_pretraining
 from pipeline.runs.pretrain_run import hash_ids, hash_pictures
-from pipeline.runs.recipe import Recipe
+from pipeline.runs.recipe import Recipe, TrainSettings
 from pipeline.runs.records import HISTORY_FIGURES
 from pipeline.runs.run_folder import IMAGE_PROBABILITY, Run, select_oof
 from pipeline.training.losses import auxiliary_loss, binary_loss, count_logits, encode_auxiliaries
@@ -74,16 +74,8 @@ class FoldTask(Classifier):
         self.seed = int(np.random.SeedSequence([recipe.train.seed, fold]).generate_state(1)[0])
         self.held_out = images.validation_images
         self.labels = self.label_rows()
-        self.init = locate_init(recipe.train.init, fold)
-        require_unseen(self.init, images.validation, fold=fold)
+        self.init = check_init(recipe.train, images, fold=fold)
         self.about = inherit_seen(Path(self.init))
-        if recipe.train.keep_head and not has_head(Path(self.init)):
-            raise UserError(
-                f"train.init {self.init} was pretrained without labels, so its head predicts nothing: leave "
-                "train.keep_head out"
-            )
-        if not recipe.train.transductive:
-            require_unseen_without_labels(read_seen(Path(self.init)), images, init=self.init, fold=fold)
         self.dataset: TrainingImages = ImageDataset(
             images.training_images, augmentation=Augmentation(recipe.augment), seed=recipe.train.seed
         )
@@ -169,6 +161,25 @@ class FoldTask(Classifier):
                 value = metrics.figures[name]
                 figures[f"{prefix}_{name}"] = math.nan if value is None else value
         return Judgement(oof, figures)
+
+
+def check_init(settings: TrainSettings, images: FoldImages, *, fold: int) -> str:
+    """Returns a fold's first weights, once it is known that they may be its.
+
+    Raises:
+        UserError: if they have learned from patients that the fold holds out, or seen them without leave, or
+            lack the head that is to be kept.
+    """
+    init = locate_init(settings.init, fold)
+    require_unseen(init, images.validation, fold=fold)
+    if settings.keep_head and not has_head(Path(init)):
+        raise UserError(
+            f"train.init {init} was pretrained without labels, so its head predicts nothing: leave "
+            "train.keep_head out"
+        )
+    if not settings.transductive:
+        require_unseen_without_labels(read_seen(Path(init)), images, init=init, fold=fold)
+    return init
 
 
 def locate_init(init: str, fold: int) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.data.loader import Batch, TrainingImages, load_batches
-from pipeline.data.sampler import SampleKey
+from pipeline.data.sampler import SampleKey, pack
 from pipeline.inference.ensemble import BATCH_SIZE, compute_logits
 from pipeline.models.normalization import to_tensor
 from pipeline.runtime.distributed import ProcessGroup
@@ -28,16 +28,8 @@ def load_held_out(
 
 def pack_units(judged: TrainingImages, units: Iterable[int]) -> list[list[SampleKey]]:
     """Returns batches of keys that go once through these units, of `BATCH_SIZE` images or a single unit."""
-    batches: list[list[SampleKey]] = []
-    room = 0
-    for unit in units:
-        num_images = judged.count_images([unit])
-        if num_images > room:
-            batches.append([])
-            room = BATCH_SIZE
-        batches[-1].append((0, unit))
-        room -= num_images
-    return batches
+    packs = pack(units, lambda unit: judged.count_images([unit]), BATCH_SIZE)
+    return [[(0, unit) for unit in units] for units in packs]
 
 
 def validate(
