@@ -26,7 +26,7 @@ def train_classes(recipe: Recipe, data: Path, folder: Path, reporter: Reporter, 
 
 
 def plan_classes(
-    recipe: Recipe, data: Path, reporter: Reporter, on_table: Callable[[pd.DataFrame], None]
+    recipe: Recipe, data: Path, *, reporter: Reporter, on_table: Callable[[pd.DataFrame], None]
 ) -> DryRun:
     """Plans a training and measures a few steps of it."""
     return make_class_dry_run(recipe, data, reporter=reporter, on_table=on_table)

@@ -1,33 +1,31 @@
-"""What `train --dry-run` shows: the plan at once, then what it will cost."""
+"""What `--dry-run` shows: the plan at once, then what it will cost."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol
 
 from rich.table import Table
 
-from data_prep.cache.folder import Cache
 from data_prep.errors import UserError, count
 from pipeline.cli.console import console, say
 from pipeline.runtime.progress import Reporter, format_duration
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pandas as pd
 
-    from pipeline.runs.recipe import Recipe
     from pipeline.runtime.distributed import ProcessGroup
     from pipeline.training.dry_run import DryRun
 
 
-def show_dry_run(
-    recipe: "Recipe",
-    cache: Path | None,
-    data: Path | None,
-    folds: list[int] | None,
-    group: "ProcessGroup",
-    *,
-    num_repeats: int,
-) -> None:
-    """Shows the plan of a cross-validation, or without a cache of a training on a folder of classes.
+class Planner(Protocol):
+    """Plans trainings; `on_table` gets a row for each of them before a few steps are timed."""
+
+    def __call__(self, *, reporter: Reporter, on_table: "Callable[[pd.DataFrame], None]") -> "DryRun":
+        """Returns the plan with its costs."""
+
+
+def show_dry_run(plan: Planner, epochs: int, group: "ProcessGroup", *, num_repeats: int = 1) -> None:
+    """Shows the plan of trainings of so many epochs.
 
     Raises:
         UserError: if several processes would train together.
@@ -35,16 +33,7 @@ def show_dry_run(
     with group.main_process_first():  # so that it is said once
         if group.world_size > 1:
             raise UserError("--dry-run times one process: run the command without torchrun")
-    reporter = Reporter(console)
-    if cache is None:
-        from pipeline.cli.classes import plan_classes
-
-        plan = plan_classes(recipe, cast("Path", data), reporter, _show_table)
-    else:
-        from pipeline.training.dry_run import make_dry_run
-
-        plan = make_dry_run(recipe, Cache(cache), reporter=reporter, folds=folds, on_table=_show_table)
-    _show_costs(plan, recipe.train.epochs, num_repeats)
+    _show_costs(plan(reporter=Reporter(console), on_table=_show_table), epochs, num_repeats)
 
 
 def _show_table(plan: "pd.DataFrame") -> None:

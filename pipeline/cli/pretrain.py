@@ -1,12 +1,14 @@
 """The command that trains without labels: `pretrain`."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from data_prep.errors import UserError
-from pipeline.cli.console import Overrides, in_process_group, say
+from pipeline.cli.console import Overrides, console, in_process_group, say
+from pipeline.cli.dry_run import show_dry_run
 from pipeline.cli.log_file import keep_log
 from pipeline.cli.ray_options import (
     Address,
@@ -16,6 +18,7 @@ from pipeline.cli.ray_options import (
     refuse_spreading_with,
 )
 from pipeline.cli.recipes import complete_recipe
+from pipeline.runtime.progress import Reporter
 from pipeline.runtime.torchrun import is_under_torchrun
 
 if TYPE_CHECKING:
@@ -59,6 +62,10 @@ def pretrain(
     engine: EngineName = "local",
     address: Address = None,
     gpus_per_fold: GpusPerFold = None,
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print the encoders, the steps, and what they will cost.")
+    ] = False,
 ) -> None:
     """Pretrain the Vision Transformer without labels.
 
@@ -76,31 +83,37 @@ def pretrain(
     """
     from data_prep.cache.folder import Cache
     from pipeline.pretraining.images import Sources
-    from pipeline.pretraining.pretrain import pretrain as pretrain_here
-    from pipeline.pretraining.pretrain import pretrain_on_ray
+    from pipeline.pretraining.pretrain import pretrain as train
+    from pipeline.pretraining.pretrain_dry_run import make_pretrain_dry_run
     from pipeline.runs.pretrain_run import PretrainRun
     from pipeline.runs.recipe import load_recipe
 
-    _require_one_way(cache, data, like)
-    others = {"a single encoder, which has no --for": like is None, "torchrun": is_under_torchrun()}
-    refuse_spreading_with(engine, gpus_per_fold, others, spread="the encoders of --for")
+    _require_one_way(cache, data, like, engine, gpus_per_fold, dry_run=dry_run)
     to = PretrainRun(run or Path("reports") / config.stem)
     with in_process_group() as group, open_cluster(engine, address) as cluster:
-        reporter = keep_log(to.folder)
+        reporter = Reporter(console) if dry_run else keep_log(to.folder)
         with group.main_process_first():
             recipe = load_recipe(config, overrides or ())
         sources = Sources([Cache(each) for each in cache or ()], data, recipe.model)
-        if cluster is None or like is None:
-            plan = pretrain_here(recipe, sources, to, reporter=reporter, like=like, folds=fold, group=group)
-        else:
-            plan = pretrain_on_ray(
-                cluster, recipe, sources, to, reporter=reporter, like=like, folds=fold, gpus=gpus_per_fold
-            )
+        if dry_run:
+            plan_encoders = partial(make_pretrain_dry_run, recipe, sources, to, like=like, folds=fold)
+            show_dry_run(plan_encoders, recipe.train.epochs, group)
+            return
+        train_here = partial(train, group=group, cluster=cluster, gpus_per_fold=gpus_per_fold)
+        plan = train_here(recipe, sources, to, reporter=reporter, like=like, folds=fold)
         if group.is_main:
             _show_result(plan, to)
 
 
-def _require_one_way(cache: list[Path] | None, data: Path | None, like: Path | None) -> None:
+def _require_one_way(
+    cache: list[Path] | None,
+    data: Path | None,
+    like: Path | None,
+    engine: str,
+    gpus_per_fold: float | None,
+    *,
+    dry_run: bool,
+) -> None:
     """Refuses options that do not go together.
 
     Raises:
@@ -110,6 +123,9 @@ def _require_one_way(cache: list[Path] | None, data: Path | None, like: Path | N
         raise UserError("give either --cache CACHE or --data FOLDER: one of them says what to learn from")
     if data is not None and like is not None:
         raise UserError("--for goes with --cache: a folder of pictures names no patients")
+    alone = "a single encoder, which has no --for"
+    others = {alone: like is None, "--dry-run": dry_run, "torchrun": is_under_torchrun()}
+    refuse_spreading_with(engine, gpus_per_fold, others, spread="the encoders of --for")
 
 
 def _show_result(plan: "Plan", run: "PretrainRun") -> None:

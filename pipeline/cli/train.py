@@ -3,6 +3,7 @@
 Imports stand in the commands, so that `mammo --help` does not wait for torch.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -10,7 +11,7 @@ import typer
 
 from data_prep.errors import UserError
 from pipeline.cli.console import Overrides, Seed, console, in_process_group, say
-from pipeline.cli.dry_run import show_dry_run
+from pipeline.cli.dry_run import Planner, show_dry_run
 from pipeline.cli.evaluate import show_evaluation
 from pipeline.cli.log_file import keep_log
 from pipeline.cli.ray_options import (
@@ -119,23 +120,32 @@ def train(
         with group.main_process_first():
             recipe = load_recipe(config, overrides or ())
         if dry_run:
-            show_dry_run(recipe, cache, data, fold, group, num_repeats=repeats)
-            return
-        if cache is None:
+            planner = _choose_planner(recipe, cache, data, fold)
+            show_dry_run(planner, recipe.train.epochs, group, num_repeats=repeats)
+        elif cache is None:
             _train_classes(recipe, cast("Path", data), folder, reporter, group)
-            return
-        evaluation = train_and_evaluate(
-            recipe,
-            Cache(cache),
-            Run(folder),
-            reporter=reporter,
-            folds=fold,
-            group=group,
-            cluster=cluster,
-            gpus_per_fold=gpus_per_fold,
-            num_repeats=repeats,
-        )
-    _show_result(Run(folder), evaluation, repeats, group)
+        else:
+            train_folds = partial(
+                train_and_evaluate, group=group, cluster=cluster, gpus_per_fold=gpus_per_fold
+            )
+            evaluation = train_folds(
+                recipe, Cache(cache), Run(folder), reporter=reporter, folds=fold, num_repeats=repeats
+            )
+            _show_result(Run(folder), evaluation, repeats, group)
+
+
+def _choose_planner(
+    recipe: "Recipe", cache: Path | None, data: Path | None, folds: list[int] | None
+) -> Planner:
+    """Returns what plans a cross-validation, or without a cache a training on a folder of classes."""
+    if cache is None:
+        from pipeline.cli.classes import plan_classes
+
+        return partial(plan_classes, recipe, cast("Path", data))
+    from data_prep.cache.folder import Cache
+    from pipeline.training.dry_run import make_dry_run
+
+    return partial(make_dry_run, recipe, Cache(cache), folds=folds)
 
 
 def _show_result(

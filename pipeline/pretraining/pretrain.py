@@ -64,7 +64,7 @@ FOR_LABELS = [
 
 @dataclass(frozen=True)
 class Plan:
-    """A pretraining that has begun.
+    """A pretraining: who learns from what.
 
     Attributes:
         recipe: with device and precision resolved.
@@ -107,6 +107,8 @@ def pretrain(
     like: Path | None = None,
     folds: Sequence[int] | None = None,
     group: ProcessGroup = SINGLE_PROCESS,
+    cluster: Cluster | None = None,
+    gpus_per_fold: float | None = None,
 ) -> Plan:
     """Trains an encoder for each fold, or some of them, or a single one; finished ones are left as they are.
 
@@ -118,13 +120,21 @@ def pretrain(
         like: what `read_folds` takes; None trains a single encoder.
         folds: those to train; None is all.
         group: the processes that train together.
+        cluster: trains several folds of `like` at once, to the same files; None is this machine.
+        gpus_per_fold: on a cluster; None is one where there are any.
 
     Raises:
         UserError: if recipe, images, folds and run folder do not fit together.
-        Interrupted: after a signal; a checkpoint is saved.
-        TrainingStopped: if a loss is not finite or no checkpoint can be read.
+        Interrupted: after a signal; checkpoints are saved.
+        TrainingStopped: if a loss is not finite, no checkpoint can be read, or a process dies twice.
         GpuMemoryFull: with what lets the same run go on.
     """
+    if cluster is not None:
+        # Machines have other working folders.
+        sources = replace(sources, caches=[Cache(each.folder.absolute()) for each in sources.caches])
+        run, like = PretrainRun(run.folder.absolute()), like and like.absolute()
+        begin_there = partial(begin, sources=sources, run=run, like=like, folds=folds)
+        return train_on_ray(cluster, begin_there, recipe, run, reporter=reporter, gpus=gpus_per_fold)
     with group.main_process_first():
         plan = begin(recipe, sources, run, like=like, folds=folds, group=group)
         if group.is_main:
@@ -137,34 +147,6 @@ def pretrain(
         for fold in plan.folds:
             _train(plan, fold, stop=stop, reporter=reporter, group=group)
     return plan
-
-
-def pretrain_on_ray(
-    cluster: Cluster,
-    recipe: Recipe,
-    sources: Sources,
-    run: PretrainRun,
-    *,
-    reporter: Reporter,
-    like: Path,
-    folds: Sequence[int] | None = None,
-    gpus: float | None = None,
-) -> Plan:
-    """Trains the encoders of `like` on the machines of a cluster, to the same files as `pretrain`.
-
-    Raises:
-        UserError: as `train_on_ray` does, or if recipe, images, folds and run folder do not fit together.
-        Interrupted: after a signal; each encoder has saved a checkpoint.
-        TrainingStopped: if a loss is not finite, no checkpoint can be read, or a process dies twice.
-    """
-    # Machines have other working folders.
-    caches, run = (
-        [Cache(each.folder.absolute()) for each in sources.caches],
-        PretrainRun(run.folder.absolute()),
-    )
-    sources = replace(sources, caches=caches)
-    begin_there = partial(begin, sources=sources, run=run, like=like.absolute(), folds=folds)
-    return train_on_ray(cluster, begin_there, recipe, run, reporter=reporter, gpus=gpus)
 
 
 def begin(
@@ -183,7 +165,26 @@ def begin(
     """
     if run.kind not in {None, "pretraining"}:
         raise UserError(f"{run.folder} is a run of `mammo train`: choose another --run")
-    recipe = resolve(recipe, run)
+    plan = make_plan(resolve(recipe, run), sources, run, like=like, folds=folds)
+    if group.is_main:
+        _start(plan, world_size=group.world_size)
+        require_space_for(plan.recipe, run.folder, [run.training(fold) for fold in plan.folds])
+    return plan
+
+
+def make_plan(
+    recipe: Recipe,
+    sources: Sources,
+    run: PretrainRun,
+    *,
+    like: Path | None,
+    folds: Sequence[int] | None,
+) -> Plan:
+    """Says who learns from what; writes nothing.
+
+    Raises:
+        UserError: if recipe, images and folds do not fit together.
+    """
     require_settings_count(recipe)
     for number, cache in enumerate(sources.caches):
         if cache.folder.resolve() in [before.folder.resolve() for before in sources.caches[:number]]:
@@ -195,9 +196,6 @@ def begin(
     plan = Plan(recipe, sources, run, images, wanted)
     for fold in wanted:
         plan.split(fold)  # what cannot be split shows before the first epoch
-    if group.is_main:
-        _start(plan, world_size=group.world_size)
-        require_space_for(recipe, run.folder, [run.training(fold) for fold in wanted])
     return plan
 
 

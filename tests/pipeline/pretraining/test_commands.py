@@ -57,6 +57,21 @@ def test_pretrain_fold_by_fold_then_train(config: Path, cache: Cache, tmp_path: 
     assert "train.transductive)" not in trained.report.read_text()
 
 
+def test_a_dry_run_plans_each_encoder_and_writes_nothing(config: Path, cache: Cache, tmp_path: Path) -> None:
+    options = [config, "--cache", cache.folder, "--run", tmp_path / "mae", "--dry-run"]
+    by_fold = mammo("pretrain", *options, "--for", cache.folder)
+    assert by_fold.exit_code == 0, by_fold.output
+    assert "fold" in by_fold.stdout.splitlines()[1]
+    assert "patches of 8 pixels were not counted" in by_fold.stdout
+    assert re.search(r"epochs of 2 folds: about \d+ s on this machine", by_fold.stdout)
+    single = mammo("pretrain", *options)
+    assert single.exit_code == 0, single.output
+    assert "fold" not in single.stdout
+    assert not (tmp_path / "mae").exists()
+    refused = mammo("pretrain", *options, "--set", "train.mixup=0.5")
+    assert "train.mixup does nothing in a pretraining" in str(refused.exception)
+
+
 def test_a_single_encoder_is_refused_and_what_is_allowed_is_said(
     config: Path, cache: Cache, tmp_path: Path
 ) -> None:
