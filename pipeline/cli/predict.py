@@ -36,6 +36,8 @@ from pipeline.cli.ray_options import (
 from pipeline.runtime.progress import Reporter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import pandas as pd
 
     from pipeline.reporting.breast_views import Companion
@@ -207,6 +209,7 @@ def explain(
         raise UserError(f"{run} judges by the pixels alone: leave --age out")
     companions = [to_companion(text, is_of_other_breast=False) for text in beside or []]
     companions += [to_companion(text, is_of_other_breast=True) for text in other or []]
+    say_other_views([view, *(companion.view for companion in companions)])
     with reporting_unusable(path):
         explanation = explain_image(Run(run), path, age=age, view=view, companions=companions)
     table = Table("fold", "probability")
@@ -235,6 +238,17 @@ def to_companion(text: str, *, is_of_other_breast: bool) -> "Companion":
     if not equals or not view or not image:
         raise UserError(f"{text}: write another image as VIEW=IMAGE, such as MLO=left_mlo.dcm")
     return Companion(to_image_path(image), view, is_of_other_breast)
+
+
+def say_other_views(views: "Iterable[str]") -> None:
+    """Says which views count as neither CC nor MLO, as a misspelt one would."""
+    from pipeline.data.breasts import OTHER_VIEW, VIEW_CLASSES, classify_view
+
+    for view in dict.fromkeys(views):
+        if view and classify_view(view) == OTHER_VIEW:
+            say(
+                f"{printable(view)}: counts as neither CC nor MLO; those like CC or MLO are {', '.join(VIEW_CLASSES)}"
+            )
 
 
 def export(

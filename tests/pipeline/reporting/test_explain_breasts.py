@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from data_prep.cache.folder import Cache
 from data_prep.errors import UserError
+from pipeline.cli.app import app
 from pipeline.inference.predict_test_set import predict_folder
 from pipeline.reporting.breast_views import Companion
 from pipeline.reporting.explain import draw_explanation, explain
@@ -48,6 +50,18 @@ def test_with_all_images_the_probability_is_that_of_predict_and_all_count(run: R
     alone = explain(run, cc, view="CC")
     assert alone.shares == [("CC 100.png", pytest.approx(1))]
     assert alone.probability != found.probability
+
+
+def test_a_view_that_is_neither_cc_nor_mlo_is_said(run: Run, tmp_path: Path) -> None:
+    folder = write_test_data(tmp_path / "data", make_exams(1, split="test"))
+    cc, mlo = (folder / "test_images/1" / f"{number}.png" for number in (100, 101))
+    asked = ["explain", run.folder, cc, "--out", tmp_path / "a.png", "--view", "cc", "--beside", f"MLQ={mlo}"]
+    shown = CliRunner().invoke(app, [*map(str, asked)], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0, shown.output
+    assert [line for line in shown.stdout.splitlines() if "counts as neither CC nor MLO" in line] == [
+        "MLQ: counts as neither CC nor MLO; those like CC or MLO are "
+        "CC, XCC, XCCL, XCCM, FB, RL, RM, MLO, ML, LM, LMO, SIO"
+    ]
 
 
 def test_a_run_that_does_not_see_other_images_refuses_them(unbroken: Run, tmp_path: Path) -> None:
