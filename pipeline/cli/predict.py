@@ -244,11 +244,10 @@ def say_other_views(views: "Iterable[str]") -> None:
     """Says which views count as neither CC nor MLO, as a misspelt one would."""
     from pipeline.data.breasts import OTHER_VIEW, VIEW_CLASSES, classify_view
 
+    known = ", ".join(VIEW_CLASSES)
     for view in dict.fromkeys(views):
         if view and classify_view(view) == OTHER_VIEW:
-            say(
-                f"{printable(view)}: counts as neither CC nor MLO; those like CC or MLO are {', '.join(VIEW_CLASSES)}"
-            )
+            say(f"{printable(view)}: counts as neither CC nor MLO; those like CC or MLO are {known}")
 
 
 def export(
