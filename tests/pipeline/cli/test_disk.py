@@ -24,15 +24,14 @@ from tests.pipeline.tiny import make_exams, make_recipe, results, write_test_dat
 PROGRAM = """
 import json, os, shutil, subprocess, sys
 from pathlib import Path
-from tests.forked import become, import_all
+from tests.forked import become_and_end, import_all
 
 def attempt(command, errors):
     pid = os.fork()
     if pid == 0:
         os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        become("-m", "pipeline", *command)
-        sys.exit()
+        become_and_end("-m", "pipeline", *command)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 def try_on_small_disk(command, before, free, place, after):
