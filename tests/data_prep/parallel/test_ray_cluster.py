@@ -2,11 +2,8 @@
 
 import os
 import signal
-import sys
 import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,10 +13,10 @@ from data_prep.parallel import executor
 from data_prep.parallel import ray_cluster as cluster_module
 from data_prep.parallel.executor import Outcome, map_unordered
 from data_prep.parallel.ray_cluster import Cluster, connect
-from data_prep.parallel.ray_worker import SINGLE_THREADED
 from tests import forked
 from tests.campaigns.load import find_left
 from tests.data_prep.data_folder import make_data, snapshot, spoil
+from tests.data_prep.parallel.ray_items import HangAtOne, Misbehave, Wait, fail_at_three, surroundings
 from tests.ray_nodes import Nodes, wait_until
 
 pytestmark = pytest.mark.slow
@@ -36,20 +33,6 @@ def cluster(nodes: Nodes, connected: Cluster) -> Cluster:
     """Two nodes with a CPU each; the processes of one test serve the next."""
     nodes.have(2)
     return connected
-
-
-@dataclass(frozen=True)
-class HangAtOne:
-    """Tells which processes work on the number one, which takes very long."""
-
-    folder: Path
-
-    def __call__(self, number: int) -> int:
-        if number == 1:
-            for pid in (os.getpid(), os.getppid()):
-                (self.folder / str(pid)).touch()
-            time.sleep(600)
-        return number
 
 
 def test_what_still_works_ends_with_the_connection(nodes: Nodes, tmp_path: Path) -> None:
@@ -70,68 +53,21 @@ def is_running(pid: str) -> bool:
         return False
 
 
-@dataclass(frozen=True)
-class Misbehave:
-    """Does something bad to the process that works on some numbers, and leaves a mark for each try."""
-
-    folder: Path
-
-    def __call__(self, number: int) -> int:
-        with (self.folder / str(number)).open("a") as stream:
-            stream.write("x")
-        if number == 3:
-            os._exit(7)
-        if number == 5:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if number == 7:
-            time.sleep(60)
-        if number == 11:  # what Ray's memory monitor does: it kills Ray's own process
-            os.kill(os.getppid(), signal.SIGKILL)
-            time.sleep(60)
-        return number
-
-
-@dataclass(frozen=True)
-class Wait:
-    """Waits for a file, with a mark for each try."""
-
-    folder: Path
-
-    def __call__(self, number: int) -> int:
-        with (self.folder / str(number)).open("a") as stream:
-            stream.write("x")
-        while not (self.folder / "go").exists():
-            time.sleep(0.05)
-        return number
-
-
-def fail_at_three(number: int) -> int:
-    if number == 3:
-        raise ValueError("three is not to be had")
-    return number
-
-
-def surroundings(number: int) -> dict[str, object]:
-    threads = [os.environ[name] for name in SINGLE_THREADED]
-    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED")
-    return {"threads": threads, "ray": "ray" in sys.modules, **{name: os.environ[name] for name in names}}
-
-
 def test_poison_is_tried_twice_and_costs_no_other_item(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sixteen items go in one task; what the local executor knows too is told in the same words."""
-    monkeypatch.setattr(executor, "TIMEOUT_S", 2.0)
+    """Several items go in one task; what the local executor knows too is told in the same words."""
+    monkeypatch.setattr(executor, "TIMEOUT_S", 1.0)
     monkeypatch.setattr(cluster_module, "SECONDS_TO_NOTICE_A_LOSS", 0.0)
-    outcomes = {o.item: o for o in cluster.map_unordered(Misbehave(tmp_path), range(64), workers=2)}
-    assert sorted(outcomes) == list(range(64))
+    outcomes = {o.item: o for o in cluster.map_unordered(Misbehave(tmp_path), range(32), workers=2)}
+    assert sorted(outcomes) == list(range(32))
     lost = {item: (o.reason, o.message) for item, o in outcomes.items() if o.result is None}
     here = tmp_path / "here"
     here.mkdir()
-    local = list(map_unordered(Misbehave(here), [3, 5, 7], workers=1))
+    local = list(map_unordered(Misbehave(here), [3, 5, 7], workers=3))
     assert lost.pop(11) == lost[5]
     assert lost == {o.item: (o.reason, o.message) for o in local}
-    tries = {number: len((tmp_path / str(number)).read_text()) for number in range(64)}
+    tries = {number: len((tmp_path / str(number)).read_text()) for number in range(32)}
     assert {number: tries[number] for number in (3, 5, 7, 11)} == dict.fromkeys((3, 5, 7, 11), 2)
     assert max(tries.values()) == 2
 
@@ -182,7 +118,7 @@ OPTIONS = ["--set", "prepare.side=32", "--allow-failures"]
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Some images, one of them spoilt."""
-    folder = make_data(tmp_path_factory.mktemp("cluster") / "data", 200)
+    folder = make_data(tmp_path_factory.mktemp("cluster") / "data", 120)
     spoil(folder, "97")
     return folder
 
@@ -266,6 +202,7 @@ def test_a_wrong_token_is_one_sentence(
     nodes: Nodes, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    monkeypatch.setenv("RAY_NUM_REDIS_GET_RETRIES", "1")  # Ray's own tries, a second each; else 20
     with start(data, tmp_path / "cache", "--engine", "ray", "--address", nodes.address) as run:
         _, errors = run.communicate(timeout=600)
     assert run.returncode == 2, errors
