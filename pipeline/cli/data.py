@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from data_prep.cache.folder import Cache
 
 MAX_PROBLEMS_SHOWN = 20
+MOST_PIXELS_ALONE = 4 * 640 * 512
+"""Of an image, times the patients: as few are drawn by one process before others have started."""
 
 
 def phantom(
@@ -71,7 +73,7 @@ def phantom(
             seed=seed,
             rows=rows,
             columns=columns,
-            workers=count_cores(),
+            workers=count_cores() if patients * rows * columns > MOST_PIXELS_ALONE else 0,
             progress=advance,
         )
     say(f"{count(patients, 'patient')} for training, and some more for the test: {out}")
