@@ -18,6 +18,8 @@ import nbformat
 import pandas as pd
 import pytest
 
+from tests import forked
+
 ROOT = Path(__file__).parents[2]
 SUBMISSION, TRAINING = (ROOT / f"configs/kaggle/{name}.ipynb" for name in ("submission", "train"))
 INPUT = "/kaggle/input"
@@ -38,16 +40,6 @@ precision = "float32"  # in bf16, such a model gives all images the same answer
 workers = 0
 """
 EXECUTE = "from nbclient.cli import main; main()"
-COMMANDS = """
-import json, runpy, sys
-for arguments in json.loads(sys.argv[1]):
-    sys.argv[1:] = arguments
-    try:
-        runpy.run_module("pipeline", run_name="__main__")
-    except SystemExit as end:
-        if end.code:
-            raise
-"""
 
 
 def make_environment(folder: Path) -> Path:
@@ -75,11 +67,10 @@ def build_wheel(folder: Path) -> None:
 
 
 def mammo(folder: Path, *commands: list[str | Path]) -> None:
-    """Runs commands in a folder, all in one process, so that torch is loaded once."""
-    arguments = json.dumps([list(map(str, words)) for words in commands])
-    command = [sys.executable, "-c", COMMANDS, arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    """Runs commands in a folder, in processes that need not load torch."""
+    for words in commands:
+        done = forked.run("-m", "pipeline", *map(str, words), cwd=folder)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def train(folder: Path, competition: Path, run: Path) -> pd.DataFrame:

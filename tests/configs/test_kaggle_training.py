@@ -26,17 +26,16 @@ def source(cell_id: str) -> str:
     return cell.source
 
 
-def end_after_fold_0(folder: Path, programs: Path) -> None:
-    """Puts a `mammo` before the real one whose training ends as after a signal when a fold is done."""
-    stand_in = folder / "stand_ins/mammo"
-    stand_in.parent.mkdir()
-    stand_in.write_text(
-        f"""#!/bin/sh
-test "$1" = train || exec {programs}/mammo "$@"
-{programs}/mammo "$@" --fold 0 && exit 143
-"""
-    )
-    stand_in.chmod(0o755)
+END_AFTER_FOLD_0 = 'test "$1" = train && { "$real" "$@" --fold 0 && exit 143; exit; }'  # as after a signal
+ASK_NO_DOCTOR = 'test "$1" = doctor && exit'
+
+
+def stand_in(folder: Path, programs: Path, instead: str) -> None:
+    """Puts a `mammo` before the real one that does something else in some case."""
+    program = folder / "stand_ins/mammo"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nreal={programs}/mammo\n{instead}\nexec "$real" "$@"\n')
+    program.chmod(0o755)
 
 
 def make_session(folder: Path, inputs: Path, before: Path | None = None) -> Path:
@@ -69,7 +68,7 @@ def test_a_second_session_goes_on_where_the_first_was_stopped(tmp_path: Path) ->
         assert done.returncode == 0, done.stderr
         return read_outputs(session / "executed.ipynb")
 
-    end_after_fold_0(first, programs)
+    stand_in(first, programs, END_AFTER_FOLD_0)
     shown = run(first)
     assert "not done: add this version's output as the input mammo-training" in shown
     working = first / "working"
@@ -82,6 +81,7 @@ def test_a_second_session_goes_on_where_the_first_was_stopped(tmp_path: Path) ->
     assert not (working / "mammo-run/report.html").exists()
 
     second = make_session(tmp_path / "second", inputs, before=first)
+    stand_in(second, programs, ASK_NO_DOCTOR)
     shown = run(second)
     assert "0 images prepared, 32 already there, 0 failed" in shown
     assert "fold 0: finished before" in shown
