@@ -115,15 +115,18 @@ def load_batches(
 
 
 def _send_all(batches: Iterator[Batch | UserError], device: str) -> Generator[Batch, None, None]:
-    for batch in batches:
-        if isinstance(batch, UserError):
-            raise batch
-        inputs, rows_B = batch
-        if isinstance(inputs, Tensor):
-            yield normalise(send(inputs, device)), rows_B
-        else:
-            places = Places(*(send(part, device) for part in inputs.places))
-            yield BreastInputs(normalise(send(inputs.images, device)), places), rows_B
+    try:
+        for batch in batches:
+            if isinstance(batch, UserError):
+                raise batch
+            inputs, rows_B = batch
+            if isinstance(inputs, Tensor):
+                yield normalise(send(inputs, device)), rows_B
+            else:
+                places = Places(*(send(part, device) for part in inputs.places))
+                yield BreastInputs(normalise(send(inputs.images, device)), places), rows_B
+    finally:
+        del batches  # else an error's traceback keeps the workers, and torch awaits them when it is collected
 
 
 def in_order(rows: Sequence[int], batch_size: int) -> list[list[SampleKey]]:

@@ -1,5 +1,6 @@
 """Cached images as batches: right pixels for right rows, clear errors whatever process reads them."""
 
+from multiprocessing import active_children
 from pathlib import Path
 
 import cv2
@@ -86,12 +87,14 @@ def test_a_bad_image_is_one_sentence_from_a_worker_too(
         paths[2].unlink()
     else:
         paths[2].write_bytes(b"no image")
+    before = active_children()
     batches = load_batches(ImageDataset(PngImages(paths)), in_order(range(7), 2), workers=workers)
     next(batches)
     with pytest.raises(UserError, match=sentence) as caught:
         next(batches)
     assert "\n" not in str(caught.value)
     assert str(paths[2]) in str(caught.value)
+    assert set(active_children()) <= set(before), "workers outlive their loader while its error is kept"
 
 
 @pytest.mark.parametrize("workers", [0, 2])
