@@ -61,7 +61,15 @@ def nodes() -> "Iterator[Nodes]":
         yield nodes
 
 
-LONGEST = ("test_ray_", "test_demo", "test_surroundings", "test_documents")
+LONGEST = (
+    "test_ray_",
+    "test_demo",
+    "test_surroundings",
+    "test_documents",
+    "test_kaggle_",
+    "test_kills",
+    "test_planted",
+)
 """Modules that begin before all others."""
 APART = ("test_distributed", "test_documents", "test_train_killed", "test_vit")
 """Modules whose tests are long and share little, so that each goes wherever there is time."""

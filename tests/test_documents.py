@@ -10,8 +10,6 @@ import itertools
 import json
 import re
 import shlex
-import subprocess
-import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -159,7 +157,7 @@ def run(step: str, folder: Path, cluster: str = "") -> None:
         assert "-c mammo/constraints.txt" in step
     else:
         assert program in {"from", "import"}, step
-        subprocess.run([sys.executable, "-c", step], cwd=folder, check=True)
+        forked.run("-c", step, cwd=folder).check_returncode()
 
 
 @pytest.mark.slow

@@ -20,13 +20,7 @@ from data_prep.parallel import process_pool
 from data_prep.parallel.executor import map_unordered
 from data_prep.parallel.process_pool import SPAWN, ProcessEnded, ProcessPool
 from data_prep.parallel.resource_limits import MOST_MEMORY, limit_memory
-
-LARGE = 2**18  # bytes: a pipe holds a quarter of that, so that a process is often killed while it answers
-
-
-def answer_at_length(number: int) -> bytes:
-    time.sleep(0.001)
-    return number.to_bytes(4, "big") * (LARGE // 4)
+from tests.data_prep.parallel.long_answers import answer_at_length
 
 
 def sleep(seconds: float) -> int:

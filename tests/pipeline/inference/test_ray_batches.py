@@ -103,10 +103,10 @@ def test_a_run_is_judged_elsewhere_to_the_same_bytes(nodes: Nodes, unbroken: Run
     nodes.have(1)
     exams = make_exams(20, 6)
     data = write_test_data(tmp_path / "north", exams.assign(patient_id="h" + exams["patient_id"]))
-    left = []
+    judged, left = Run(Path(shutil.copytree(unbroken.folder, tmp_path / "judged"))), []
+    evaluate_and_report(judged, reporter=quiet())
     for engine in ([], ["--engine", "ray", "--address", nodes.address]):
-        run = Run(Path(shutil.copytree(unbroken.folder, tmp_path / f"run{len(left)}" / "run")))
-        evaluate_and_report(run, reporter=quiet())
+        run = Run(Path(shutil.copytree(judged.folder, tmp_path / f"run{len(left)}" / "run")))
         with Forked("-m", "pipeline", "evaluate", str(run.folder), "--data", str(data), *engine) as judging:
             _, errors = judging.communicate(timeout=600)
         assert judging.returncode == 0, errors
