@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
@@ -63,16 +64,25 @@ def to_code_block(text: str) -> Verbatim:
 
 
 def _load(template: str, options: dict[str, Any], filters: Filters, package: str) -> Template:
+    environment = _make_environment(package, frozenset(options.items()), frozenset(filters.items()))
+    return environment.get_template(template)
+
+
+@cache
+def _make_environment(
+    package: str, options: frozenset[tuple[str, Any]], filters: frozenset[tuple[str, Callable[..., str]]]
+) -> Environment:
+    """Makes what reads templates, and keeps those that it has compiled for the next page."""
     # Markdown has an escape of its own.
     environment = Environment(  # noqa: S701  # nosec B701
         loader=ChoiceLoader([PackageLoader(name, "templates") for name in (package, OWN_PACKAGE)]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        **{"autoescape": True} | options,  # names of folders, classes and settings come from outside
+        **{"autoescape": True} | dict(options),  # names of folders, classes and settings come from outside
     )
-    environment.filters.update(filters)
-    return environment.get_template(template)
+    environment.filters.update(dict(filters))
+    return environment
 
 
 def _describe(run: RunFolder) -> dict[str, Any]:
