@@ -30,6 +30,16 @@ from tests.forked import run as run_forked
 from tests.pipeline.tiny import make_exams, make_recipe, results, write_cache, write_test_data
 
 Snapshot = Callable[[Path], dict[str, bytes]]
+COMMANDS = """
+import json, runpy, sys
+for arguments in json.loads(sys.argv[1]):
+    sys.argv[1:] = arguments
+    try:
+        runpy.run_module("pipeline", run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
 
 
 @dataclass(frozen=True)
@@ -61,13 +71,6 @@ class Subject:
             _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
         return time.monotonic() - started
-
-    def run_apart(self, folder: Path) -> None:
-        """Runs it in a process that shares nothing with the others, not even the hash seed."""
-        folder.mkdir(parents=True)
-        command = [sys.executable, "-m", "pipeline", *self.arguments, self.option, str(folder / self.place)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=600)
 
 
 @dataclass
@@ -103,14 +106,27 @@ def look_at_submission(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if not is_temporary(path)}
 
 
+def run_apart(subjects: list[Subject], folder: Path) -> None:
+    """Runs all in a process that shares nothing with the others, not even the hash seed."""
+    commands = []
+    for subject in subjects:
+        place = folder / subject.name / "whole" / subject.place
+        place.parent.mkdir(parents=True)
+        commands.append([*subject.arguments, subject.option, str(place)])
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=600)
+
+
 def kill_loop(subject: Subject, folder: Path, *, num_kills: int, seed: int = 0) -> Kills:
     """Kills a command so often at moments spread over its time, almost from its first.
+
+    In `folder` lies already what `run_apart` has made.
 
     Raises:
         AssertionError: if it ends with something else than an unbroken command does.
     """
     generator, done = np.random.default_rng(seed), Kills()
-    subject.run_apart(folder / "whole")
     seconds = subject.run(folder / "timed")
     expected = subject.look(_looked_at(subject, folder / "whole"))
     attempt = folder / "attempt"
@@ -154,11 +170,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        for subject in make_subjects(Path(name)):
+        subjects, loops = make_subjects(Path(name)), Path(name) / "loops"
+        run_apart(subjects, loops)
+        for subject in subjects:
             started = time.monotonic()
-            done = kill_loop(
-                subject, Path(name) / "loops" / subject.name, num_kills=options.kills, seed=options.seed
-            )
+            done = kill_loop(subject, loops / subject.name, num_kills=options.kills, seed=options.seed)
             figures = {"command": subject.name, **vars(done), "seconds": round(time.monotonic() - started)}
             print(json.dumps(figures), flush=True)
 
