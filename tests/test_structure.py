@@ -1,14 +1,13 @@
 """The tree stays one to live in: small modules and folders, no circles, tests that mirror it."""
 
 import ast
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests import forked
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("data_prep", "pipeline")
@@ -89,12 +88,24 @@ def _tests_of(package: str) -> Iterator[Path]:
     return (ROOT / "tests" / package).rglob("test_*.py")
 
 
+IMPORT_ANEW = """
+import importlib, sys
+from pathlib import Path
+folder, *rest = sys.argv[1:]
+for name in [name for name in sys.modules if name.partition(".")[0] in {"data_prep", "pipeline"}]:
+    del sys.modules[name]
+sys.path.insert(0, folder)
+places = [Path(importlib.import_module(name).__file__) for name in rest]
+assert all(place.is_relative_to(folder) for place in places)
+"""
+
+
 @pytest.mark.parametrize("deleted", [("classification", "classes.py"), ("pretraining",)])
 def test_what_can_be_deleted_leaves_a_rest_that_loads(tmp_path: Path, deleted: tuple[str, ...]) -> None:
+    """In a process that has imported the packages that these are built upon."""
     for name in PACKAGES:
         ignored = shutil.ignore_patterns(*deleted, "__pycache__")
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
     rest = [name_of(path) for path in MODULES if not {*deleted} & {*path.parts}]
-    program = f"import importlib\nfor name in {rest}: importlib.import_module(name)"
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True, timeout=300)
+    ended = forked.run("-c", IMPORT_ANEW, str(tmp_path), *rest)
+    assert ended.returncode == 0, ended.stderr
