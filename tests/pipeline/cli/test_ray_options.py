@@ -1,8 +1,6 @@
 """Where a command runs: on this machine without ever importing ray, and what is said when it cannot."""
 
 import importlib.util
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +10,7 @@ import pytest
 from data_prep.errors import UserError
 from data_prep.parallel import ray_cluster as cluster_module
 from pipeline.cli.ray_options import open_cluster
+from tests import forked
 from tests.data_prep.data_folder import make_data
 
 PROGRAM = """
@@ -26,8 +25,9 @@ finally:
 
 def test_ray_is_not_imported_on_one_machine(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", 2)
-    command = [sys.executable, "-c", PROGRAM, "prepare", str(data), "--cache", str(tmp_path / "cache")]
-    subprocess.run([*command, "--set", "prepare.side=32", "--workers", "1"], check=True, timeout=600)
+    command = ["-c", PROGRAM, "prepare", str(data), "--cache", str(tmp_path / "cache")]
+    ended = forked.run(*command, "--set", "prepare.side=32", "--workers", "1")
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_this_machine_has_no_cluster() -> None:

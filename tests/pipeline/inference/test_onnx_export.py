@@ -1,6 +1,5 @@
 """ONNX files of a run: onnxruntime computes from raw pixels what `mammo predict` does, in any batch."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from pipeline.models.weights_file import load_weights
 from pipeline.runs.recipe import ModelSettings
 from pipeline.runs.run_folder import Run
 from pipeline.runtime.precision import ComputeSettings
+from tests import forked
 from tests.pipeline.tiny import MODEL, noise
 
 CPU = ComputeSettings("cpu", "float32")
@@ -103,4 +103,4 @@ def test_a_file_that_differs_from_torch_is_not_written(
 def test_importing_the_module_imports_no_onnx() -> None:
     program = "import pipeline.inference.onnx_export, sys; "
     program += "assert not {'onnx', 'onnxruntime', 'onnxscript'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=600)
+    forked.run("-c", program).check_returncode()
