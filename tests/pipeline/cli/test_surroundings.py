@@ -38,7 +38,6 @@ WORDS = [re.split(r"\^| ", value)[0] for value in PLANTED.values()]
 DRIVER = """
 import contextlib, io, json, os, sys
 from pathlib import Path
-from pipeline.cli import app
 
 def run(arguments):
     out, errors = io.StringIO(), io.StringIO()
@@ -51,7 +50,9 @@ def run(arguments):
             code = int(ended.code or 0)
     return code, out.getvalue(), errors.getvalue()
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # what the command's own processes do not need
+    from pipeline.cli import app
+
     commands, told, umask = sys.argv[1:]
     os.umask(int(umask, 8))
     answers = [run(command) for command in json.loads(Path(commands).read_text())]
