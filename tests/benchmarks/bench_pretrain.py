@@ -139,7 +139,7 @@ def measure(subject: Subject, folder: Path, seed: int, options: argparse.Namespa
     subject.pretrain(before, encoders)
     print(f"{options.subject}, seed {seed}: pretrained in {time.perf_counter() - began:.0f} s", flush=True)
     for name, changes in {
-        "after pretraining": {"train.epochs": epochs, "train.init": encoders, "train.layer_decay": 0.75},
+        "after pretraining": {"train.epochs": epochs, "train.init": encoders},
         "from nothing": {"train.epochs": epochs},
         "from nothing, equal FLOPs": {"train.epochs": equal},
     }.items():
