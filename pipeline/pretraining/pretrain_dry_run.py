@@ -8,7 +8,8 @@ import pandas as pd
 
 from pipeline.data.kept_patches import describe_kept_patches
 from pipeline.pretraining.images import Sources
-from pipeline.pretraining.pretrain import Plan, make_plan
+from pipeline.pretraining.pretrain import make_plan
+from pipeline.pretraining.pretrain_task import PretrainTask
 from pipeline.runs.pretrain_run import PretrainRun
 from pipeline.runs.recipe import Recipe
 from pipeline.runtime.progress import Reporter
@@ -38,17 +39,18 @@ def make_pretrain_dry_run(
     asked, recipe = recipe, resolve(recipe)
     say_what_follows(asked, recipe, reporter)
     plan = make_plan(recipe, sources, run, like=like, folds=folds)
-    table = pd.DataFrame([_describe_encoder(plan, fold) for fold in plan.folds])
+    tasks = [plan.make_task(fold) for fold in plan.folds]
+    rows = zip(plan.folds, tasks, strict=True)
+    table = pd.DataFrame([_describe_encoder(fold, task) for fold, task in rows])
     on_table(table)
-    estimated = estimate(recipe, plan.make_task(plan.folds[0]), table, reporter=reporter)
+    estimated = estimate(recipe, tasks[0], table, reporter=reporter)
     if not sources.caches:
         return estimated
     manifest = pd.concat([cache.read_manifest() for cache in sources.caches], ignore_index=True)
     return replace(estimated, kept_patches=describe_kept_patches(recipe.model, manifest))
 
 
-def _describe_encoder(plan: Plan, fold: int | None) -> dict[str, int]:
-    task = plan.make_task(fold)
+def _describe_encoder(fold: int | None, task: PretrainTask) -> dict[str, int]:
     row = {} if fold is None else {"fold": fold}
     return row | {
         "images": len(task.split.training),

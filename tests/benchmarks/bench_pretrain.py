@@ -32,6 +32,7 @@ from pipeline.evaluation.compare import compare
 from pipeline.evaluation.estimates import measure_levels
 from pipeline.evaluation.oof import collect_oof
 from pipeline.pretraining.images import Sources
+from pipeline.pretraining.masked_autoencoder import count_visible
 from pipeline.pretraining.pretrain import pretrain
 from pipeline.runs.pretrain_run import PretrainRun
 from pipeline.runs.recipe import Recipe, load_recipe
@@ -154,8 +155,8 @@ def measure(subject: Subject, folder: Path, seed: int, options: argparse.Namespa
 def count_pretraining_flops(recipe: Recipe) -> float:
     """Returns the operations of a pretraining step per image, of encoder and decoder."""
     model, settings = recipe.model, recipe.pretrain
-    num_shown = model.num_tokens - model.num_prefix_tokens
-    visible = model.model_copy(update={"kept_patches": max(1, round(settings.visible * num_shown))})
+    num_shown = torch.tensor(model.num_tokens - model.num_prefix_tokens)
+    visible = model.model_copy(update={"kept_patches": int(count_visible(num_shown, settings.visible))})
     width, depth = settings.decoder_width, settings.decoder_depth
     decoder = model.model_copy(update={"width": width, "depth": depth})
     return count_flops(visible) + count_flops(decoder)

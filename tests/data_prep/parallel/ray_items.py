@@ -31,8 +31,7 @@ class Misbehave:
     folder: Path
 
     def __call__(self, number: int) -> int:
-        with (self.folder / str(number)).open("a") as stream:
-            stream.write("x")
+        leave_mark(self.folder, number)
         if number == 3:
             os._exit(7)
         if number == 5:
@@ -52,11 +51,15 @@ class Wait:
     folder: Path
 
     def __call__(self, number: int) -> int:
-        with (self.folder / str(number)).open("a") as stream:
-            stream.write("x")
+        leave_mark(self.folder, number)
         while not (self.folder / "go").exists():
             time.sleep(0.05)
         return number
+
+
+def leave_mark(folder: Path, number: int) -> None:
+    with (folder / str(number)).open("a") as stream:
+        stream.write("x")
 
 
 def fail_at_three(number: int) -> int:
