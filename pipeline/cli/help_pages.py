@@ -73,7 +73,7 @@ def _explain(parameter: Any) -> str:
     elif isinstance(shown, str):
         more = f" (default: {shown})"
     else:
-        has_default = isinstance(default, str | int | float | Path) and default is not False
+        has_default = isinstance(default, str | int | float | Path) and default is not False and default != ""
         more = f" (default: {default})" if has_default else ""
     return f"{parameter.help or ''}{more}"
 
